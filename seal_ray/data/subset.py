@@ -1,0 +1,43 @@
+"""What a recipe changes about a data set: a smaller training set, wrong labels. Pure and seeded."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from seal_ray.errors import ConfigError
+from seal_ray.streams import stream
+
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def training_indices(labels: Indices, per_class: int | None) -> Indices:
+    """Indices of the training images in use, ascending: `per_class` of each class, or all of them.
+
+    The same images for every seed and method. ConfigError when a class has fewer.
+    """
+    if per_class is None:
+        return np.arange(len(labels))
+    shuffled = torch.randperm(len(labels), generator=stream(0, "per_class")).numpy()
+    chosen = []
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        if len(members) < per_class:
+            raise ConfigError(
+                f"recipe.data.per_class: {per_class} images a class, but class {label} has {len(members)}"
+            )
+        chosen.append(members[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def noisy_labels(labels: Indices, classes: int, fraction: float) -> Indices:
+    """Labels with `fraction` of them (rounded down) replaced by a uniformly drawn *other* class.
+
+    The same wrong labels for every seed and method, so that methods are compared on the same data.
+    """
+    generator = stream(0, "label_noise")
+    chosen = torch.randperm(len(labels), generator=generator).numpy()[: int(fraction * len(labels))]
+    shifts = torch.randint(1, max(classes, 2), (len(chosen),), generator=generator).numpy()
+    noisy = labels.copy()
+    noisy[chosen] = (labels[chosen] + shifts) % classes
+    return noisy

@@ -1,0 +1,248 @@
+"""From a job to a finished run: check everything that can be checked, then hand it to Ray Train.
+
+The run folder is the only truth. Launching the same job again goes on at the next epoch, and a finished
+run trains nothing; Ray keeps no state that matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from seal_ray.console import Console
+from seal_ray.data.beton import Dataset, load_dataset, verify
+from seal_ray.device import usable_cores
+from seal_ray.errors import ClusterError, SealRayError
+from seal_ray.lease import hold_lease
+from seal_ray.lineage import run_id
+from seal_ray.recipe import Job
+from seal_ray.store import Store
+from seal_ray.tracking import wandb_mode
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report costs up to one of these
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+POLL = 0.2
+"""Seconds between two looks at a run's metrics."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job with all that its launch needs to know of the data and the storage."""
+
+    job: Job
+    dataset: Dataset
+    store: Store
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity."""
+        return self.store.run_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended: `finished`, `stopped`, `diverged` or `failed`, and why."""
+
+    run_id: str
+    status: str
+    reason: str = ""
+
+
+def prepare_job(job: Job) -> Planned:
+    """Open the job's data, every path made absolute. DataError as load_dataset."""
+    data = job.recipe.data.model_copy(update={"path": str(Path(job.recipe.data.path).resolve())})
+    storage = Path(job.placement.storage).resolve()
+    tracking = job.placement.tracking
+    tracking = tracking.model_copy(update={"wandb": wandb_mode(tracking.wandb)})
+    placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
+    recipe = job.recipe.model_copy(update={"data": data})
+    job = job.model_copy(update={"recipe": recipe, "placement": placement})
+    dataset = load_dataset(data.path)
+    identity = run_id(recipe, dataset.identity)
+    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
+
+
+def launch(planned: Planned, console: Console) -> Outcome:
+    """Train a job under a Ray that is initialised; returns when it has ended.
+
+    ClusterError when the cluster cannot hold its workers or when the run is being trained already,
+    DataError when its files are damaged, both before anything starts. SIGTERM and Ctrl-C ask the run to
+    stop at its next epoch boundary; a second Ctrl-C interrupts at once.
+    """
+    before = planned.store.status()
+    if before.get("status") in ("finished", "diverged"):
+        console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
+        return _outcome(planned)
+    verify(planned.dataset)
+    use_gpu = _check_resources(planned.job)
+    with hold_lease(planned.store.folder) as token:
+        planned.store.clear_stop()
+        _write_job(planned)
+        failure = _train(planned, console, token, use_gpu)
+    planned.store.clear_stop()
+    if failure is not None:
+        return Outcome(planned.run_id, "failed", _first_line(failure))
+    return _outcome(planned)
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """A Ray cluster for the length of the block: the one at `address`, or a local one of our own."""
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=usable_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address or 'local'}: {_first_line(error)}; start one with `ray start "
+            "--head`, or leave --address out to use this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(job: Job) -> bool:
+    """Whether the workers get GPUs. ClusterError when the cluster cannot hold them all at once."""
+    import ray
+
+    workers, wish = job.placement.workers, job.placement.use_gpu
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    use_gpu = gpus > 0 if wish == "auto" else bool(wish)
+    if use_gpu and gpus < workers:
+        raise ClusterError(
+            f"placement.workers: {workers} workers need a GPU each, the cluster has {gpus}; lower workers "
+            "(recipe.shards may stay), or set placement.use_gpu to false"
+        )
+    if cpus < workers:
+        raise ClusterError(
+            f"placement.workers: {workers} workers need a CPU each, the cluster has {cpus}; lower workers "
+            "(recipe.shards may stay)"
+        )
+    return use_gpu
+
+
+def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> Exception | None:
+    """Run Ray Train in a thread while this one follows the metrics and minds the signals."""
+    outcome: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            _trainer(planned, token, use_gpu).fit()
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    seen = len(planned.store.rows())
+    console.start(planned.job, planned.run_id, seen)
+    with _stop_on_signal(planned.store, console):
+        thread.start()
+        running = True
+        while running:
+            thread.join(POLL)
+            running = thread.is_alive()
+            rows = planned.store.rows()
+            for row in rows[seen:]:
+                console.epoch(row)
+            seen = max(seen, len(rows))
+    console.finish()
+    return outcome[0] if outcome else None
+
+
+def _trainer(planned: Planned, token: str, use_gpu: bool) -> Any:
+    """The TorchTrainer of a run. Its own folder holds nothing that matters and is removed afterwards."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from seal_ray.worker import work
+
+    placement, store = planned.job.placement, planned.store
+    return TorchTrainer(
+        work,
+        train_loop_config={
+            "job": planned.job.model_dump(mode="json"),
+            "run_id": store.run_id,
+            "folder": str(store.folder),
+            "token": token,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+        ),
+        run_config=RunConfig(
+            name=token,
+            storage_path=str(store.folder / "ray"),
+            failure_config=FailureConfig(
+                max_failures=placement.retries, controller_failure_limit=placement.retries
+            ),
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+    )
+
+
+@contextlib.contextmanager
+def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
+    """SIGINT and SIGTERM become a stop request; a second SIGINT interrupts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and store.stop_requested():
+            raise KeyboardInterrupt
+        store.request_stop()
+        console.note("stopping at the next epoch boundary; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_job(planned: Planned) -> None:
+    """Put the job beside its results, for a reader and for `seal-ray runs`."""
+    from seal_ray.files import write_durably
+    from seal_ray.recipe import dump_job
+
+    write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
+
+
+def _outcome(planned: Planned) -> Outcome:
+    shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
+    status = planned.store.status()
+    name = status.get("status", "failed")
+    if name == "diverged":
+        where = "generation {generation}, epoch {epoch}, phase {phase}".format(**status)
+        return Outcome(planned.run_id, name, f"{status['metric']} is not finite in {where}")
+    return Outcome(planned.run_id, name, status.get("reason", ""))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

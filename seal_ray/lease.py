@@ -1,0 +1,154 @@
+"""Who trains a run: one launch at a time holds its lease, and only its workers may commit.
+
+`<run folder>/lease.json` names the owner (host, boot, process) and a token; a heartbeat renews it. The
+process of an owner on this host is looked up, so its death is known at once; an owner elsewhere is dead
+when its heartbeat has not changed for `TIME_TO_LIVE` seconds of our own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from seal_ray.errors import ClusterError
+from seal_ray.files import write_durably
+
+HEARTBEAT = 5.0
+TIME_TO_LIVE = 30.0
+
+
+@contextlib.contextmanager
+def hold_lease(folder: Path) -> Iterator[str]:
+    """Own the run in `folder` for the length of the block; yields the token that workers present.
+
+    ClusterError, saying where, when another launch that is alive owns it. An owner on another host is
+    given TIME_TO_LIVE seconds to show a heartbeat.
+    """
+    token = _acquire(folder)
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(folder, token, done), daemon=True)
+    beating.start()
+    try:
+        yield token
+    finally:
+        done.set()
+        beating.join()
+        with _locked(folder):
+            if owns(folder, token):
+                (folder / "lease.json").unlink()
+
+
+def owns(folder: Path, token: str) -> bool:
+    """Whether `token` is still that of the run's owner."""
+    return _read(folder).get("token") == token
+
+
+def owner(folder: Path) -> str | None:
+    """Where the run's owner is, as "process 12 on host", or None when nobody alive holds the lease.
+
+    Of an owner on another host it can only be said that it held the lease; it counts as alive.
+    """
+    lease = _read(folder)
+    if not lease or (_is_here(lease) and not _runs_here(lease)):
+        return None
+    return f"process {lease['pid']} on {lease['host']}"
+
+
+def _acquire(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = _read(folder)
+    if seen and not _is_here(seen):
+        _wait_for_silence(folder, seen)
+    with _locked(folder):
+        lease = _read(folder)
+        alive = _runs_here(lease) if _is_here(lease) else lease != seen
+        if lease and alive:
+            raise ClusterError(
+                f"run {folder.name} is already running: process {lease['pid']} on {lease['host']}; wait for "
+                f"it, or ask it to stop with `touch {folder / 'stop'}`"
+            )
+        process = psutil.Process()
+        token = secrets.token_hex(8)
+        _write(folder, token, process.pid, process.create_time())
+    return token
+
+
+def _wait_for_silence(folder: Path, seen: dict[str, Any]) -> None:
+    """Return once TIME_TO_LIVE has passed without a heartbeat, or as soon as there is one."""
+    deadline = time.monotonic() + TIME_TO_LIVE
+    while time.monotonic() < deadline and _read(folder) == seen:
+        time.sleep(min(1.0, HEARTBEAT))
+
+
+def _beat(folder: Path, token: str, done: threading.Event) -> None:
+    """Renew the lease until done; a launch that was taken over leaves the new owner's alone."""
+    process = psutil.Process()
+    while not done.wait(HEARTBEAT):
+        # A full disk must not end the run: the lease is then merely not renewed.
+        with contextlib.suppress(OSError), _locked(folder):
+            if not owns(folder, token):
+                return
+            _write(folder, token, process.pid, process.create_time())
+
+
+def _write(folder: Path, token: str, pid: int, started: float) -> None:
+    lease = {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": pid,
+        "started": started,
+        "token": token,
+        "beat": time.time(),
+    }
+    write_durably(folder / "lease.json", json.dumps(lease).encode())
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The lease, or an empty dict when there is none that could be anyone's."""
+    try:
+        lease = json.loads((folder / "lease.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    known = isinstance(lease, dict) and {"host", "boot", "pid", "started", "token"} <= lease.keys()
+    return dict(lease) if known else {}
+
+
+def _is_here(lease: dict[str, Any]) -> bool:
+    return bool(lease) and lease["host"] == socket.gethostname() and lease["boot"] == _boot()
+
+
+def _runs_here(lease: dict[str, Any]) -> bool:
+    """Whether the owner's process runs on this host: the same number, started at the same time."""
+    try:
+        process = psutil.Process(int(lease["pid"]))
+        return abs(process.create_time() - float(lease["started"])) < 1 and process.is_running()
+    except (psutil.Error, ValueError, TypeError):
+        return False
+
+
+def _boot() -> str:
+    """This boot of this host, so that a process number of an earlier boot counts for nothing."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else str(psutil.boot_time())
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time reads and writes the lease."""
+    descriptor = os.open(folder / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

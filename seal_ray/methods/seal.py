@@ -1,0 +1,73 @@
+"""Simulated annealing in early layers (SEAL, CVPR 2023, arXiv 2304.04858), with the paper's ablations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Gt, Interval
+
+from seal_ray.edits import Reinit
+from seal_ray.losses import ConfidentError
+from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.schedule import Budget, Group, Phase, Rise, epochs_of
+
+DECAY = {"none": 0.0, "decay": 1.0, "growth": -1.0}
+
+
+@dataclass(frozen=True)
+class Seal(Method):
+    """From generation 1 on the early layers climb the loss for `ascent_share` of the generation, at
+    `ascent_rate` x the scheduled learning rate and without weight decay, while the others descend; then
+    everything descends.
+
+    ascend, head_ascends: which part climbs, and whether the classifier climbs with it (if not, it moves
+    with the others). others: what the rest does meanwhile. ascent_weight_decay: `decay` shrinks the
+    ascending weights, `growth` grows them (what a negative learning rate does). forget `llf`: the late
+    layers are re-initialised first. ascent_loss `confident_error`: instead of climbing the loss, the
+    ascending part descends the cross entropy towards the most probable wrong class.
+    """
+
+    name: ClassVar[str] = "seal"
+
+    ascent_share: Annotated[float, Interval(gt=0, lt=1)] = 0.25
+    ascent_rate: Annotated[float, Gt(0)] | Rise = 0.01
+    ascend: Literal["early", "late", "all"] = "early"
+    head_ascends: bool = False
+    others: Literal["descend", "freeze"] = "descend"
+    ascent_weight_decay: Literal["none", "decay", "growth"] = "none"
+    forget: Literal["none", "llf"] = "none"
+    ascent_loss: Literal["ce", "confident_error"] = "ce"
+
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        """Ascend, then relearn; generation 0 only learns."""
+        if generation == 0:
+            return learn(budget)
+        ascent = epochs_of(self.ascent_share, budget.length, "method.ascent_share")
+        forget = Reinit("late") if self.forget == "llf" else None
+        return (
+            Phase("ascend", ascent, self._anneal(), edit=forget),
+            Phase("relearn", budget.length - ascent, LEARN),
+        )
+
+    def _anneal(self) -> tuple[Group, ...]:
+        """The groups of the ascent."""
+
+        def climbing(part: str) -> Group:
+            confident = self.ascent_loss == "confident_error"
+            return Group(
+                part,
+                lr=self.ascent_rate,
+                weight_decay=DECAY[self.ascent_weight_decay],
+                ascend=not confident,
+                loss=ConfidentError() if confident else None,
+            )
+
+        def rest(part: str) -> Group:
+            return Group(part, lr=0.0 if self.others == "freeze" else 1.0)
+
+        climbs = {"early": ("early",), "late": ("late",), "all": ("early", "late")}[self.ascend]
+        groups = [climbing(part) if part in climbs else rest(part) for part in ("early", "late")]
+        if self.head_ascends != ("late" in climbs):
+            groups.append(climbing("head") if self.head_ascends else rest("head"))
+        return tuple(groups)

@@ -1,0 +1,245 @@
+"""Recipes, which say what a run computes, and placements, which say where: models and YAML in and out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import torch
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
+
+from seal_ray.errors import ConfigError
+from seal_ray.methods import METHODS, Method
+from seal_ray.network import Parts, ResNet, stages
+from seal_ray.schedule import Budget, Position, Schedule, learning_rate
+from seal_ray.validation import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
+from seal_ray.yaml_file import override, read
+
+MAX_EPOCHS = 100_000
+MAX_SEED = 2**63 - 1
+
+Moment = Literal["init", "forgotten", "ascended", "relearned"]
+"""A named checkpoint that is kept for analysis."""
+
+
+class Data(BaseModel):
+    """The training and validation images."""
+
+    model_config = STRICT
+
+    path: str = Field(min_length=1, description="folder of the prepared data set")
+    per_class: int | None = Field(None, ge=1, description="training images a class; null: all")
+    label_noise: float = Field(0.0, ge=0, lt=1, description="share of training labels replaced at random")
+
+
+class Model(BaseModel):
+    """The network."""
+
+    model_config = STRICT
+
+    arch: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="depth and block")
+    stem: Literal["imagenet", "cifar"] = Field("imagenet", description="7x7 stride 2 and pool, or 3x3")
+    width: int = Field(64, ge=1, description="channels of the first stage")
+
+
+class Optimizer(BaseModel):
+    """SGD and its learning-rate schedule."""
+
+    model_config = STRICT
+
+    name: Literal["sgd"] = Field("sgd", description="SGD with momentum, not Nesterov's")
+    lr: float = Field(0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of every parameter")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="after the warm-up")
+    warmup_share: float = Field(0.125, ge=0, lt=1, description="share of a schedule that warms up")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+
+    @property
+    def rates(self) -> Schedule:
+        """The learning rate over one cycle."""
+        return Schedule(self.schedule, self.lr, self.warmup_share)
+
+
+class Loss(BaseModel):
+    """The loss that is trained on."""
+
+    model_config = STRICT
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="weight of the uniform target")
+
+
+class Augment(BaseModel):
+    """What is done to training images."""
+
+    model_config = STRICT
+
+    crop_padding: int = Field(4, ge=0, description="pixels of zero padding before a random crop; 0: none")
+    flip: bool = Field(True, description="flip half of the images left to right")
+
+
+class Recipe(BaseModel):
+    """All that determines what a run computes.
+
+    From Python a section may be an instance or a plain mapping. What cannot be used raises pydantic's
+    ValidationError, in `Recipe.load` and `load_job` a ConfigError.
+    """
+
+    model_config = STRICT
+
+    data: Data = Field(description="the images")
+    model: Model = Field(Model(), description="the network")
+    method: Annotated[Method, Choice(METHODS)] = Field(description=f"one of {', '.join(METHODS)}")
+    budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
+    optimizer: Optimizer = Field(Optimizer(), description="the optimizer and its schedule")
+    loss: Loss = Field(Loss(), description="the loss")
+    augment: Augment = Field(Augment(), description="augmentation of training images")
+    batch_size: int = Field(32, ge=1, description="images of one optimizer step, over all shards")
+    shards: int = Field(1, ge=1, description="equal pieces of a batch, each with its own batch statistics")
+    precision: Literal["fp32", "tf32", "bf16"] = Field("fp32", description="of matrix products")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="from which every random draw comes")
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe of a job file; see load_job."""
+        return load_job(path, overrides).recipe
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every field written out; `Recipe(**yaml.safe_load(text))` reads it back."""
+        return _yaml(self)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        refuse("Recipe", list(_conflicts(self)))
+        return self
+
+
+class Keep(BaseModel):
+    """What stays on storage."""
+
+    model_config = STRICT
+
+    moments: Annotated[tuple[Moment, ...], Strict(False)] = Field(
+        ("ascended", "relearned"), description="moments to keep of each generation"
+    )
+    checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
+
+
+class Tracking(BaseModel):
+    """Where metrics go beside the run folder."""
+
+    model_config = STRICT
+
+    wandb: Annotated[
+        Literal["auto", "online", "offline", "off"], BeforeValidator(lambda v: "off" if v is False else v)
+    ] = Field("auto", description="Weights & Biases; auto: online with an account, else off")
+    project: str = Field("seal-ray", min_length=1, description="Weights & Biases project")
+    entity: str | None = Field(None, min_length=1, description="Weights & Biases team; null: your own")
+
+
+class Placement(BaseModel):
+    """Where and how a run is executed. Never changes what it computes."""
+
+    model_config = STRICT
+
+    workers: int = Field(1, ge=1, description="processes that train; a divisor of shards")
+    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: if the cluster has one a worker")
+    storage: str = Field("runs", min_length=1, description="folder or URI of the run folders")
+    loader: Literal["ffcv", "torch"] = Field("ffcv", description="what reads the images")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="intra-op threads of each worker"
+    )
+    channels_last: bool = Field(True, description="memory format of convolutions")
+    compile: bool = Field(False, description="compile the network")
+    deterministic: bool = Field(True, description="only kernels that give the same bits each time")
+    keep: Keep = Field(Keep(), description="what stays on storage")
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
+    retries: int = Field(3, ge=0, description="restarts of failed workers")
+    tracking: Tracking = Field(Tracking(), description="where metrics go")
+
+
+class Job(BaseModel):
+    """A recipe, where to run it, and what to call it: the contents of a job file."""
+
+    model_config = STRICT
+
+    name: str = Field(min_length=1, description="what people call the run; default: the file's name")
+    recipe: Recipe = Field(description="what to compute")
+    placement: Placement = Field(Placement(), description="where to compute it")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        shards, workers = self.recipe.shards, self.placement.workers
+        if shards % workers:
+            text = f"{workers} workers cannot share {shards} shards; use a divisor of recipe.shards"
+            refuse("Job", [f"placement.workers: {text}"])
+        return self
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, after overrides `path.to.field=VALUE` (VALUE is YAML).
+
+    `recipe.method=llf` replaces the whole method, `recipe.method.ascent_rate=0.1` one field of it. The
+    name defaults to the file's. ConfigError lists every problem with its file:line or override.
+    """
+    document = override(read(path), overrides)
+    return parse(replace(document, value={"name": Path(path).stem, **document.value}), Job)
+
+
+def dump_job(job: Job) -> str:
+    """The job as YAML, every field written out; `load_job` reads it back."""
+    return _yaml(job)
+
+
+def _yaml(model: BaseModel) -> str:
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+
+
+@functools.cache
+def _stages(arch: str) -> tuple[str, ...]:
+    """The stages of a network, read off one without weights."""
+    with torch.device("meta"):
+        return stages(ResNet(arch, classes=1, stem="imagenet", width=1))
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    """`field.path: what is wrong` for whatever no field can tell alone."""
+    if recipe.batch_size % recipe.shards:
+        yield (
+            f"shards: a batch of {recipe.batch_size} cannot be cut into {recipe.shards} equal shards; "
+            "use a divisor of batch_size"
+        )
+    names = _stages(recipe.model.arch)
+    yield from _error(Parts, names, recipe.method.split_at)
+    if (part := getattr(recipe.method, "part", None)) is not None:
+        parts = Parts(names, names[-1])  # which names there are does not depend on the split
+        yield from (f"method.part: {text}" for text in _error(parts.stages_of, part))
+    if recipe.budget.epochs > MAX_EPOCHS:
+        yield f"budget.epochs: {recipe.budget.epochs} is more than {MAX_EPOCHS}; lower it"
+    else:
+        yield from dict.fromkeys(_unplannable(recipe))
+
+
+def _unplannable(recipe: Recipe) -> Iterator[str]:
+    """What keeps the phases or the learning rates of each generation from being computed."""
+    for generation in range(recipe.budget.generations):
+        try:
+            phases = recipe.method.phases(generation, recipe.budget)
+        except ConfigError as error:
+            yield str(error)
+            continue
+        position = Position(generation, 0)
+        for phase in phases:
+            yield from _error(learning_rate, recipe.optimizer.rates, phase, position, recipe.budget)
+
+
+def _error(function: Callable[..., object], *arguments: object) -> Iterator[str]:
+    """The text of the ConfigError that a call raises, if it does."""
+    try:
+        function(*arguments)
+    except ConfigError as error:
+        yield str(error)

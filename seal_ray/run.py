@@ -1,0 +1,281 @@
+"""A run in progress: what `fit` holds between epochs, how it is resumed and how it is committed."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from seal_ray.data.images import Images, TrainingEpoch, epoch_order
+from seal_ray.data.subset import noisy_labels, training_indices
+from seal_ray.device import check_precision
+from seal_ray.edits import EditContext
+from seal_ray.errors import ConfigError
+from seal_ray.lineage import run_id
+from seal_ray.network import Parts, build, stages
+from seal_ray.optim import build_optimizer, load_optimizer_state, optimizer_state
+from seal_ray.schedule import Phase, Position, Row, first_epochs
+from seal_ray.snapshot import Snapshot
+from seal_ray.streams import stream
+from seal_ray.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Recipe
+    from seal_ray.store import Store
+
+EVALUATION_BATCH = 256
+"""Images in an evaluation batch: the same for any number of workers, since it may decide last bits."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
+
+    threads: what the process was started with. moments: which to keep.
+    """
+
+    threads: int = field(default_factory=torch.get_num_threads)
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = True
+    eval_every: int = 1
+    moments: tuple[str, ...] = ("ascended", "relearned")
+
+
+class Run:
+    """The state of a run on one worker, from its last checkpoint or from its initial weights."""
+
+    def __init__(
+        self, recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
+    ) -> None:
+        self.recipe, self.images, self.store = recipe, images, store
+        self.world, self.execution = world, execution
+        self.id = run_id(recipe, images.identity)
+        self.accumulation = _accumulation(recipe.shards, world.workers)
+        check_precision(recipe.precision, world.device)
+        self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
+
+        shard = recipe.batch_size // recipe.shards
+        self.train = images.open("train", shard * self.accumulation)
+        self.validation = images.open("val", EVALUATION_BATCH)
+        self.indices = training_indices(self.train.labels, recipe.data.per_class)
+        self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
+        if len(self.indices) < recipe.batch_size:
+            raise ConfigError(
+                f"recipe.batch_size: {recipe.batch_size} images, but the training set has only "
+                f"{len(self.indices)}; lower it"
+            )
+
+        self.network = self._on_device(self._build(stream(recipe.seed, "init")))
+        self.forward = torch.compile(self.network) if execution.compile else self.network
+        self.parts = Parts(stages(self.network), recipe.method.split_at)
+        self.carried: dict[str, dict[str, Tensor]] = {}
+        self.optimizer: Mapping[str, Tensor] = {}
+        self.rows: list[Row] = []
+        self.next = Position(0, 0)
+        self.stopped = False
+        self._resume()
+
+    def phases(self) -> Iterator[tuple[int, Phase]]:
+        """The phases still to be trained, the one that holds the next epoch first."""
+        for generation in range(self.next.generation, self.recipe.budget.generations):
+            phases = self.recipe.method.phases(generation, self.recipe.budget)
+            for phase, first in zip(phases, first_epochs(phases), strict=True):
+                if Position(generation, first + phase.epochs) > self.next:
+                    self.first = first
+                    yield generation, phase
+
+    def enters(self, phase: Phase) -> bool:
+        """Whether the next epoch is the first one of the phase at hand."""
+        return self.next.epoch == self.first
+
+    def epochs(self, phase: Phase) -> Iterator[Position]:
+        """The epochs of the phase at hand that are still to be trained, in order."""
+        for epoch in range(self.next.epoch, self.first + phase.epochs):
+            yield Position(self.next.generation, epoch)
+
+    def edit(self, phase: Phase, generation: int) -> None:
+        """Carry out the phase's edit, if it has one; every worker makes the same draws."""
+        if phase.edit is None:
+            return
+        seed = self.recipe.seed
+        context = EditContext(
+            parts=self.parts,
+            rng=lambda purpose: stream(seed, purpose, generation),
+            fixed_rng=lambda purpose: stream(seed, purpose),
+            fresh=lambda generator: self._build(generator).state_dict(),
+            carried=self.carried,
+        )
+        phase.edit(self.network, context)
+        if self.first == 0:
+            self._keep_moment("forgotten", generation)
+
+    def optimizer_for(self, phase: Phase) -> torch.optim.SGD:
+        """The phase's optimizer: its momentum fresh, or as it was after the last epoch."""
+        optimizer = build_optimizer(self.network, self.parts, phase, self.recipe.optimizer)
+        if not (phase.fresh and self.enters(phase)):
+            load_optimizer_state(optimizer, self.network, self.optimizer)
+        return optimizer
+
+    def training_epoch(self, position: Position) -> TrainingEpoch:
+        """This worker's batches of an epoch."""
+        recipe, at = self.recipe, (position.generation, position.epoch)
+        order = epoch_order(
+            self.indices,
+            batch_size=recipe.batch_size,
+            shards=recipe.shards,
+            seed=recipe.seed,
+            generation=position.generation,
+            epoch=position.epoch,
+        )
+        first = self.world.rank * self.accumulation
+        return TrainingEpoch(
+            self.train,
+            order[:, first : first + self.accumulation],
+            self.labels,
+            self.images,
+            recipe.augment,
+            self.world.device,
+            self.memory_format,
+            stream(recipe.seed, "augment", *at),
+        )
+
+    def teacher(self) -> nn.Module:
+        """The carried network, in eval mode."""
+        network = self._on_device(self._build(torch.Generator()))
+        network.load_state_dict(self.carried["teacher"])
+        return network.eval().requires_grad_(False)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The recipe's precision for a forward pass."""
+        if self.recipe.precision == "bf16":
+            return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def evaluates(self, phase: Phase, position: Position) -> bool:
+        """Whether this epoch is followed by an evaluation: every so many, and at the end of a phase."""
+        done = position.epoch + 1
+        return done % self.execution.eval_every == 0 or done == self.first + phase.epochs
+
+    def commit(self, row: Row, optimizer: torch.optim.Optimizer, phase: Phase, position: Position) -> str:
+        """Make the epoch at `position` part of the run; returns how the run now stands."""
+        self.rows.append(row)
+        self.optimizer = optimizer_state(optimizer, self.network)
+        self.next = position.next(self.recipe.budget)
+        ends_phase = position.epoch + 1 == self.first + phase.epochs
+        if phase.ascends and ends_phase:
+            self._keep_moment("ascended", position.generation)
+        if self.next.epoch == 0:
+            self._keep_moment("relearned", position.generation)
+        stop = self.world.lead(self._write)
+        finished = self.next.generation == self.recipe.budget.generations
+        self.stopped = stop and not finished
+        status = "finished" if finished else "stopped" if stop else "running"
+        if status != "running":
+            self.set_status(status)
+        return status
+
+    def _write(self) -> bool:
+        """The leader's part of a commit; returns whether a stop was asked for."""
+        if self.store is None:
+            return False
+        self.store.commit(self._snapshot())
+        return self.store.stop_requested()
+
+    def set_status(self, status: str, **details: Any) -> None:
+        """Record how the run stands."""
+        if self.store and self.world.leads:
+            self.store.set_status(status, **details)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the last bits: bit-identical is claimed between equal fingerprints only."""
+        execution = asdict(self.execution)
+        cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        cuda = self.world.device.type == "cuda"
+        return {
+            "workers": self.world.workers,
+            "device": torch.cuda.get_device_name(self.world.device) if cuda else cpu,
+            "torch": torch.__version__,
+            **{key: execution[key] for key in ("threads", "deterministic", "compile", "channels_last")},
+        }
+
+    def _build(self, generator: torch.Generator) -> nn.Module:
+        model = self.recipe.model
+        return build(
+            model.arch,
+            classes=self.images.classes,
+            stem=model.stem,
+            width=model.width,
+            generator=generator,
+        )
+
+    def _on_device(self, network: nn.Module) -> nn.Module:
+        return network.to(device=self.world.device, memory_format=self.memory_format)
+
+    def _resume(self) -> None:
+        """Take up the newest checkpoint, if there is one; the leader says which."""
+        snapshot = self._newest_snapshot()
+        if snapshot is not None:
+            assert snapshot.position is not None
+            self.network.load_state_dict(snapshot.weights)
+            self.carried = {
+                name: {key: tensor.to(self.world.device) for key, tensor in state.items()}
+                for name, state in snapshot.carried.items()
+            }
+            self.optimizer = snapshot.optimizer
+            self.rows = list(snapshot.rows)
+            self.next = snapshot.position.next(self.recipe.budget)
+        if self.store and self.world.leads:
+            self.store.open(snapshot)
+        if self.next == Position(0, 0):
+            self._keep_moment("init", 0)
+        finished = self.next.generation == self.recipe.budget.generations
+        self.set_status("finished" if finished else "running")
+
+    def _newest_snapshot(self) -> Snapshot | None:
+        """The leader's choice, read by every worker from the shared storage."""
+        if self.store is None:
+            return None
+        store, found = self.store, []
+
+        def choose() -> Position | None:
+            found.append(store.latest())
+            return found[0].position if found[0] else None
+
+        position = self.world.lead(choose)
+        if found or position is None:
+            return found[0] if found else None
+        return store.at(position)
+
+    def _snapshot(self) -> Snapshot:
+        position = None
+        if self.rows:
+            position = Position(self.rows[-1]["generation"], self.rows[-1]["epoch"])
+        return Snapshot(
+            run_id=self.id,
+            position=position,
+            weights=self.network.state_dict(),
+            optimizer=dict(self.optimizer),
+            carried=self.carried,
+            rows=tuple(self.rows),
+            fingerprint=self.fingerprint(),
+        )
+
+    def _keep_moment(self, name: str, generation: int) -> None:
+        if self.store and self.world.leads and name in self.execution.moments:
+            self.store.keep_moment(name, generation, self._snapshot())
+
+
+def _accumulation(shards: int, workers: int) -> int:
+    """Shards that each worker computes one after the other."""
+    if shards % workers:
+        raise ConfigError(
+            f"placement.workers: {workers} workers cannot share {shards} shards evenly; choose a divisor "
+            f"of recipe.shards, or change recipe.shards (which changes what is computed)"
+        )
+    return shards // workers

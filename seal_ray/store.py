@@ -1,0 +1,145 @@
+"""The run folder `<storage>/<run id>/`: checkpoints, moments, metrics, status, stop request, lease.
+
+metrics.jsonl is the truth about metrics: one line an epoch, in order, each once. A commit writes the
+checkpoint first and the line second; opening a run rewrites the lines from the checkpoint, so a kill
+between the two leaves nothing doubled or missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from seal_ray.errors import CheckpointError
+from seal_ray.files import append_durably, write_durably
+from seal_ray.schedule import Position, Row
+from seal_ray.snapshot import (
+    Snapshot,
+    newest_first,
+    read_snapshot,
+    remove_snapshot,
+    to_line,
+    write_snapshot,
+)
+
+CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """One run's folder. Only the worker that leads writes to it, while `owned()` says it may."""
+
+    folder: Path
+    run_id: str
+    checkpoints: int = 2  # how many to keep
+    owned: Callable[[], bool] = lambda: True
+
+    def latest(self) -> Snapshot | None:
+        """The newest usable checkpoint; None when the run never committed one.
+
+        A damaged one is skipped with a warning that names it. CheckpointError, saying what was tried,
+        when there are checkpoints and none is usable.
+        """
+        tried = []
+        for folder in self._checkpoints():
+            if not (folder / "manifest.json").exists():
+                continue
+            try:
+                return read_snapshot(folder, self.run_id)
+            except CheckpointError as error:
+                tried.append(str(error))
+                warnings.warn(f"checkpoint skipped: {error}", stacklevel=2)
+        if tried:
+            raise CheckpointError(
+                f"{self.folder}: no usable checkpoint among {len(tried)}:\n  "
+                + "\n  ".join(tried)
+                + "\nRestore one of them, or remove the run's folder to train it anew."
+            )
+        return None
+
+    def at(self, position: Position) -> Snapshot:
+        """The checkpoint at a position. CheckpointError when it is not usable."""
+        return read_snapshot(self.folder / "checkpoints" / _name(position), self.run_id)
+
+    def open(self, snapshot: Snapshot | None) -> None:
+        """Make the folder agree with the state that training goes on from."""
+        rows = snapshot.rows if snapshot else ()
+        write_durably(self.folder / "metrics.jsonl", b"".join(map(to_line, rows)))
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Save the state after an epoch, then its metrics, then drop surplus checkpoints."""
+        assert snapshot.position is not None
+        self._check_owner()
+        write_snapshot(self.folder / "checkpoints" / _name(snapshot.position), snapshot)
+        append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
+        for surplus in self._checkpoints()[self.checkpoints :]:
+            remove_snapshot(surplus)
+
+    def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
+        """Save a named moment for analysis: `moments/gGGG-<name>`. The optimizer is not part of it."""
+        self._check_owner()
+        folder = self.folder / "moments" / f"g{generation:03d}-{name}"
+        write_snapshot(folder, replace(snapshot, optimizer={}))
+
+    def status(self) -> dict[str, Any]:
+        """What was last recorded: {"status": "running" | "finished" | "stopped" | "diverged", ...}."""
+        return _read_json(self.folder / "status.json")
+
+    def set_status(self, status: str, **details: Any) -> None:
+        """Record how the run stands."""
+        self._check_owner()
+        text = json.dumps({"run_id": self.run_id, "status": status, **details}, indent=1)
+        write_durably(self.folder / "status.json", text.encode())
+
+    def rows(self) -> list[Row]:
+        """The metrics so far. CheckpointError when the file is damaged."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            lines = path.read_bytes().splitlines()
+            return [json.loads(line) for line in lines]
+        except FileNotFoundError:
+            return []
+        except (ValueError, RecursionError):
+            raise CheckpointError(
+                f"{path}: damaged; the next launch of the run rewrites it from its checkpoint"
+            ) from None
+
+    def request_stop(self) -> None:
+        """Ask the run to end at its next epoch boundary."""
+        write_durably(self.folder / "stop", b"")
+
+    def stop_requested(self) -> bool:
+        """Whether someone asked the run to end."""
+        return (self.folder / "stop").exists()
+
+    def clear_stop(self) -> None:
+        """Forget a stop request that has been obeyed, or that was for an earlier launch."""
+        (self.folder / "stop").unlink(missing_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        parent = self.folder / "checkpoints"
+        found = list(parent.iterdir()) if parent.is_dir() else []
+        return newest_first([f for f in found if CHECKPOINT.fullmatch(f.name)])
+
+    def _check_owner(self) -> None:
+        if not self.owned():
+            raise CheckpointError(f"{self.folder}: another launch has taken this run over; nothing written")
+
+
+def _name(position: Position) -> str:
+    return f"g{position.generation:03d}-e{position.epoch:03d}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        return {"status": "unknown", "reason": f"{path} is damaged"}
+    return value if isinstance(value, dict) else {"status": "unknown", "reason": f"{path} is damaged"}

@@ -1,0 +1,75 @@
+"""What Ray Train runs on each worker: open the data and the store, fit, report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.images import Images
+from seal_ray.device import auto_threads, prepare_process
+from seal_ray.errors import Diverged, SealRayError
+from seal_ray.lease import owns
+from seal_ray.recipe import Job
+from seal_ray.run import Execution
+from seal_ray.store import Store
+from seal_ray.tracking import NoTracker, open_tracker
+from seal_ray.train import fit
+from seal_ray.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.schedule import Row
+
+
+def work(config: dict[str, Any]) -> None:
+    """Train until the run finishes, stops or diverges; config: {job, run_id, folder, token}.
+
+    An error that a user caused is recorded as status `failed` and ends the worker in peace, because
+    Ray Train would retry an exception, which cannot help.
+    """
+    import ray.train
+    import ray.train.torch
+
+    job = Job.model_validate(config["job"])
+    folder, token = Path(config["folder"]), config["token"]
+    world = World.current(ray.train.torch.get_device())
+    store = Store(folder, config["run_id"], job.placement.keep.checkpoints, lambda: owns(folder, token))
+    try:
+        for row in train_job(job, store, world):
+            ray.train.report(dict(row))
+    except Diverged:
+        return
+    except SealRayError as error:
+        if world.leads:
+            with contextlib.suppress(SealRayError):
+                store.set_status("failed", reason=str(error))
+
+
+def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
+    """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
+    recipe, placement = job.recipe, job.placement
+    threads = auto_threads(recipe.shards) if placement.threads == "auto" else placement.threads
+    prepare_process(
+        threads, world.device, deterministic=placement.deterministic, precision=recipe.precision
+    )
+    dataset = world.together(lambda: load_dataset(recipe.data.path))
+    images = Images.from_dataset(dataset, loader=placement.loader, threads=threads)
+    execution = Execution(
+        threads=torch.get_num_threads(),
+        channels_last=placement.channels_last,
+        compile=placement.compile,
+        deterministic=placement.deterministic,
+        eval_every=placement.eval_every,
+        moments=placement.keep.moments,
+    )
+    tracker = open_tracker(job, store.run_id, store.folder, dataset.name) if world.leads else NoTracker()
+    try:
+        for result in fit(recipe, images, store=store, world=world, execution=execution):
+            tracker.log(result.row)
+            yield result.row
+    finally:
+        tracker.close()

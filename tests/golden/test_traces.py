@@ -1,0 +1,86 @@
+"""Phase, learning rate and weight decay of each part over 10 x 160 epochs, derived from the papers here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from seal_ray.methods import METHODS
+from seal_ray.network import Parts, build
+from seal_ray.optim import build_optimizer, set_learning_rate, signed_rate
+from seal_ray.recipe import Optimizer
+from seal_ray.schedule import Budget, Position, first_epochs, learning_rate
+from seal_ray.streams import stream
+
+STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+Trace = list[tuple[str, float, float, float, float]]  # phase, lr early, lr late, decay early, decay late
+
+
+def published(epoch: int, length: int, warmup: int) -> float:
+    """SEAL's published rule: lr 0.1, linear warm-up, half a cosine."""
+    if epoch < warmup:
+        return 0.1 * (epoch + 1) / warmup
+    return 0.1 / 2 * (1 + math.cos(math.pi * (epoch - warmup) / (length - warmup)))
+
+
+def expected(method: str) -> Trace:
+    trace: Trace = []
+    for generation in range(10):
+        for epoch in range(160):
+            lr = published(epoch, 160, 20)
+            if method == "seal" and generation > 0 and epoch < 40:
+                trace.append(("ascend", -0.01 * lr, lr, 0.0, 5e-4))
+            elif method in ("seal", "llf") and generation > 0:
+                trace.append(("relearn", lr, lr, 5e-4, 5e-4))
+            elif method == "long":
+                lr = published(160 * generation + epoch, 1600, 200)
+                trace.append(("learn", lr, lr, 5e-4, 5e-4))
+            else:
+                trace.append(("learn", lr, lr, 5e-4, 5e-4))
+    return trace
+
+
+def traced(name: str, **fields: Any) -> Trace:
+    network = build("resnet18", classes=2, stem="imagenet", width=1, generator=stream(0, "init"))
+    parts, budget, settings = Parts(STAGES, "layer3"), Budget(1600, 160), Optimizer()
+    trace: Trace = []
+    for generation in range(10):
+        phases = METHODS[name](**fields).phases(generation, budget)
+        for phase, first in zip(phases, first_epochs(phases), strict=True):
+            optimizer = build_optimizer(network, parts, phase, settings)
+            decay = {
+                p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+            }
+            for epoch in range(phase.epochs):
+                position = Position(generation, first + epoch)
+                lr = learning_rate(settings.rates, phase, position, budget)
+                set_learning_rate(optimizer, phase, lr, [], epoch)
+                early, late = (signed_rate(optimizer, phase, parts, s) for s in ("conv1", "layer3"))
+                decays = [decay[next(getattr(network, s).parameters())] for s in ("conv1", "layer3")]
+                trace.append((phase.name, early, late, decays[0], decays[1]))
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("trace", "name", "fields"),
+    [
+        ("normal", "normal", {}),
+        ("long", "normal", {"schedule": "long"}),
+        ("llf", "llf", {}),
+        ("seal", "seal", {}),
+    ],
+)
+def test_a_method_moves_its_parts_as_published(trace: str, name: str, fields: dict[str, Any]) -> None:
+    ours, theirs = traced(name, **fields), expected(trace)
+    assert len(ours) == len(theirs) == 1600
+    assert [row[0] for row in ours] == [row[0] for row in theirs]
+    for column in range(1, 5):
+        assert [r[column] for r in ours] == pytest.approx([r[column] for r in theirs], rel=1e-12, abs=0)
+
+
+def test_only_generations_after_the_first_forget() -> None:
+    names = [row[0] for row in traced("seal")]
+    assert names.count("ascend") == 9 * 40
+    assert "ascend" not in names[:160]

@@ -1,0 +1,133 @@
+"""Tiny recipes and images for tests, small enough for a hundred epochs in a few seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seal_ray.data.images import Images
+from seal_ray.methods import METHODS
+from seal_ray.recipe import Recipe
+from seal_ray.run import Execution
+from seal_ray.schedule import Row
+from seal_ray.snapshot import Snapshot, read_snapshot
+from seal_ray.store import Store
+from seal_ray.train import EpochResult, fit
+from seal_ray.world import World
+
+EVERYTHING = ("init", "forgotten", "ascended", "relearned")
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "normal": [{}, {"schedule": "long"}],
+    "seal": [
+        {"ascent_rate": 0.3},
+        {"ascent_rate": {"rise": 0.5, "start": 0.1}, "ascend": "late", "others": "freeze"},
+        {"ascend": "all", "head_ascends": True, "ascent_weight_decay": "growth", "ascent_rate": 0.1},
+        {"forget": "llf", "ascent_share": 0.5, "ascent_weight_decay": "decay"},
+        {"ascent_loss": "confident_error", "ascent_rate": 0.5},
+        {"ascent_loss": "confident_error", "others": "freeze", "split_at": "layer2"},
+    ],
+    "llf": [{}, {"init": "model", "split_at": "layer4"}],
+    "sam": [{}, {"part": "early", "rho": 0.1}],
+    "ban": [{}, {"weight": 0.5, "temperature": 2.0}],
+    "dsd": [{}],
+    "ke": [{}, {"mask": "wels", "keep": 0.5}],
+}
+"""Every method with settings that reach its branches."""
+
+CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS[name]]
+
+
+def case_id(method: dict[str, Any]) -> str:
+    """A readable test id."""
+    return "-".join(str(v) for v in method.values() if not isinstance(v, dict))
+
+
+def tiny_recipe(method: dict[str, Any] | str = "normal", **changes: Any) -> Recipe:
+    """A ResNet-18 of width 4 on 3 generations of 4 epochs; `changes` are top-level fields."""
+    fields: dict[str, Any] = {
+        "data": {"path": "unused"},
+        "model": {"arch": "resnet18", "width": 4},
+        "method": {"name": method} if isinstance(method, str) else method,
+        "budget": {"epochs": 12, "generation_length": 4},
+        "augment": {"crop_padding": 2},
+        "batch_size": 12,
+        "shards": 2,
+    }
+    return Recipe.model_validate({**fields, **changes})
+
+
+def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3) -> Images:
+    """Coloured noise around a colour of its class: learnable, and the same in every process."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % classes
+        colours = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160], [130, 130, 60]])[labels]
+        noise = rng.integers(-60, 60, (count, size, size, 3))
+        return (colours[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int64)
+
+    return Images.from_arrays(split(train), split(val), identity=f"tiny-{train}-{val}-{size}", classes=classes)
+
+
+def train_run(
+    recipe: Recipe,
+    folder: Path | str | None,
+    *,
+    epochs: int | None = None,
+    checkpoints: int = 99,
+    images: Images | None = None,
+    execution: Execution | None = None,
+) -> list[EpochResult]:
+    """Run fit in this process (a rank, where there are ranks), for at most `epochs` epochs."""
+    images = images or tiny_images()
+    execution = execution or Execution(moments=EVERYTHING)
+    store = None if folder is None else open_store(recipe, folder, checkpoints)
+    results = []
+    for result in fit(recipe, images, store=store, world=World.current(), execution=execution):
+        results.append(result)
+        if len(results) == epochs:
+            break
+    return results
+
+
+def open_store(recipe: Recipe, folder: Path | str, checkpoints: int = 99) -> Store:
+    """The store of a tiny run in `folder`."""
+    from seal_ray.lineage import run_id
+
+    identity = run_id(recipe, tiny_images().identity)
+    return Store(Path(folder), identity, checkpoints)
+
+
+SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval")
+
+
+def without_speeds(rows: list[Row] | tuple[Row, ...], *also: str) -> list[str]:
+    """Metric rows as text, without what measures time."""
+    return [
+        str({key: value for key, value in row.items() if key not in (*SPEEDS, *also)}) for row in rows
+    ]
+
+
+def same_state(one: Snapshot, other: Snapshot) -> None:
+    """Assert that two snapshots agree bit for bit, their metrics as text."""
+    assert one.position == other.position
+    for name in ("weights", "optimizer"):
+        same_tensors(getattr(one, name), getattr(other, name), name)
+    assert one.carried.keys() == other.carried.keys()
+    for name in one.carried:
+        same_tensors(one.carried[name], other.carried[name], name)
+    assert without_speeds(one.rows) == without_speeds(other.rows)
+
+
+def same_tensors(one: dict[str, Any], other: dict[str, Any], what: str) -> None:
+    """Assert that two states hold the same names with the same bits."""
+    assert one.keys() == other.keys(), what
+    for key in one:
+        assert one[key].numpy().tobytes() == other[key].numpy().tobytes(), f"{what}: {key}"
+
+
+def checkpoint(folder: Path | str, run_id: str, generation: int, epoch: int) -> Snapshot:
+    """Read one checkpoint of a run."""
+    return read_snapshot(Path(folder) / "checkpoints" / f"g{generation:03d}-e{epoch:03d}", run_id)

@@ -1,0 +1,149 @@
+"""One step of SEAL and of SAM against arithmetic by hand, and the moves of parts in general."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from seal_ray.methods import METHODS
+from seal_ray.network import Parts
+from seal_ray.optim import build_optimizer, set_learning_rate
+from seal_ray.recipe import Optimizer
+from seal_ray.schedule import Budget, Group, Phase
+from seal_ray.steps import Descend, Masked, Sam, Step
+
+
+class Line(nn.Module):
+    """y = late * early * x: two weights, one in each part, whose gradients are elementary."""
+
+    def __init__(self, early: float, late: float) -> None:
+        super().__init__()
+        self.early = nn.Linear(1, 1, bias=False)
+        self.late = nn.Linear(1, 1, bias=False)
+        with torch.no_grad():
+            self.early.weight.fill_(early)
+            self.late.weight.fill_(late)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.late(self.early(x))
+
+
+PARTS = Parts(("early", "late"), "late")
+X, Y = 3.0, 1.0
+
+
+def take(
+    network: Line, phase: Phase, lr: float, *, steps: int = 1, weight_decay: float = 0.0, momentum: float = 0.0
+) -> tuple[float, float]:
+    """`steps` steps of the phase on the squared error of (X, Y); returns the two weights."""
+    optimizer = build_optimizer(network, PARTS, phase, Optimizer(momentum=momentum, weight_decay=weight_decay))
+    set_learning_rate(optimizer, phase, lr, [], 0)
+    step = phase.step.begin(network, lambda part: PARTS.parameters(network, part))
+
+    def gradients(*, first_pass: bool = True) -> None:
+        network.zero_grad()
+        (0.5 * (network(torch.tensor([[X]])) - Y) ** 2).sum().backward()
+
+    for _ in range(steps):
+        step(gradients, optimizer.step)
+    return float(network.early.weight), float(network.late.weight)
+
+
+def slopes(early: float, late: float) -> tuple[float, float]:
+    """d/d early and d/d late of 1/2 (late early X - Y)^2."""
+    error = late * early * X - Y
+    return error * late * X, error * early * X
+
+
+def test_one_seal_step_by_hand() -> None:
+    phase = METHODS["seal"](ascent_rate=0.5).phases(1, Budget(8, 4))[0]  # type: ignore[call-arg]
+    early, late = take(Line(0.5, 2.0), phase, 0.1, weight_decay=0.01)
+    g_early, g_late = slopes(0.5, 2.0)
+    assert early == pytest.approx(0.5 + 0.1 * 0.5 * g_early)  # climbs, without weight decay
+    assert late == pytest.approx(2.0 - 0.1 * (g_late + 0.01 * 2.0))
+
+
+def test_one_sam_step_by_hand() -> None:
+    phase = Phase("learn", 1, (Group("all"),), step=Sam(0.05))
+    early, late = take(Line(0.5, 2.0), phase, 0.1)
+    g_early, g_late = slopes(0.5, 2.0)
+    norm = math.hypot(g_early, g_late)
+    there = slopes(0.5 + 0.05 * g_early / norm, 2.0 + 0.05 * g_late / norm)
+    assert early == pytest.approx(0.5 - 0.1 * there[0])
+    assert late == pytest.approx(2.0 - 0.1 * there[1])
+
+
+def test_sam_in_one_part_by_hand() -> None:
+    phase = Phase("learn", 1, (Group("all"),), step=Sam(0.05, "early"))
+    early, late = take(Line(0.5, 2.0), phase, 0.1)
+    there = slopes(0.5 + math.copysign(0.05, slopes(0.5, 2.0)[0]), 2.0)
+    assert early == pytest.approx(0.5 - 0.1 * there[0])
+    assert late == pytest.approx(2.0 - 0.1 * there[1])
+
+
+def test_sam_returns_to_the_very_weights() -> None:
+    network = Line(1 / 3, 2 / 3)
+    before = [p.detach().clone() for p in network.parameters()]
+    phase = Phase("learn", 1, (Group("all"),), step=Sam(0.05))
+    take(network, phase, 0.0)
+    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
+
+
+def test_masked_weights_stay_zero_through_momentum_and_decay() -> None:
+    network = Line(0.0, 2.0)
+    phase = Phase("sparse", 1, (Group("all"),), step=Masked())
+    early, late = take(network, phase, 0.1, steps=5, weight_decay=0.01, momentum=0.9)
+    assert early == 0.0
+    assert late != 2.0
+    free = take(Line(0.0, 2.0), Phase("x", 1, (Group("all"),)), 0.1)
+    assert free[0] != 0.0
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_maximize_is_a_negative_rate_without_weight_decay(momentum: float) -> None:
+    def sgd(decay: float, maximize: bool, sign: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(50))
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=momentum, maximize=maximize)
+        optimizer.param_groups[0]["lr"] = sign * 0.1
+        optimizer.param_groups[0]["weight_decay"] = decay
+        for _ in range(5):
+            weight.grad = weight.detach().sin()
+            optimizer.step()
+        return weight.detach()
+
+    assert torch.equal(sgd(0.0, True, 1), sgd(0.0, False, -1))
+    assert not torch.equal(sgd(0.1, True, 1), sgd(0.1, False, -1))
+    assert torch.equal(sgd(-0.1, True, 1), sgd(0.1, False, -1))  # what `growth` means
+
+
+@pytest.mark.parametrize(
+    ("mode", "sign"), [("none", 0.0), ("decay", -1.0), ("growth", 1.0)], ids=["none", "decay", "growth"]
+)
+def test_weight_decay_while_ascending_by_hand(mode: Any, sign: float) -> None:
+    seal = METHODS["seal"](ascent_rate=0.5, ascent_weight_decay=mode)  # type: ignore[call-arg]
+    early, _ = take(Line(0.5, 2.0), seal.phases(1, Budget(8, 4))[0], 0.1, weight_decay=0.01)
+    assert early == pytest.approx(0.5 + 0.05 * (slopes(0.5, 2.0)[0] + sign * 0.01 * 0.5))
+
+
+@pytest.mark.parametrize("step", [Descend(), Sam(), Masked()], ids=["descend", "sam", "masked"])
+def test_a_frozen_part_has_no_gradient_and_does_not_move(step: Step) -> None:
+    network = Line(0.5, 2.0)
+    early, late = take(network, Phase("x", 1, (Group("late"),), step=step), 0.1, weight_decay=0.1)
+    assert early == 0.5
+    assert network.early.weight.grad is None
+    assert late != 2.0
+
+
+def test_the_most_specific_group_owns_a_parameter() -> None:
+    network = Line(0.5, 2.0)
+    groups = (Group("all", lr=0.0), Group("early", ascend=True))
+    early, late = take(network, Phase("x", 1, groups), 0.1)
+    assert early == pytest.approx(0.5 + 0.1 * slopes(0.5, 2.0)[0])
+    assert late == 2.0
+    early, late = take(Line(0.5, 2.0), Phase("x", 1, (Group("head", lr=0.0), Group("late"), Group("early"))), 0.1)
+    assert late == 2.0
