@@ -32,8 +32,10 @@ class Data(BaseModel):
     model_config = STRICT
 
     path: str = Field(min_length=1, description="folder of the prepared data set")
-    per_class: int | None = Field(None, ge=1, description="training images a class; null: all")
-    label_noise: float = Field(0.0, ge=0, lt=1, description="share of training labels replaced at random")
+    per_class: int | None = Field(default=None, ge=1, description="training images a class; null: all")
+    label_noise: float = Field(
+        default=0.0, ge=0, lt=1, description="share of training labels replaced at random"
+    )
 
 
 class Model(BaseModel):
@@ -41,9 +43,13 @@ class Model(BaseModel):
 
     model_config = STRICT
 
-    arch: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="depth and block")
-    stem: Literal["imagenet", "cifar"] = Field("imagenet", description="7x7 stride 2 and pool, or 3x3")
-    width: int = Field(64, ge=1, description="channels of the first stage")
+    arch: Literal["resnet18", "resnet34", "resnet50"] = Field(
+        default="resnet50", description="depth and block"
+    )
+    stem: Literal["imagenet", "cifar"] = Field(
+        default="imagenet", description="7x7 stride 2 and pool, or 3x3"
+    )
+    width: int = Field(default=64, ge=1, description="channels of the first stage")
 
 
 class Optimizer(BaseModel):
@@ -51,13 +57,15 @@ class Optimizer(BaseModel):
 
     model_config = STRICT
 
-    name: Literal["sgd"] = Field("sgd", description="SGD with momentum, not Nesterov's")
-    lr: float = Field(0.1, gt=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of every parameter")
-    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="after the warm-up")
-    warmup_share: float = Field(0.125, ge=0, lt=1, description="share of a schedule that warms up")
-    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+    name: Literal["sgd"] = Field(default="sgd", description="SGD with momentum, not Nesterov's")
+    lr: float = Field(default=0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
+    schedule: Literal["cosine", "step", "constant"] = Field(default="cosine", description="after the warm-up")
+    warmup_share: float = Field(default=0.125, ge=0, lt=1, description="share of a schedule that warms up")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest gradient norm; null: no clipping"
+    )
 
     @property
     def rates(self) -> Schedule:
@@ -70,7 +78,7 @@ class Loss(BaseModel):
 
     model_config = STRICT
 
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="weight of the uniform target")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="weight of the uniform target")
 
 
 class Augment(BaseModel):
@@ -78,8 +86,10 @@ class Augment(BaseModel):
 
     model_config = STRICT
 
-    crop_padding: int = Field(4, ge=0, description="pixels of zero padding before a random crop; 0: none")
-    flip: bool = Field(True, description="flip half of the images left to right")
+    crop_padding: int = Field(
+        default=4, ge=0, description="pixels of zero padding before a random crop; 0: none"
+    )
+    flip: bool = Field(default=True, description="flip half of the images left to right")
 
 
 class Recipe(BaseModel):
@@ -92,16 +102,18 @@ class Recipe(BaseModel):
     model_config = STRICT
 
     data: Data = Field(description="the images")
-    model: Model = Field(Model(), description="the network")
+    model: Model = Field(default=Model(), description="the network")
     method: Annotated[Method, Choice(METHODS)] = Field(description=f"one of {', '.join(METHODS)}")
     budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
-    optimizer: Optimizer = Field(Optimizer(), description="the optimizer and its schedule")
-    loss: Loss = Field(Loss(), description="the loss")
-    augment: Augment = Field(Augment(), description="augmentation of training images")
-    batch_size: int = Field(32, ge=1, description="images of one optimizer step, over all shards")
-    shards: int = Field(1, ge=1, description="equal pieces of a batch, each with its own batch statistics")
-    precision: Literal["fp32", "tf32", "bf16"] = Field("fp32", description="of matrix products")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="from which every random draw comes")
+    optimizer: Optimizer = Field(default=Optimizer(), description="the optimizer and its schedule")
+    loss: Loss = Field(default=Loss(), description="the loss")
+    augment: Augment = Field(default=Augment(), description="augmentation of training images")
+    batch_size: int = Field(default=32, ge=1, description="images of one optimizer step, over all shards")
+    shards: int = Field(
+        default=1, ge=1, description="equal pieces of a batch, each with its own batch statistics"
+    )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(default="fp32", description="of matrix products")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="from which every random draw comes")
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -124,9 +136,9 @@ class Keep(BaseModel):
     model_config = STRICT
 
     moments: Annotated[tuple[Moment, ...], Strict(False)] = Field(
-        ("ascended", "relearned"), description="moments to keep of each generation"
+        default=("ascended", "relearned"), description="moments to keep of each generation"
     )
-    checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
+    checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep")
 
 
 class Tracking(BaseModel):
@@ -136,9 +148,11 @@ class Tracking(BaseModel):
 
     wandb: Annotated[
         Literal["auto", "online", "offline", "off"], BeforeValidator(lambda v: "off" if v is False else v)
-    ] = Field("auto", description="Weights & Biases; auto: online with an account, else off")
-    project: str = Field("seal-ray", min_length=1, description="Weights & Biases project")
-    entity: str | None = Field(None, min_length=1, description="Weights & Biases team; null: your own")
+    ] = Field(default="auto", description="Weights & Biases; auto: online with an account, else off")
+    project: str = Field(default="seal-ray", min_length=1, description="Weights & Biases project")
+    entity: str | None = Field(
+        default=None, min_length=1, description="Weights & Biases team; null: your own"
+    )
 
 
 class Placement(BaseModel):
@@ -146,20 +160,22 @@ class Placement(BaseModel):
 
     model_config = STRICT
 
-    workers: int = Field(1, ge=1, description="processes that train; a divisor of shards")
-    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: if the cluster has one a worker")
-    storage: str = Field("runs", min_length=1, description="folder or URI of the run folders")
-    loader: Literal["ffcv", "torch"] = Field("ffcv", description="what reads the images")
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="intra-op threads of each worker"
+    workers: int = Field(default=1, ge=1, description="processes that train; a divisor of shards")
+    use_gpu: bool | Literal["auto"] = Field(
+        default="auto", description="auto: if the cluster has one a worker"
     )
-    channels_last: bool = Field(True, description="memory format of convolutions")
-    compile: bool = Field(False, description="compile the network")
-    deterministic: bool = Field(True, description="only kernels that give the same bits each time")
-    keep: Keep = Field(Keep(), description="what stays on storage")
-    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
-    retries: int = Field(3, ge=0, description="restarts of failed workers")
-    tracking: Tracking = Field(Tracking(), description="where metrics go")
+    storage: str = Field(default="runs", min_length=1, description="folder or URI of the run folders")
+    loader: Literal["ffcv", "torch"] = Field(default="ffcv", description="what reads the images")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="intra-op threads of each worker"
+    )
+    channels_last: bool = Field(default=True, description="memory format of convolutions")
+    compile: bool = Field(default=False, description="compile the network")
+    deterministic: bool = Field(default=True, description="only kernels that give the same bits each time")
+    keep: Keep = Field(default=Keep(), description="what stays on storage")
+    eval_every: int = Field(default=1, ge=1, description="epochs between evaluations")
+    retries: int = Field(default=3, ge=0, description="restarts of failed workers")
+    tracking: Tracking = Field(default=Tracking(), description="where metrics go")
 
 
 class Job(BaseModel):
@@ -169,7 +185,7 @@ class Job(BaseModel):
 
     name: str = Field(min_length=1, description="what people call the run; default: the file's name")
     recipe: Recipe = Field(description="what to compute")
-    placement: Placement = Field(Placement(), description="where to compute it")
+    placement: Placement = Field(default=Placement(), description="where to compute it")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -13,7 +13,6 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,7 +23,14 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema, to_json
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    core_schema,
+    to_json,
+)
 
 from seal_ray.errors import ConfigError
 from seal_ray.yaml_file import Document, Keys
@@ -63,10 +69,10 @@ KINDS = {
 
 RANGES = {
     "finite_number": "a finite number",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "string_too_short": "not empty",
 }
 """What a value should have been, by pydantic's error for one of the right kind but out of range."""
@@ -139,7 +145,7 @@ class Choice:
         options = {name: self._option(handler.generate_schema(kind)) for name, kind in self.options.items()}
         return core_schema.no_info_before_validator_function(
             self._mapping,
-            core_schema.tagged_union_schema(options, discriminator=_name),  # type: ignore[arg-type]
+            core_schema.tagged_union_schema(options, discriminator=_name),
             serialization=core_schema.plain_serializer_function_ser_schema(_dump),
         )
 
@@ -220,7 +226,8 @@ def _path(details: ErrorDetails, value: Any) -> Keys:
     loc = details["loc"]
     if details["type"] == "config":
         return loc
-    path = []
+    path: list[Any] = []
+    key: Any
     for key in loc:
         if (isinstance(value, dict) and key in value) or isinstance(value, list):
             path.append(key)
@@ -243,15 +250,19 @@ def _problem(found: list[ErrorDetails], model: type[BaseModel], path: Keys, docu
     ranges = [details for details in found if details["type"] in RANGES]
     wanted = []
     for details in ranges or found:
-        text = (KINDS | RANGES).get(details["type"], details["msg"]).format(**details.get("ctx", {}))
+        if details["type"] not in KINDS | RANGES:
+            return details["msg"]
+        bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in details.get("ctx", {}).items()}
+        text = (KINDS | RANGES)[details["type"]].format(**bounds)
         wanted.append(f"a mapping of {fields}" if text == "a mapping" else text)
     return f"must be {_listed(wanted)}, not {_Brief().repr(value)}{_hint(found, value)}"
 
 
 def _step(kind: Any, value: Any, path: Keys) -> tuple[Any, Any]:
     """The type and the value that `path` leads to."""
+    key: Any
     for key in path:
-        kind = _fields(kind, value).get(str(key))
+        kind = _fields(kind, value).get(key)
         value = value.get(key) if isinstance(value, dict) else value[key] if isinstance(value, list) else None
     return kind, value
 
@@ -292,11 +303,7 @@ def _hint(found: list[ErrorDetails], value: object) -> str:
         if power and "float_type" in kinds:
             whole, fraction, sign, exponent = power.groups()
             return f"; YAML reads it as text: write {whole}{fraction or '.0'}e{sign or '+'}{exponent}"
-        try:
-            number = isinstance(yaml.safe_load(value), int | float)
-        except (yaml.YAMLError, ValueError):
-            number = False
-        return "; remove the quotes" if number else ""
+        return "; remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d*)?", value) else ""
     if isinstance(value, str) and "literal_error" in kinds:
         expected = " ".join(details.get("ctx", {}).get("expected", "") for details in found)
         options = re.findall(r"'(.+?)'", expected)

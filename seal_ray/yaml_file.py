@@ -7,6 +7,7 @@ mappings with text keys. Anchors, aliases and merge keys work; tags do not, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from seal_ray.errors import ConfigError
 Keys = tuple[str | int, ...]
 
 TAG = "tag:yaml.org,2002:"
+DECIMAL = re.compile(r"[-+]?(0|[1-9][\d_]{0,29})", re.ASCII)
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_VALUES = 10_000
 """Values in one file, aliases expanded: far above any use, far below what exhausts memory."""
 
@@ -172,24 +175,29 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
         """Text, unless it is plain and reads as a number, a boolean or null."""
-        plain = self.yaml.resolve(yaml.ScalarNode, node.value, (True, False))
+        plain = self.yaml.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
         if node.tag not in (plain, f"{TAG}str"):
             self.problem(node, path, f"the tag {node.tag!r} is not allowed; write plain YAML")
+        elif node.tag == f"{TAG}null":
             return None
-        convert = {
-            f"{TAG}null": self.yaml.construct_yaml_null,
-            f"{TAG}bool": self.yaml.construct_yaml_bool,
-            f"{TAG}int": self.yaml.construct_yaml_int,
-            f"{TAG}float": self.yaml.construct_yaml_float,
-        }.get(node.tag)
-        try:
-            value = convert(node) if convert else node.value
-            if isinstance(value, int) and value.bit_length() > 64:
-                raise OverflowError
-            return value
-        except (ValueError, OverflowError):
-            self.problem(node, path, f"{node.value[:40]!r} is no usable number; quote it if it is text")
-            return None
+        elif node.tag == f"{TAG}bool":
+            return self.yaml.construct_yaml_bool(node)
+        elif node.tag in (f"{TAG}int", f"{TAG}float"):
+            return self.number(node, path)
+        elif SURROGATE.search(node.value):
+            self.problem(node, path, f"{node.value[:40]!r} is not Unicode text")
+        else:
+            return node.value
+        return None
+
+    def number(self, node: yaml.ScalarNode, path: Keys) -> int | float | None:
+        """A decimal number. YAML 1.1 would read 010 as 8 and 1:30 as 90, which nobody means."""
+        if DECIMAL.fullmatch(node.value):
+            return int(node.value.replace("_", ""))
+        if node.tag == f"{TAG}float" and ":" not in node.value:
+            return self.yaml.construct_yaml_float(node)
+        self.problem(node, path, f"{node.value[:40]!r} is not a decimal number; quote it if it is text")
+        return None
 
     def mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
         """The fields of a mapping: those it merges, then its own."""
@@ -201,7 +209,7 @@ class _Reader:
         for key, value in node.value:
             if key.tag == f"{TAG}merge":
                 continue
-            if key.tag != f"{TAG}str":
+            if key.tag != f"{TAG}str" or SURROGATE.search(key.value):
                 self.problem(key, path, "a field name must be text; quote it")
                 continue
             name, line = key.value, key.start_mark.line

@@ -139,10 +139,14 @@ def _dataset(folder: Path, facts: dict[str, Any]) -> Dataset:
         classes=tuple(ClassName(**name) for name in facts["classes"]),
         mean=(float(r), float(g), float(b)),
         std=(float(std_r), float(std_g), float(std_b)),
-        splits={split: SplitFile(**facts["splits"][split]) for split in ("train", "val")},
+        splits={split: _split_file(facts["splits"][split]) for split in ("train", "val")},
         subset=Subset(**facts["subset"]),
         licence_note=str(facts["licence_note"]),
     )
+
+
+def _split_file(facts: dict[str, Any]) -> SplitFile:
+    return SplitFile(str(facts["file"]), int(facts["count"]), str(facts["sha256"]), int(facts["bytes"]))
 
 
 def verify(dataset: Dataset, *, checksums: bool = True) -> None:
@@ -312,14 +316,15 @@ def _parse(path: Path, data: npt.NDArray[np.uint8]) -> BetonFile:
         raise _StructureError("its pages do not lie between its metadata and its allocation table")
     images = rows["image"]
     sizes = _sizes(images, table, count)
-    if (images["pointer"] < first_row + rows.nbytes).any() or (images["pointer"] > table_start - sizes).any():
+    starts = images["pointer"]
+    # In this order, because the subtraction wraps around for a start behind the pages.
+    if ((starts < first_row + rows.nbytes) | (starts > table_start) | (sizes > table_start - starts)).any():
         raise _StructureError("an image lies outside its pages")
     mode, height, width = (_single(images[name], name) for name in ("mode", "height", "width"))
     if mode not in (JPEG, RAW) or (mode == RAW and (sizes != height * width * 3).any()):
         raise _StructureError("its images are neither raw pixels of their size nor JPEG")
     labels = np.ascontiguousarray(rows["label"], dtype=np.int64)
-    pointers = np.ascontiguousarray(images["pointer"])
-    return BetonFile(path, labels, height, width, mode == JPEG, pointers, sizes, data)
+    return BetonFile(path, labels, height, width, mode == JPEG, np.ascontiguousarray(starts), sizes, data)
 
 
 def _array(data: npt.NDArray[np.uint8], dtype: np.dtype[Any], count: int, offset: int) -> npt.NDArray[Any]:

@@ -159,14 +159,29 @@ def test_an_image_outside_the_pages_is_refused(raw: Path, tmp_path: Path, pointe
         BetonFile.open(tmp_path / "a.beton")
 
 
-def test_a_size_that_is_not_the_images_own_is_refused(raw: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(1, "neither raw pixels"), (2**63, "outside its pages"), (2**64 - 1, "outside its pages")],
+)
+def test_a_size_that_is_not_the_images_own_is_refused(raw: Path, tmp_path: Path, size: int, message: str):
     content = bytearray(raw.read_bytes())
     table = int.from_bytes(content[16:24], "little")
-    for size in (1, 2**63):
-        content[table + 16 : table + 24] = size.to_bytes(8, "little")
-        (tmp_path / "a.beton").write_bytes(content)
-        with pytest.raises(DataError, match=r"a.beton is damaged"):
-            BetonFile.open(tmp_path / "a.beton")
+    content[table + 16 : table + 24] = size.to_bytes(8, "little")
+    (tmp_path / "a.beton").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        BetonFile.open(tmp_path / "a.beton")
+
+
+def test_a_page_that_was_not_written_whole_is_refused(raw: Path, tmp_path: Path):
+    """As a full disk leaves it: the padding of the last page is cut, and the table follows."""
+    content = bytearray(raw.read_bytes())
+    table = int.from_bytes(content[16:24], "little")
+    assert not any(content[table - 100 : table])
+    del content[table - 100 : table]
+    content[16:24] = (table - 100).to_bytes(8, "little")
+    (tmp_path / "a.beton").write_bytes(content)
+    with pytest.raises(DataError, match="its pages do not lie"):
+        BetonFile.open(tmp_path / "a.beton")
 
 
 def test_a_damaged_jpeg_is_named(tmp_path: Path):
@@ -213,6 +228,7 @@ def test_a_folder_that_is_not_a_data_set_is_refused_with_the_remedy(
     bad += [json.dumps({key: value for key, value in good.items() if key != absent}) for absent in good]
     bad += [json.dumps({**good, "channels": 1}), json.dumps({**good, "mean": [0.5]})]
     bad += [json.dumps({**good, "classes": [{"id": "a"}]}), json.dumps({**good, "encoding": "png"})]
+    bad += [json.dumps({**good, "splits": {"train": good["splits"]["train"], "val": {"file": 3}}})]
     bad += [json.dumps(good)]  # whole, but without its .beton files
     for text in bad:
         (tmp_path / "dataset.json").write_text(text)

@@ -19,7 +19,7 @@ State = dict[str, Tensor]
 
 def trained_network(arch: str = "resnet18") -> nn.Module:
     """A network none of whose tensors is at its initial value."""
-    network = build(arch, classes=5, stem="imagenet", width=4, generator=stream(3, "init"))
+    network = build(arch, classes=5, stem="imagenet", width=10, generator=stream(3, "init"))
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in network.state_dict().values():
@@ -33,7 +33,7 @@ def trained_network(arch: str = "resnet18") -> nn.Module:
 def context(network: nn.Module, seed: int = 0, generation: int = 1, split_at: str = "layer3") -> EditContext:
     def fresh(generator: torch.Generator) -> State:
         arch = "resnet50" if hasattr(network.layer1[0], "conv3") else "resnet18"
-        return build(arch, classes=5, stem="imagenet", width=4, generator=generator).state_dict()
+        return build(arch, classes=5, stem="imagenet", width=10, generator=generator).state_dict()
 
     return EditContext(
         parts=Parts(stages(network), split_at),
@@ -151,6 +151,6 @@ def test_ban_carries_the_teacher_and_starts_over() -> None:
     teacher = where.carried["teacher"]
     assert teacher.keys() == before.keys()
     assert all(torch.equal(teacher[name], before[name]) for name in before)
-    fresh = build("resnet18", classes=5, stem="imagenet", width=4, generator=stream(0, "edit", 1)).state_dict()
+    fresh = build("resnet18", classes=5, stem="imagenet", width=10, generator=stream(0, "edit", 1)).state_dict()
     assert all(torch.equal(network.state_dict()[name], fresh[name]) for name in fresh)
     assert changed(before, network.state_dict()) == set(before)

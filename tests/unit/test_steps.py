@@ -50,7 +50,7 @@ def take(
 
     for _ in range(steps):
         step(gradients, optimizer.step)
-    return float(network.early.weight), float(network.late.weight)
+    return network.early.weight.item(), network.late.weight.item()
 
 
 def slopes(early: float, late: float) -> tuple[float, float]:
