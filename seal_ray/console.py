@@ -63,5 +63,6 @@ def epoch_line(row: Row) -> str:
     return (
         f"g{row['generation']:<2d} e{row['epoch']:<3d} {row['phase']:<8s} "
         f"lr {row['lr_early']:+.4f} {row['lr_late']:+.4f}  "
-        f"train {row['train_loss']:.3f} {row['train_top1']:5.1f} %{val}  {row['images_per_second']:7,.0f} img/s"
+        f"train {row['train_loss']:.3f} {row['train_top1']:5.1f} %{val}  "
+        f"{row['images_per_second']:7,.0f} img/s"
     )

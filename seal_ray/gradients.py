@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seal_ray.network import NORMS
+from seal_ray.network import NORMS, Norm
 from seal_ray.optim import owner
 from seal_ray.world import World
 
@@ -87,7 +87,7 @@ def _wrap(forward: nn.Module, world: World) -> DistributedDataParallel:
 
 
 @contextlib.contextmanager
-def _still(norms: Sequence[nn.Module]) -> Iterator[None]:
+def _still(norms: Sequence[Norm]) -> Iterator[None]:
     """Train-mode normalisation by batch statistics that leaves the running ones alone."""
     for norm in norms:
         norm.track_running_stats = False

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,14 @@ from types import FrameType
 from typing import Any
 
 from seal_ray.console import Console
-from seal_ray.data.beton import Dataset, load_dataset, verify
+from seal_ray.data.beton import BetonFile, Dataset, load_dataset, verify
+from seal_ray.data.samples import Labels
 from seal_ray.device import usable_cores
-from seal_ray.errors import ClusterError, SealRayError
+from seal_ray.errors import ClusterError
+from seal_ray.files import write_durably
 from seal_ray.lease import hold_lease
 from seal_ray.lineage import run_id
-from seal_ray.recipe import Job
+from seal_ray.recipe import Job, dump_job
 from seal_ray.store import Store
 from seal_ray.tracking import wandb_mode
 
@@ -52,6 +53,10 @@ class Planned:
         """The run's identity."""
         return self.store.run_id
 
+    def train_labels(self) -> Labels:
+        """Labels of the training images, from the .beton file."""
+        return BetonFile.open(self.dataset.folder / self.dataset.splits["train"].file).labels
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,8 +76,8 @@ def prepare_job(job: Job) -> Planned:
     placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
     recipe = job.recipe.model_copy(update={"data": data})
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
-    dataset = load_dataset(data.path)
-    identity = run_id(recipe, dataset.identity)
+    dataset = load_dataset(Path(data.path))
+    identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 
 
@@ -228,9 +233,6 @@ def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
 
 def _write_job(planned: Planned) -> None:
     """Put the job beside its results, for a reader and for `seal-ray runs`."""
-    from seal_ray.files import write_durably
-    from seal_ray.recipe import dump_job
-
     write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
 
 

@@ -132,7 +132,8 @@ def _runs_here(lease: dict[str, Any]) -> bool:
     """Whether the owner's process runs on this host: the same number, started at the same time."""
     try:
         process = psutil.Process(int(lease["pid"]))
-        return abs(process.create_time() - float(lease["started"])) < 1 and process.is_running()
+        same = abs(process.create_time() - float(lease["started"])) < 1
+        return bool(same and process.is_running())
     except (psutil.Error, ValueError, TypeError):
         return False
 

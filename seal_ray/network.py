@@ -17,6 +17,7 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -39,19 +40,20 @@ class ResNet(nn.Module):
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        channels = width
-        for i, depth in enumerate(depths):
-            planes, stride = width * 2**i, 1 if i == 0 else 2
-            self.add_module(f"layer{i + 1}", _stage(block, channels, planes, depth, stride))
-            channels = planes * block.expansion
+        out = block.expansion
+        self.layer1 = _stage(block, width, width, depths[0], stride=1)
+        self.layer2 = _stage(block, out * width, 2 * width, depths[1], stride=2)
+        self.layer3 = _stage(block, out * 2 * width, 4 * width, depths[2], stride=2)
+        self.layer4 = _stage(block, out * 4 * width, 8 * width, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(out * 8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return logits
 
 
 def _stage(

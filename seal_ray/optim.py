@@ -36,9 +36,7 @@ def owner(groups: Sequence[Group], parts: Parts, stage: str) -> int | None:
     return None if groups[best].lr == 0 else best
 
 
-def build_optimizer(
-    network: nn.Module, parts: Parts, phase: Phase, settings: Settings
-) -> torch.optim.SGD:
+def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Settings) -> torch.optim.SGD:
     """SGD over the phase's groups, its momentum fresh; sets requires_grad of every parameter.
 
     `param_groups[i]` has the extra key `group`: the index of its Group in the phase. Group.ascend becomes
@@ -75,9 +73,7 @@ def set_learning_rate(
         entry["lr"] = lr * group_rate(phase.groups[entry["group"]], rows, phase_epoch)
 
 
-def signed_rate(
-    optimizer: torch.optim.Optimizer, phase: Phase, parts: Parts, stage: str
-) -> float:
+def signed_rate(optimizer: torch.optim.Optimizer, phase: Phase, parts: Parts, stage: str) -> float:
     """The learning rate at which a stage moves: negative while it climbs the loss, 0 while frozen."""
     index = owner(phase.groups, parts, stage)
     for entry in optimizer.param_groups:

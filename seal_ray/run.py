@@ -6,7 +6,7 @@ import contextlib
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,16 @@ class Execution:
     """
 
     threads: int = field(default_factory=torch.get_num_threads)
+    loader: str = "torch"
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = True
     eval_every: int = 1
     moments: tuple[str, ...] = ("ascended", "relearned")
+
+
+EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
+"""What of the execution may decide last bits (the loader where images are JPEG)."""
 
 
 class Run:
@@ -72,7 +77,8 @@ class Run:
             )
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
-        self.forward = torch.compile(self.network) if execution.compile else self.network
+        compiled = torch.compile(self.network) if execution.compile else self.network
+        self.forward = cast("nn.Module", compiled)
         self.parts = Parts(stages(self.network), recipe.method.split_at)
         self.carried: dict[str, dict[str, Tensor]] = {}
         self.optimizer: Mapping[str, Tensor] = {}
@@ -201,7 +207,7 @@ class Run:
             "workers": self.world.workers,
             "device": torch.cuda.get_device_name(self.world.device) if cuda else cpu,
             "torch": torch.__version__,
-            **{key: execution[key] for key in ("threads", "deterministic", "compile", "channels_last")},
+            **{key: execution[key] for key in EXECUTION},
         }
 
     def _build(self, generator: torch.Generator) -> nn.Module:
@@ -215,7 +221,7 @@ class Run:
         )
 
     def _on_device(self, network: nn.Module) -> nn.Module:
-        return network.to(device=self.world.device, memory_format=self.memory_format)
+        return network.to(self.world.device).to(memory_format=self.memory_format)
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if there is one; the leader says which."""

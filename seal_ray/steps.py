@@ -32,9 +32,7 @@ TakeStep = Callable[[Gradients, Callable[[], None]], None]
 class Step(Protocol):
     """What turns gradients into an update."""
 
-    def begin(
-        self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]
-    ) -> TakeStep:
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """The step of one epoch; `part(name)` lists the parameters of a part."""
         ...
 
@@ -43,9 +41,7 @@ class Step(Protocol):
 class Descend:
     """The gradient at the weights, then the optimizer (which climbs for ascending groups)."""
 
-    def begin(
-        self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]
-    ) -> TakeStep:
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """One pass."""
 
         def step(gradients: Gradients, update: Callable[[], None]) -> None:
@@ -66,9 +62,7 @@ class Sam:
     rho: Annotated[float, Gt(0)] = 0.05
     part: str = "all"
 
-    def begin(
-        self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]
-    ) -> TakeStep:
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """Two passes a step."""
         moved = list(part(self.part))
 
@@ -98,9 +92,7 @@ class Masked:
     stage of dense-sparse-dense training, arXiv 1607.04381, section 3.
     """
 
-    def begin(
-        self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]
-    ) -> TakeStep:
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """One pass; the gradient of masked weights is zeroed before the update."""
         masks = [(layer.weight, layer.weight.detach() != 0) for _, layer in weighted_layers(network)]
 

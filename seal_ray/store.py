@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import CheckpointError
 from seal_ray.files import append_durably, write_durably
+from seal_ray.lineage import run_id
 from seal_ray.schedule import Position, Row
 from seal_ray.snapshot import (
     Snapshot,
@@ -26,6 +27,10 @@ from seal_ray.snapshot import (
     to_line,
     write_snapshot,
 )
+
+if TYPE_CHECKING:
+    from seal_ray.data.images import Images
+    from seal_ray.recipe import Recipe
 
 CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
 
@@ -129,6 +134,12 @@ class Store:
     def _check_owner(self) -> None:
         if not self.owned():
             raise CheckpointError(f"{self.folder}: another launch has taken this run over; nothing written")
+
+
+def open_store(storage: Path | str, recipe: Recipe, images: Images, checkpoints: int = 2) -> Store:
+    """The store of a recipe's run on these images: `<storage>/<run id>/`."""
+    identity = run_id(recipe, images.identity)
+    return Store(Path(storage) / identity, identity, checkpoints)
 
 
 def _name(position: Position) -> str:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.data.augment import normalise
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.images import Images
 from seal_ray.errors import Diverged
 from seal_ray.gradients import gradient_passes
 from seal_ray.optim import set_learning_rate, signed_rate
@@ -27,7 +30,7 @@ from seal_ray.snapshot import weights_sha256
 from seal_ray.world import World
 
 if TYPE_CHECKING:
-    from seal_ray.data.images import Images, Shard
+    from seal_ray.data.images import Shard
     from seal_ray.recipe import Recipe
     from seal_ray.store import Store
 
@@ -43,7 +46,7 @@ class EpochResult:
 
 def fit(
     recipe: Recipe,
-    images: Images,
+    images: Images | None = None,
     *,
     store: Store | None = None,
     world: World | None = None,
@@ -51,10 +54,12 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train `recipe` on `images` from wherever `store` says it stands; yield each committed epoch.
 
-    Every worker of `world` runs this with the same arguments. Without a store nothing is saved. A run
-    that has finished yields nothing. Raises Diverged when a metric becomes non-finite (the checkpoint
-    before it stays), ConfigError for a recipe that these workers cannot compute.
+    images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
+    this with the same arguments. Without a store nothing is saved. A run that has finished yields
+    nothing. Raises Diverged when a metric becomes non-finite (the checkpoint before it stays), ConfigError
+    for a recipe that these workers cannot compute.
     """
+    images = images or Images.from_dataset(load_dataset(Path(recipe.data.path)), loader="torch", threads=1)
     run = Run(recipe, images, store, world or World(), execution or Execution())
     for generation, phase in run.phases():
         if run.enters(phase):
@@ -84,9 +89,7 @@ class Trained:
     seconds_compute: float
 
 
-def train_epoch(
-    run: Run, optimizer: torch.optim.Optimizer, phase: Phase, position: Position
-) -> Trained:
+def train_epoch(run: Run, optimizer: torch.optim.Optimizer, phase: Phase, position: Position) -> Trained:
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
     epoch = run.training_epoch(position)

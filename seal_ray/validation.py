@@ -33,7 +33,7 @@ from pydantic_core import (
 )
 
 from seal_ray.errors import ConfigError
-from seal_ray.yaml_file import Document, Keys
+from seal_ray.yaml_file import Document, Keys, dotted
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -218,7 +218,7 @@ def _explain(error: ValidationError, model: type[BaseModel], document: Document)
         if outer and all(details["type"] in KINDS for details in found[path]):
             continue
         text = _problem(found[path], model, path, document)
-        yield f"{document.places[document.given(path)]}: {'.'.join(map(str, path))}: {text}"
+        yield f"{document.places[document.given(path)]}: {dotted(path)}: {text}"
 
 
 def _path(details: ErrorDetails, value: Any) -> Keys:
@@ -229,7 +229,7 @@ def _path(details: ErrorDetails, value: Any) -> Keys:
     path: list[Any] = []
     key: Any
     for key in loc:
-        if (isinstance(value, dict) and key in value) or isinstance(value, list):
+        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
             path.append(key)
             value = value[key]
     return (*path, loc[-1]) if details["type"] == "missing" else tuple(path)
@@ -281,7 +281,7 @@ def _unknown(model: type[BaseModel], path: Keys, document: Document) -> str:
     wanted = SYNONYMS.get(wanted, wanted)
     elsewhere: dict[str, str] = {}
     for other in _paths(model, document.value):
-        elsewhere.setdefault(str(other[-1]), ".".join(map(str, other)))
+        elsewhere.setdefault(str(other[-1]), dotted(other))
     near = difflib.get_close_matches(wanted, fields, n=1)
     far = difflib.get_close_matches(wanted, elsewhere, n=1, cutoff=0.8)
     if wanted in fields:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.device import auto_threads, prepare_process
@@ -53,13 +51,12 @@ def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
     """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
     recipe, placement = job.recipe, job.placement
     threads = auto_threads(recipe.shards) if placement.threads == "auto" else placement.threads
-    prepare_process(
-        threads, world.device, deterministic=placement.deterministic, precision=recipe.precision
-    )
-    dataset = world.together(lambda: load_dataset(recipe.data.path))
+    prepare_process(threads, world.device, deterministic=placement.deterministic, precision=recipe.precision)
+    dataset = world.together(lambda: load_dataset(Path(recipe.data.path)))
     images = Images.from_dataset(dataset, loader=placement.loader, threads=threads)
     execution = Execution(
-        threads=torch.get_num_threads(),
+        threads=threads,
+        loader=placement.loader,
         channels_last=placement.channels_last,
         compile=placement.compile,
         deterministic=placement.deterministic,

@@ -65,10 +65,15 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
     return document
 
 
+def dotted(path: Keys) -> str:
+    """The path as people write it, odd keys quoted."""
+    return ".".join(str(key) if re.fullmatch(r"[\w-]{1,40}", str(key)) else repr(key)[:40] for key in path)
+
+
 def _assign(document: Document, assignment: str) -> Document:
     source = f"--set {assignment}"
-    dotted, _, text = assignment.partition("=")
-    path: Keys = tuple(dotted.strip().split("."))
+    keys, _, text = assignment.partition("=")
+    path: Keys = tuple(keys.strip().split("."))
     if not text.strip() or "" in path:
         raise ConfigError(f"{source}: is not path.to.field=VALUE, such as recipe.budget.epochs=12")
     reader = _Reader(source, numbered=False)
@@ -156,8 +161,7 @@ class _Reader:
 
     def problem(self, node: yaml.Node, path: Keys, text: str) -> None:
         """Note what is wrong with a node."""
-        dotted = ".".join(map(str, path))
-        self.problems.append(f"{self.line(node.start_mark.line)}: {dotted}: {text}")
+        self.problems.append(f"{self.line(node.start_mark.line)}: {dotted(path)}: {text}")
 
     def value(self, node: yaml.Node, path: Keys) -> Any:
         """The value of a node."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seal_ray.data.images import Images
+from seal_ray.lineage import run_id
 from seal_ray.methods import METHODS
 from seal_ray.recipe import Recipe
 from seal_ray.run import Execution
@@ -68,15 +69,17 @@ def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3
         noise = rng.integers(-60, 60, (count, size, size, 3))
         return (colours[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int64)
 
-    return Images.from_arrays(split(train), split(val), identity=f"tiny-{train}-{val}-{size}", classes=classes)
+    return Images.from_arrays(
+        split(train), split(val), identity=f"tiny-{train}-{val}-{size}", classes=classes
+    )
 
 
 def train_run(
     recipe: Recipe,
     folder: Path | str | None,
-    *,
     epochs: int | None = None,
     checkpoints: int = 99,
+    *,
     images: Images | None = None,
     execution: Execution | None = None,
 ) -> list[EpochResult]:
@@ -94,8 +97,6 @@ def train_run(
 
 def open_store(recipe: Recipe, folder: Path | str, checkpoints: int = 99) -> Store:
     """The store of a tiny run in `folder`."""
-    from seal_ray.lineage import run_id
-
     identity = run_id(recipe, tiny_images().identity)
     return Store(Path(folder), identity, checkpoints)
 
@@ -105,9 +106,7 @@ SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval"
 
 def without_speeds(rows: list[Row] | tuple[Row, ...], *also: str) -> list[str]:
     """Metric rows as text, without what measures time."""
-    return [
-        str({key: value for key, value in row.items() if key not in (*SPEEDS, *also)}) for row in rows
-    ]
+    return [str({key: value for key, value in row.items() if key not in (*SPEEDS, *also)}) for row in rows]
 
 
 def same_state(one: Snapshot, other: Snapshot) -> None:

@@ -22,9 +22,7 @@ class Draws:
 
     def at(self, indices: Tensor, device: torch.device) -> Draws:
         """The draws of the images `indices`, on `device`."""
-        return Draws(
-            *(t[indices].to(device, non_blocking=True) for t in (self.top, self.left, self.flip))
-        )
+        return Draws(*(t[indices].to(device, non_blocking=True) for t in (self.top, self.left, self.flip)))
 
 
 def draw(images: int, *, padding: int, flip: bool, generator: torch.Generator) -> Draws:

@@ -82,6 +82,12 @@ class Dataset:
     subset: Subset
     licence_note: str
 
+    @property
+    def training_identity(self) -> str:
+        """All of the data set that decides what training computes: also how it is stored and normalised."""
+        facts = json.dumps([self.identity, self.encoding, self.mean, self.std])
+        return hashlib.sha256(facts.encode()).hexdigest()
+
 
 def dataset_json(dataset: Dataset) -> bytes:
     """Give the content of dataset.json: sorted keys, indented, the same bytes for equal data sets."""

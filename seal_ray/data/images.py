@@ -39,7 +39,7 @@ class Images:
     def from_dataset(cls, dataset: Dataset, *, loader: Literal["ffcv", "torch"], threads: int) -> Images:
         """The images of a prepared folder, read through FFCV or plainly."""
         return cls(
-            dataset.identity,
+            dataset.training_identity,
             len(dataset.classes),
             dataset.mean,
             dataset.std,
@@ -116,4 +116,5 @@ def epoch_order(
     """The order of one epoch, (steps, shards, batch_size / shards); the last incomplete batch is dropped."""
     shuffled = torch.randperm(len(indices), generator=stream(seed, "order", generation, epoch)).numpy()
     steps = len(indices) // batch_size
-    return indices[shuffled[: steps * batch_size]].reshape(steps, shards, batch_size // shards)
+    order: Indices = indices[shuffled[: steps * batch_size]]
+    return order.reshape(steps, shards, batch_size // shards)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from seal_ray.errors import ConfigError
 from seal_ray.streams import stream
 
-Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+Indices = npt.NDArray[np.int64]
 
 
 def training_indices(labels: Indices, per_class: int | None) -> Indices:

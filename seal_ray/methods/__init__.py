@@ -9,9 +9,7 @@ from seal_ray.methods.normal import Normal
 from seal_ray.methods.sam import Sam
 from seal_ray.methods.seal import Seal
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Normal, Seal, Llf, Sam, Ban, Dsd, Ke)
-}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Normal, Seal, Llf, Sam, Ban, Dsd, Ke)}
 """Every method by the name that recipes use."""
 
 __all__ = ["METHODS", "Method"]

@@ -41,9 +41,7 @@ def test_after_each_epoch_every_rank_holds_the_same_bits(method: dict[str, Any],
 
 
 @pytest.mark.parametrize("method", CASES, ids=case_id)
-def test_two_shards_in_one_process_give_the_bits_of_two_ranks(
-    method: dict[str, Any], tmp_path: Path
-) -> None:
+def test_two_shards_in_one_process_give_the_bits_of_two_ranks(method: dict[str, Any], tmp_path: Path) -> None:
     recipe = tiny_recipe(method, shards=2)
     on_ranks(1, train_run, recipe, str(tmp_path / "one"))
     on_ranks(2, train_run, recipe, str(tmp_path / "two"))
@@ -61,8 +59,8 @@ def test_two_shards_in_one_process_give_the_bits_of_two_ranks(
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     recipe = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, shards=2)
     on_ranks(1, train_run, recipe, str(tmp_path / "one"))
-    on_ranks(2, train_run, recipe, str(tmp_path / "changing"), 5)
-    on_ranks(1, train_run, recipe, str(tmp_path / "changing"), 2)
+    on_ranks(2, train_run, recipe, str(tmp_path / "changing"), 5, 99)
+    on_ranks(1, train_run, recipe, str(tmp_path / "changing"), 2, 99)
     on_ranks(2, train_run, recipe, str(tmp_path / "changing"))
     ends = [open_store(recipe, tmp_path / name).rows()[-1] for name in ("one", "changing")]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]

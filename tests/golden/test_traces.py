@@ -50,9 +50,7 @@ def traced(name: str, **fields: Any) -> Trace:
         phases = METHODS[name](**fields).phases(generation, budget)
         for phase, first in zip(phases, first_epochs(phases), strict=True):
             optimizer = build_optimizer(network, parts, phase, settings)
-            decay = {
-                p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
-            }
+            decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
             for epoch in range(phase.epochs):
                 position = Position(generation, first + epoch)
                 lr = learning_rate(settings.rates, phase, position, budget)

@@ -151,6 +151,8 @@ def test_ban_carries_the_teacher_and_starts_over() -> None:
     teacher = where.carried["teacher"]
     assert teacher.keys() == before.keys()
     assert all(torch.equal(teacher[name], before[name]) for name in before)
-    fresh = build("resnet18", classes=5, stem="imagenet", width=10, generator=stream(0, "edit", 1)).state_dict()
+    fresh = build(
+        "resnet18", classes=5, stem="imagenet", width=10, generator=stream(0, "edit", 1)
+    ).state_dict()
     assert all(torch.equal(network.state_dict()[name], fresh[name]) for name in fresh)
     assert changed(before, network.state_dict()) == set(before)

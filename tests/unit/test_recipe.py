@@ -18,6 +18,7 @@ from seal_ray.methods.seal import Seal
 from seal_ray.network import RESNETS
 from seal_ray.recipe import Job, Model, Placement, Recipe, dump_job, load_job
 from seal_ray.schedule import Budget, Rise, Schedule
+from seal_ray.yaml_file import override, read
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("bn1", "layer1", "layer2", "layer3", "layer4", "fc")
@@ -325,9 +326,9 @@ def test_an_override_extends_a_bare_method_name_and_makes_missing_sections(tmp_p
 
 
 def test_an_override_reaches_one_alias_alone(tmp_path):
-    text = "recipe:\n  data: {path: x}\n  method: seal\n  loss: &l {label_smoothing: 0.2}\n"
-    path = file(tmp_path, text + "  budget: &b {epochs: 16, generation_length: 8}\n")
-    assert load_job(path, ["recipe.budget.epochs=8"]).recipe.budget == Budget(8, 8)
+    document = read(file(tmp_path, "a: &shared {x: 1}\nb: *shared\n"))
+    assert override(document, ["a.x=2"]).value == {"a": {"x": 2}, "b": {"x": 1}}
+    assert document.value == {"a": {"x": 1}, "b": {"x": 1}}
 
 
 def test_aliases_and_merge_keys(tmp_path):
@@ -363,10 +364,16 @@ SHIPPED = sorted((ROOT / "jobs/runs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_shipped_jobs_load(path):
-    job = load_job(path)
-    assert job.name == path.stem
-    assert path.read_text().startswith(f"# seal-ray train {path.relative_to(ROOT)}\n")
+def test_shipped_jobs_load_and_begin_with_what_they_are_for(path):
+    assert load_job(path).recipe.method.name in METHODS
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("folder_name", ["laptop", "tiny-imagenet"])
+def test_jobs_are_named_after_folder_and_file_and_show_their_command(folder_name):
+    for path in (ROOT / "jobs/runs" / folder_name).iterdir():
+        assert load_job(path).name == f"{folder_name}-{path.stem}"
+        assert path.read_text().startswith(f"# seal-ray train {path.relative_to(ROOT)}\n")
 
 
 def test_shipped_jobs_of_a_folder_differ_in_the_method_alone():

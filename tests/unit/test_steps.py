@@ -37,10 +37,18 @@ X, Y = 3.0, 1.0
 
 
 def take(
-    network: Line, phase: Phase, lr: float, *, steps: int = 1, weight_decay: float = 0.0, momentum: float = 0.0
+    network: Line,
+    phase: Phase,
+    lr: float,
+    *,
+    steps: int = 1,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
 ) -> tuple[float, float]:
     """`steps` steps of the phase on the squared error of (X, Y); returns the two weights."""
-    optimizer = build_optimizer(network, PARTS, phase, Optimizer(momentum=momentum, weight_decay=weight_decay))
+    optimizer = build_optimizer(
+        network, PARTS, phase, Optimizer(momentum=momentum, weight_decay=weight_decay)
+    )
     set_learning_rate(optimizer, phase, lr, [], 0)
     step = phase.step.begin(network, lambda part: PARTS.parameters(network, part))
 
@@ -145,5 +153,7 @@ def test_the_most_specific_group_owns_a_parameter() -> None:
     early, late = take(network, Phase("x", 1, groups), 0.1)
     assert early == pytest.approx(0.5 + 0.1 * slopes(0.5, 2.0)[0])
     assert late == 2.0
-    early, late = take(Line(0.5, 2.0), Phase("x", 1, (Group("head", lr=0.0), Group("late"), Group("early"))), 0.1)
+    early, late = take(
+        Line(0.5, 2.0), Phase("x", 1, (Group("head", lr=0.0), Group("late"), Group("early"))), 0.1
+    )
     assert late == 2.0

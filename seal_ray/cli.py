@@ -1,0 +1,161 @@
+"""The command line: parse, call, print. Errors that a user caused are printed without a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console as RichConsole
+
+from seal_ray.errors import SealRayError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Forget-and-relearn training: SEAL, LLF and rivals, on one machine or a Ray cluster.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
+app.add_typer(data_app, name="data")
+out = RichConsole(highlight=False, soft_wrap=True)
+
+File = Annotated[Path, typer.Argument(help="A run's YAML file.", show_default=False)]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it
+    typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
+]
+Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
+Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
+
+
+@app.command()
+def train(
+    files: Annotated[list[Path], typer.Argument(help="YAML files, trained in turn.", show_default=False)],
+    set_: Set = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
+    ] = None,
+) -> None:
+    """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
+    from seal_ray.console import Console
+    from seal_ray.launch import launch, prepare_job, ray_session
+
+    console = Console(out)
+    planned = [prepare_job(_load(file, set_, workers, storage)) for file in files]
+    with ray_session(address):
+        outcomes = [launch(one, console) for one in planned]
+    for outcome in outcomes:
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        out.print(f"{outcome.run_id}: {outcome.status}{reason}", markup=False)
+    if any(outcome.status != "finished" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def validate(file: File, set_: Set = None) -> None:
+    """Check a YAML file; says what is wrong, where, and what to do."""
+    job = _load(file, set_, None, None)
+    out.print(f"{file}: valid ({job.recipe.method.name}, {job.recipe.budget.epochs} epochs)", markup=False)
+
+
+@app.command()
+def plan(file: File, set_: Set = None, workers: Workers = None, storage: Storage = None) -> None:
+    """Show what a run would do: phases, rates, steps, what it keeps, whether it would resume."""
+    from seal_ray.launch import prepare_job
+    from seal_ray.plan import make_plan
+    from seal_ray.tables import plan_table
+
+    planned = prepare_job(_load(file, set_, workers, storage))
+    for part in plan_table(make_plan(planned), planned):
+        out.print(part)
+
+
+@app.command()
+def runs(
+    storage: Annotated[str, typer.Option(help="Folder that runs are stored in.")] = "runs",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List runs: where they are, how well they do, and how far each ascent raised the loss."""
+    from seal_ray.runs import list_runs
+    from seal_ray.tables import runs_table
+
+    found = list_runs(Path(storage))
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        out.print(runs_table(found, storage))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: Python, torch, GPU, FFCV, Ray, W&B, disk."""
+    from seal_ray.doctor import examine
+
+    checks = examine()
+    for check in checks:
+        mark = "ok     " if check.right else "MISSING"
+        out.print(f"{mark}  {check.name:<7}  {check.found}", markup=False)
+        if not check.right:
+            out.print(f"         {'':<7}  -> {check.remedy}", markup=False)
+    if not all(check.right for check in checks):
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="tiny-imagenet, digits, folder, cifar10 or cifar100.")],
+    to: Annotated[Path, typer.Option(help="Folder to write train.beton, val.beton, dataset.json to.")],
+    source: Annotated[Optional[Path], typer.Option(help="The official archive or its folder.")] = None,  # noqa: UP045
+    train_: Annotated[Optional[Path], typer.Option("--train", help="folder: a folder a class.")] = None,  # noqa: UP045
+    val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
+    size: Annotated[Optional[int], typer.Option(help="folder: height and width in pixels.")] = None,  # noqa: UP045
+    classes: Annotated[Optional[int], typer.Option(help="Only so many classes, drawn by --seed.")] = None,  # noqa: UP045
+    per_class: Annotated[Optional[int], typer.Option(help="Only so many training images a class.")] = None,  # noqa: UP045
+    jpeg: Annotated[bool, typer.Option(help="Store JPEG instead of raw pixels: smaller, slower.")] = False,
+    seed: Annotated[int, typer.Option(help="Which classes and images are drawn.")] = 0,
+    download: Annotated[bool, typer.Option(help="Fetch from the official address.")] = False,
+) -> None:
+    """Write a data set as .beton files, checked and checksummed. Running it again changes nothing."""
+    from seal_ray.data.prepare import prepare as prepare_source
+    from seal_ray.data.sources import open_source
+    from seal_ray.tables import data_progress
+
+    opened = open_source(name, source=source, train=train_, val=val, size=size, download=download)
+    with data_progress(out) as progress:
+        dataset = prepare_source(
+            opened, to, classes=classes, per_class=per_class, jpeg=jpeg, seed=seed, progress=progress
+        )
+    counts = ", ".join(f"{file.count} {split}" for split, file in dataset.splits.items())
+    out.print(
+        f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px\n"
+        f"  {dataset.identity}",
+        markup=False,
+    )
+
+
+def _load(file: Path, overrides: list[str] | None, workers: int | None, storage: str | None) -> Any:
+    from seal_ray.recipe import load_job
+
+    given = list(overrides or [])
+    if workers is not None:
+        given.append(f"placement.workers={workers}")
+    if storage is not None:
+        given.append(f"placement.storage={json.dumps(storage)}")
+    return load_job(file, given)
+
+
+def main() -> None:
+    """Run the command line; exit 2 for an error that the user can mend."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except SealRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

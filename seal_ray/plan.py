@@ -1,0 +1,144 @@
+"""What a job would do, computed without training, without a cluster: for `seal-ray plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seal_ray.data.subset import training_indices
+from seal_ray.device import usable_cores
+from seal_ray.launch import Planned
+from seal_ray.network import Parts, build, stages
+from seal_ray.optim import owner
+from seal_ray.recipe import Recipe
+from seal_ray.schedule import Phase, Position, Rise, first_epochs, learning_rate
+from seal_ray.streams import stream
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """One phase of one generation. Rates are (first epoch, last epoch), signed, negative when climbing.
+
+    ascent: the sum over steps of the rates of climbing parts, or its range when measured losses set it.
+    """
+
+    generation: int
+    phase: str
+    first_epoch: int
+    epochs: int
+    edit: str
+    lr_early: tuple[float, float] | str
+    lr_late: tuple[float, float] | str
+    steps: int
+    ascent: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job's work and footprint. Sizes in bytes; images counts training images over the whole run."""
+
+    run_id: str
+    phases: tuple[PlannedPhase, ...]
+    epochs: int
+    done: int
+    steps: int
+    images: int
+    parameters: int
+    checkpoint_bytes: int
+    kept_bytes: int
+    status: str
+
+
+def make_plan(planned: Planned) -> Plan:
+    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged."""
+    recipe, store = planned.job.recipe, planned.store
+    labels = planned.train_labels()
+    per_epoch = len(training_indices(labels, recipe.data.per_class)) // recipe.batch_size
+    model = recipe.model
+    network = build(
+        model.arch,
+        classes=len(planned.dataset.classes),
+        stem=model.stem,
+        width=model.width,
+        generator=stream(recipe.seed, "init"),
+    )
+    parts = Parts(stages(network), recipe.method.split_at)
+    parameters = sum(p.numel() for p in network.parameters())
+    weights = 4 * parameters + sum(b.numel() * b.element_size() for b in network.buffers())
+    carried = weights * len(recipe.method.carry)
+    keep = planned.job.placement.keep
+    checkpoint = weights + carried + 4 * parameters * (recipe.optimizer.momentum > 0)
+    phases = tuple(_phases(recipe, parts, per_epoch))
+    moments = _moments(phases, keep.moments, recipe.budget.generations)
+    return Plan(
+        run_id=planned.run_id,
+        phases=phases,
+        epochs=recipe.budget.epochs,
+        done=len(store.rows()),
+        steps=per_epoch * recipe.budget.epochs,
+        images=per_epoch * recipe.batch_size * recipe.budget.epochs,
+        parameters=parameters,
+        checkpoint_bytes=checkpoint,
+        kept_bytes=keep.checkpoints * checkpoint + moments * (weights + carried),
+        status=store.status().get("status", "new"),
+    )
+
+
+def cores_for(planned: Planned) -> str:
+    """Whether this machine has a core for every worker, in words."""
+    workers, cores = planned.job.placement.workers, usable_cores()
+    return f"{workers} of this machine's {cores} cores" + ("" if workers <= cores else " (too few)")
+
+
+def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
+    planned = []
+    for generation in range(recipe.budget.generations):
+        phases = recipe.method.phases(generation, recipe.budget)
+        for phase, first in zip(phases, first_epochs(phases), strict=True):
+            rates = [
+                learning_rate(recipe.optimizer.rates, phase, Position(generation, first + e), recipe.budget)
+                for e in range(phase.epochs)
+            ]
+            planned.append(
+                PlannedPhase(
+                    generation=generation,
+                    phase=phase.name,
+                    first_epoch=first,
+                    epochs=phase.epochs,
+                    edit=type(phase.edit).__name__ if phase.edit else "",
+                    lr_early=_rate(phase, parts, parts.stages[0], rates),
+                    lr_late=_rate(phase, parts, parts.split_at, rates),
+                    steps=per_epoch * phase.epochs,
+                    ascent=_ascent(phase, sum(rates) * per_epoch),
+                )
+            )
+    return planned
+
+
+def _rate(phase: Phase, parts: Parts, stage: str, rates: list[float]) -> tuple[float, float] | str:
+    index = owner(phase.groups, parts, stage)
+    if index is None:
+        return "frozen"
+    group = phase.groups[index]
+    sign = -1 if group.ascend else 1
+    if isinstance(group.lr, Rise):
+        return f"{'-' * group.ascend}measured: +{group.lr.rise:g} nats"
+    return sign * group.lr * rates[0], sign * group.lr * rates[-1]
+
+
+def _ascent(phase: Phase, scheduled: float) -> tuple[float, float] | None:
+    """The sum over steps of a climbing group's rate: what the part feels of the ascent."""
+    for group in phase.groups:
+        if group.ascend or group.loss is not None:
+            low, high = (group.lr.start, group.lr.cap) if isinstance(group.lr, Rise) else (group.lr, group.lr)
+            return low * scheduled, high * scheduled
+    return None
+
+
+def _moments(phases: tuple[PlannedPhase, ...], names: tuple[str, ...], generations: int) -> int:
+    counts = {
+        "init": 1,
+        "forgotten": sum(bool(p.edit) and p.first_epoch == 0 for p in phases),
+        "ascended": sum(p.ascent is not None for p in phases),
+        "relearned": generations,
+    }
+    return sum(counts[name] for name in names)

@@ -1,0 +1,75 @@
+"""The runs in a storage folder, summed up from what they wrote: for `seal-ray runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from seal_ray.errors import CheckpointError, SealRayError
+from seal_ray.lease import owner
+from seal_ray.recipe import Job, load_job
+from seal_ray.schedule import Row
+from seal_ray.store import Store
+
+
+def list_runs(storage: Path) -> list[dict[str, Any]]:
+    """One plain dictionary a run, by method and seed. CheckpointError when the folder does not exist.
+
+    Keys: id name method seed generation epoch epochs_done epochs status top1 best_top1 images_per_second
+    weights_sha256 ascents (a list of {generation, loss_before, loss_after}, training loss in nats) reason.
+    """
+    if not storage.is_dir():
+        raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
+    found = [summarise(path.parent) for path in sorted(storage.glob("*/job.yaml"))]
+    return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` is and how it stands; damaged files make its status `damaged`."""
+    store = Store(folder, folder.name)
+    status = store.status()
+    try:
+        job: Job | None = load_job(folder / "job.yaml")
+        rows = store.rows()
+    except SealRayError as error:
+        job, rows = None, []
+        status = {"status": "damaged", "reason": str(error)}
+    name = status.get("status", "new")
+    if name == "running" and owner(folder) is None:
+        name = "interrupted"
+    last: Row = rows[-1] if rows else {}
+    scored = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    return {
+        "id": folder.name,
+        "name": job.name if job else "",
+        "method": job.recipe.method.name if job else "",
+        "seed": job.recipe.seed if job else -1,
+        "generation": last.get("generation"),
+        "epoch": last.get("epoch"),
+        "epochs_done": len(rows),
+        "epochs": job.recipe.budget.epochs if job else 0,
+        "status": name,
+        "reason": status.get("reason", ""),
+        "top1": scored[-1] if scored else None,
+        "best_top1": max(scored, default=None),
+        "images_per_second": _mean([row["images_per_second"] for row in rows]),
+        "weights_sha256": last.get("weights_sha256"),
+        "ascents": ascents(rows),
+    }
+
+
+def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """Training loss of the last epoch before, and of the last epoch of, each stretch of `ascend` epochs."""
+    found = []
+    for before, row in pairwise(rows):
+        if row["phase"] == "ascend":
+            if before["phase"] != "ascend":
+                found.append({"generation": row["generation"], "loss_before": before["train_loss"]})
+            found[-1]["loss_after"] = row["train_loss"]
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 1) if values else None

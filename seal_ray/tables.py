@@ -1,0 +1,153 @@
+"""Tables and bars for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from seal_ray.launch import Planned
+from seal_ray.plan import Plan, PlannedPhase, cores_for
+
+
+def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
+    """The runs of a storage folder: position, accuracy, and the loss before and after each ascent."""
+    if not runs:
+        return Text(f"{title}: no runs")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for heading, justify in _RUN_COLUMNS:
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for run in runs:
+        ascents = ", ".join(f"{a['loss_before']:.2f} -> {a['loss_after']:.2f}" for a in run["ascents"])
+        table.add_row(
+            run["id"],
+            run["method"],
+            str(run["seed"]),
+            f"{run['epochs_done']}/{run['epochs']}",
+            run["status"],
+            _percent(run["top1"]),
+            _percent(run["best_top1"]),
+            ascents or "-",
+            f"{run['images_per_second']:,.0f}" if run["images_per_second"] else "-",
+        )
+    return table
+
+
+_RUN_COLUMNS = [
+    ("run", "left"),
+    ("method", "left"),
+    ("seed", "right"),
+    ("epochs", "right"),
+    ("status", "left"),
+    ("top1 %", "right"),
+    ("best %", "right"),
+    ("train loss over each ascent", "left"),
+    ("img/s", "right"),
+]
+
+
+def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
+    """A plan: its phases as a table, then its totals."""
+    table = Table(box=box.SIMPLE_HEAD, title=plan.run_id, title_justify="left")
+    for heading in (
+        "generation",
+        "phase",
+        "epochs",
+        "edit",
+        "lr early",
+        "lr late",
+        "steps",
+        "sum of ascent rates",
+    ):
+        table.add_column(heading)
+    for label, phase in _merged(plan.phases):
+        last = phase.first_epoch + phase.epochs - 1
+        table.add_row(
+            label,
+            phase.phase,
+            f"{phase.first_epoch}-{last}" if phase.epochs > 1 else str(last),
+            phase.edit or "-",
+            _rates(phase.lr_early),
+            _rates(phase.lr_late),
+            f"{phase.steps:,}",
+            _ascent(phase.ascent),
+        )
+    placement = planned.job.placement
+    state = f"{plan.status}, {plan.done} of {plan.epochs} epochs done"
+    totals = [
+        f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
+        f"network   {plan.parameters:,} parameters",
+        f"keeps     {_size(plan.kept_bytes)} ({_size(plan.checkpoint_bytes)} a checkpoint) "
+        f"in {planned.store.folder}",
+        f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
+        f"state     {'new' if plan.status == 'new' else state}"
+        + (f"; would go on with epoch {plan.done + 1}" if 0 < plan.done < plan.epochs else ""),
+    ]
+    return [table, Text("\n".join(totals))]
+
+
+@contextmanager
+def data_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of preparing data, on a terminal; elsewhere nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield show
+
+
+def _merged(phases: Sequence[PlannedPhase]) -> list[tuple[str, PlannedPhase]]:
+    """Phases with their generations, those of equal later generations in one row."""
+    groups: dict[tuple[Any, ...], list[PlannedPhase]] = {}
+    for phase in phases:
+        key = (
+            phase.phase,
+            phase.first_epoch,
+            phase.edit,
+            phase.lr_early,
+            phase.lr_late,
+            phase.generation == 0,
+        )
+        groups.setdefault(key, []).append(phase)
+    return [(_span([p.generation for p in group]), group[0]) for group in groups.values()]
+
+
+def _span(generations: list[int]) -> str:
+    return str(generations[0]) if len(generations) == 1 else f"{generations[0]}-{generations[-1]}"
+
+
+def _rates(rates: tuple[float, float] | str) -> str:
+    if isinstance(rates, str):
+        return rates
+    first, last = rates
+    return f"{first:.4g}" if first == last else f"{first:.4g} .. {last:.4g}"
+
+
+def _ascent(ascent: tuple[float, float] | None) -> str:
+    if ascent is None:
+        return "-"
+    low, high = ascent
+    return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
