@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
 app.add_typer(data_app, name="data")
-out = RichConsole(highlight=False, soft_wrap=True)
+out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 File = Annotated[Path, typer.Argument(help="A run's YAML file.", show_default=False)]
 Set = Annotated[

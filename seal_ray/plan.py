@@ -108,7 +108,7 @@ def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
                     lr_early=_rate(phase, parts, parts.stages[0], rates),
                     lr_late=_rate(phase, parts, parts.split_at, rates),
                     steps=per_epoch * phase.epochs,
-                    ascent=_ascent(phase, sum(rates) * per_epoch),
+                    ascent=_ascent(phase, [rate * per_epoch for rate in rates]),
                 )
             )
     return planned
@@ -125,12 +125,21 @@ def _rate(phase: Phase, parts: Parts, stage: str, rates: list[float]) -> tuple[f
     return sign * group.lr * rates[0], sign * group.lr * rates[-1]
 
 
-def _ascent(phase: Phase, scheduled: float) -> tuple[float, float] | None:
-    """The sum over steps of a climbing group's rate: what the part feels of the ascent."""
+def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
+    """The least and most that the climbing part's rates can add up to over the phase's steps.
+
+    scheduled: for each epoch, the scheduled rate summed over its steps.
+    """
     for group in phase.groups:
-        if group.ascend or group.loss is not None:
-            low, high = (group.lr.start, group.lr.cap) if isinstance(group.lr, Rise) else (group.lr, group.lr)
-            return low * scheduled, high * scheduled
+        if not group.ascend and group.loss is None:
+            continue
+        if isinstance(group.lr, float):
+            total = group.lr * sum(scheduled)
+            return total, total
+        start, factor, cap = min(group.lr.start, group.lr.cap), group.lr.factor, group.lr.cap
+        low = sum(rate * start / factor**epoch for epoch, rate in enumerate(scheduled))
+        high = sum(rate * min(start * factor**epoch, cap) for epoch, rate in enumerate(scheduled))
+        return low, high
     return None
 
 

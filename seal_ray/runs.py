@@ -18,7 +18,7 @@ def list_runs(storage: Path) -> list[dict[str, Any]]:
     """One plain dictionary a run, by method and seed. CheckpointError when the folder does not exist.
 
     Keys: id name method seed generation epoch epochs_done epochs status top1 best_top1 images_per_second
-    weights_sha256 ascents (a list of {generation, loss_before, loss_after}, training loss in nats) reason.
+    weights_sha256 ascents (a list of {generation, loss_before, loss_after}, validation loss in nats) reason.
     """
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
@@ -61,13 +61,16 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """Training loss of the last epoch before, and of the last epoch of, each stretch of `ascend` epochs."""
+    """Validation loss at the start and at the end of each stretch of `ascend` epochs.
+
+    Both are always there, because every phase ends with an evaluation.
+    """
     found = []
     for before, row in pairwise(rows):
         if row["phase"] == "ascend":
             if before["phase"] != "ascend":
-                found.append({"generation": row["generation"], "loss_before": before["train_loss"]})
-            found[-1]["loss_after"] = row["train_loss"]
+                found.append({"generation": row["generation"], "loss_before": before["val_loss"]})
+            found[-1]["loss_after"] = row["val_loss"]
     return found
 
 

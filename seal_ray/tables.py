@@ -24,7 +24,7 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     for heading, justify in _RUN_COLUMNS:
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for run in runs:
-        ascents = ", ".join(f"{a['loss_before']:.2f} -> {a['loss_after']:.2f}" for a in run["ascents"])
+        ascents = ", ".join(_rise(ascent) for ascent in run["ascents"])
         table.add_row(
             run["id"],
             run["method"],
@@ -55,17 +55,8 @@ _RUN_COLUMNS = [
 def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
     table = Table(box=box.SIMPLE_HEAD, title=plan.run_id, title_justify="left")
-    for heading in (
-        "generation",
-        "phase",
-        "epochs",
-        "edit",
-        "lr early",
-        "lr late",
-        "steps",
-        "sum of ascent rates",
-    ):
-        table.add_column(heading)
+    for heading in ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates"):
+        table.add_column(heading, no_wrap=True)
     for label, phase in _merged(plan.phases):
         last = phase.first_epoch + phase.epochs - 1
         table.add_row(
@@ -139,6 +130,11 @@ def _ascent(ascent: tuple[float, float] | None) -> str:
         return "-"
     low, high = ascent
     return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+
+
+def _rise(ascent: dict[str, float | None]) -> str:
+    after = ascent["loss_after"]
+    return f"{ascent['loss_before']:.2f} -> {'...' if after is None else f'{after:.2f}'}"
 
 
 def _percent(value: float | None) -> str:

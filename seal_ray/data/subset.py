@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -37,7 +39,8 @@ def noisy_labels(labels: Indices, classes: int, fraction: float) -> Indices:
     The same wrong labels for every seed and method, so that methods are compared on the same data.
     """
     generator = stream(0, "label_noise")
-    chosen = torch.randperm(len(labels), generator=generator).numpy()[: int(fraction * len(labels))]
+    wrong = int(Fraction(str(fraction)) * len(labels))  # in exact decimals: 0.29 of 100 is 29
+    chosen = torch.randperm(len(labels), generator=generator).numpy()[:wrong]
     shifts = torch.randint(1, max(classes, 2), (len(chosen),), generator=generator).numpy()
     noisy = labels.copy()
     noisy[chosen] = (labels[chosen] + shifts) % classes

@@ -1,0 +1,54 @@
+# Every target sets up what it needs first; that is quick when nothing has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+RUN := runs/quickstart
+# One intra-op thread a process: the tests start several, and two of two threads collapse on two cores.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-data lint format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Install system libraries (where allowed), .venv and all dependencies
+
+$(STAMP): pyproject.toml constraints.txt setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" ./setup.sh
+	@touch $@
+
+ifdef DATA
+quickstart: setup ## Train normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+	$(BIN)/seal-ray data prepare tiny-imagenet --source "$(DATA)" --classes 10 --to $(RUN)/data/tiny-imagenet-10
+	$(BIN)/seal-ray train jobs/runs/laptop/normal.yaml jobs/runs/laptop/llf.yaml jobs/runs/laptop/seal.yaml \
+	  --storage $(RUN)/tiny-imagenet --set recipe.data.path=$(RUN)/data/tiny-imagenet-10
+	$(BIN)/seal-ray runs --storage $(RUN)/tiny-imagenet
+else
+quickstart: setup ## Train normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
+	$(BIN)/seal-ray train jobs/runs/quickstart/normal.yaml jobs/runs/quickstart/llf.yaml \
+	  jobs/runs/quickstart/seal.yaml --storage $(RUN)/digits
+	$(BIN)/seal-ray runs --storage $(RUN)/digits
+endif
+
+test: setup ## Run the tests that need neither GPU nor network nor outside data
+	$(BIN)/python -m pytest -q
+
+test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=zip-or-folder
+	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }
+	TINY_IMAGENET="$(abspath $(TINY_IMAGENET))" $(BIN)/python -m pytest -q -m data
+
+lint: setup ## Check style, types and import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and caches; runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
