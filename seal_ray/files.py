@@ -10,7 +10,7 @@ from pathlib import Path
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file atomically: temporary sibling, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -24,6 +24,14 @@ def write_durably(path: Path, data: bytes) -> None:
             Path(name).unlink()
         raise
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, each with a durable name."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def append_durably(path: Path, line: bytes) -> None:

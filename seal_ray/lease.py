@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from seal_ray.errors import ClusterError
-from seal_ray.files import write_durably
+from seal_ray.files import make_folder, write_durably
 
 HEARTBEAT = 5.0
 TIME_TO_LIVE = 30.0
@@ -66,7 +66,7 @@ def owner(folder: Path) -> str | None:
 
 
 def _acquire(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     seen = _read(folder)
     if seen and not _is_here(seen):
         _wait_for_silence(folder, seen)
@@ -118,7 +118,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """The lease, or an empty dict when there is none that could be anyone's."""
     try:
         lease = json.loads((folder / "lease.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     known = isinstance(lease, dict) and {"host", "boot", "pid", "started", "token"} <= lease.keys()
     return dict(lease) if known else {}
@@ -134,14 +134,16 @@ def _runs_here(lease: dict[str, Any]) -> bool:
         process = psutil.Process(int(lease["pid"]))
         same = abs(process.create_time() - float(lease["started"])) < 1
         return bool(same and process.is_running())
-    except (psutil.Error, ValueError, TypeError):
+    except (psutil.Error, ValueError, TypeError, OverflowError):
         return False
 
 
 def _boot() -> str:
-    """This boot of this host, so that a process number of an earlier boot counts for nothing."""
+    """This boot of this host, and here this container: process numbers of others count for nothing."""
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(psutil.boot_time())
+    if not path.exists():
+        return str(psutil.boot_time())
+    return f"{path.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ class Store:
             if not (folder / "manifest.json").exists():
                 continue
             try:
-                return read_snapshot(folder, self.run_id)
+                return self._read(folder)
             except CheckpointError as error:
                 tried.append(str(error))
                 warnings.warn(f"checkpoint skipped: {error}", stacklevel=2)
@@ -69,20 +69,26 @@ class Store:
 
     def at(self, position: Position) -> Snapshot:
         """The checkpoint at a position. CheckpointError when it is not usable."""
-        return read_snapshot(self.folder / "checkpoints" / _name(position), self.run_id)
+        return self._read(self.folder / "checkpoints" / _name(position))
 
     def open(self, snapshot: Snapshot | None) -> None:
         """Make the folder agree with the state that training goes on from."""
+        self._check_owner()
         rows = snapshot.rows if snapshot else ()
         write_durably(self.folder / "metrics.jsonl", b"".join(map(to_line, rows)))
 
     def commit(self, snapshot: Snapshot) -> None:
-        """Save the state after an epoch, then its metrics, then drop surplus checkpoints."""
+        """Save the state after an epoch, then its metrics, then drop surplus checkpoints.
+
+        Those of later epochs (damaged ones that were skipped) are not counted, only overwritten in time.
+        """
         assert snapshot.position is not None
         self._check_owner()
-        write_snapshot(self.folder / "checkpoints" / _name(snapshot.position), snapshot)
+        written = self.folder / "checkpoints" / _name(snapshot.position)
+        write_snapshot(written, snapshot)
         append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
-        for surplus in self._checkpoints()[self.checkpoints :]:
+        found = self._checkpoints()
+        for surplus in found[found.index(written) + self.checkpoints :]:
             remove_snapshot(surplus)
 
     def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
@@ -125,6 +131,12 @@ class Store:
     def clear_stop(self) -> None:
         """Forget a stop request that has been obeyed, or that was for an earlier launch."""
         (self.folder / "stop").unlink(missing_ok=True)
+
+    def _read(self, folder: Path) -> Snapshot:
+        snapshot = read_snapshot(folder, self.run_id)
+        if snapshot.position is None or _name(snapshot.position) != folder.name:
+            raise CheckpointError(f"{folder}: holds the state of another epoch; it was copied or renamed")
+        return snapshot
 
     def _checkpoints(self) -> list[Path]:
         parent = self.folder / "checkpoints"

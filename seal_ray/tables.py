@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -22,13 +22,11 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
         return Text(f"{title}: no runs")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for heading, justify in _RUN_COLUMNS:
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        table.add_column(heading, justify=justify, no_wrap=True)
     for run in runs:
         ascents = ", ".join(_rise(ascent) for ascent in run["ascents"])
         table.add_row(
             run["id"],
-            run["method"],
-            str(run["seed"]),
             f"{run['epochs_done']}/{run['epochs']}",
             run["status"],
             _percent(run["top1"]),
@@ -39,16 +37,14 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     return table
 
 
-_RUN_COLUMNS = [
+_RUN_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
     ("run", "left"),
-    ("method", "left"),
-    ("seed", "right"),
     ("epochs", "right"),
     ("status", "left"),
     ("top1 %", "right"),
-    ("best %", "right"),
-    ("train loss over each ascent", "left"),
-    ("img/s", "right"),
+    ("best", "right"),
+    ("val loss before -> after each ascent", "left"),
+    ("images/s", "right"),
 ]
 
 

@@ -1,0 +1,57 @@
+"""A small prepared data set and one local Ray for the tests that need a real one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console as RichConsole
+
+from seal_ray.console import Console
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources import open_source
+from seal_ray.launch import ray_session
+from seal_ray.recipe import Job
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the digits, prepared."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with a logical CPU a core."""
+    with ray_session(None):
+        yield
+
+
+@pytest.fixture
+def screen() -> tuple[Console, io.StringIO]:
+    """A console and what it printed."""
+    text = io.StringIO()
+    return Console(RichConsole(file=text, width=120)), text
+
+
+def small_job(data: Path, storage: Path, method: object, **placement: object) -> Job:
+    """Three generations of two epochs of a tiny network on the digits, for two workers."""
+    return Job.model_validate(
+        {
+            "name": "small",
+            "recipe": {
+                "data": {"path": str(data)},
+                "model": {"arch": "resnet18", "width": 4},
+                "method": method,
+                "budget": {"epochs": 6, "generation_length": 2},
+                "optimizer": {"warmup_share": 0.0},
+                "batch_size": 32,
+                "shards": 2,
+            },
+            "placement": {"workers": 2, "threads": 1, "storage": str(storage), **placement},
+        }
+    )

@@ -1,0 +1,140 @@
+"""A run under a real Ray computes what one process computes, resumes, and refuses what cannot be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from seal_ray.console import Console
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.images import Images
+from seal_ray.errors import ClusterError, DataError
+from seal_ray.launch import launch, prepare_job
+from seal_ray.lease import hold_lease
+from seal_ray.run import Execution
+from seal_ray.snapshot import read_snapshot
+from seal_ray.store import open_store
+from seal_ray.train import fit
+from tests.ray.conftest import small_job
+from tests.runs import same_state, without_speeds
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+Screen = tuple[Console, io.StringIO]
+
+
+@pytest.mark.parametrize("method", [{"name": "seal", "ascent_rate": 0.5}], ids=["seal"])
+def test_two_ray_workers_compute_what_one_process_computes(
+    method: dict[str, object], digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    console, printed = screen
+    job = small_job(digits, tmp_path / "ray", method)
+    planned = prepare_job(job)
+    outcome = launch(planned, console)
+    assert outcome.status == "finished"
+    assert outcome.run_id.startswith("seal-s0-")
+
+    images = Images.from_dataset(load_dataset(digits), loader="torch", threads=1)
+    alone = open_store(tmp_path / "alone", job.recipe, images)
+    list(fit(job.recipe, images, store=alone, execution=Execution(threads=1)))
+    one = read_snapshot(alone.folder / "checkpoints" / "g002-e001", alone.run_id)
+    two = read_snapshot(planned.store.folder / "checkpoints" / "g002-e001", alone.run_id)
+    for snapshot in (one, two):
+        for row in snapshot.rows:
+            row.pop("workers")  # type: ignore[attr-defined]
+    same_state(one, two)
+    assert without_speeds(planned.store.rows(), "workers") == without_speeds(one.rows)
+
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == 1 + 6
+    assert "6 epochs on 2 workers" in lines[0]
+    assert lines[3].startswith("g1  e0   ascend   lr -")
+    assert not (planned.store.folder / "lease.json").exists()
+    assert not (planned.store.folder / "ray").exists()
+    assert list((planned.store.folder / "wandb").glob("offline-run-*/*.wandb"))
+
+    again = launch(prepare_job(job), console)
+    assert again.status == "finished"
+    assert "finished already, nothing to train" in printed.getvalue()
+
+
+def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
+    digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    console, printed = screen
+    method = {"name": "seal", "ascent_rate": 0.5}
+    planned = prepare_job(small_job(digits, tmp_path, method, tracking={"wandb": "off"}))
+
+    class StopsAfterThree(Console):
+        def epoch(self, row):  # type: ignore[no-untyped-def]
+            super().epoch(row)
+            if row["global_epoch"] == 0:
+                planned.store.request_stop()
+
+    outcome = launch(planned, StopsAfterThree(console._rich))
+    done = len(planned.store.rows())
+    assert outcome.status == "stopped"
+    assert 1 <= done < 6
+    assert not planned.store.stop_requested()
+
+    alone = prepare_job(small_job(digits, tmp_path, method, tracking={"wandb": "off"}, workers=1))
+    assert alone.run_id == planned.run_id
+    assert launch(alone, console).status == "finished"
+    assert f"going on after epoch {done}" in printed.getvalue()
+    rows = alone.store.rows()
+    assert [row["global_epoch"] for row in rows] == list(range(6))
+    assert [row["workers"] for row in rows] == [2] * done + [1] * (6 - done)
+
+
+def test_a_diverging_run_says_where_and_is_not_retried(
+    digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    console, printed = screen
+    job = small_job(digits, tmp_path, "normal", tracking={"wandb": "off"})
+    optimizer = job.recipe.optimizer.model_copy(update={"lr": 1e8})
+    job = job.model_copy(update={"recipe": job.recipe.model_copy(update={"optimizer": optimizer})})
+    outcome = launch(prepare_job(job), console)
+    assert outcome.status == "diverged"
+    assert "in generation 0, epoch 0, phase learn" in outcome.reason
+    assert launch(prepare_job(job), console).status == "diverged"
+    assert "diverged already" in printed.getvalue()
+
+
+def test_more_workers_than_the_cluster_has_is_an_error_before_anything_starts(
+    digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    job = small_job(digits, tmp_path, "normal", workers=64)
+    job = job.model_copy(
+        update={"recipe": job.recipe.model_copy(update={"shards": 64, "batch_size": 64})}
+    )
+    planned = prepare_job(job)
+    with pytest.raises(ClusterError, match=r"64 workers need a CPU each, the cluster has \d+; lower workers"):
+        launch(planned, screen[0])
+    assert not planned.store.folder.exists()
+
+
+def test_damaged_data_is_an_error_before_anything_starts(
+    digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    planned = prepare_job(small_job(digits, tmp_path, "normal"))
+    beton = digits / "train.beton"
+    original = beton.read_bytes()
+    beton.write_bytes(original[:-100] + bytes(100))
+    try:
+        with pytest.raises(DataError, match=r"train\.beton"):
+            launch(planned, screen[0])
+    finally:
+        beton.write_bytes(original)
+    assert not planned.store.folder.exists()
+
+
+def test_a_second_launch_of_a_running_run_says_where_it_runs(
+    digits: Path, tmp_path: Path, screen: Screen
+) -> None:
+    planned = prepare_job(small_job(digits, tmp_path, "normal"))
+    with (
+        hold_lease(planned.store.folder),
+        pytest.raises(ClusterError, match=r"is already running: process \d+ on \S+"),
+    ):
+        launch(planned, screen[0])
