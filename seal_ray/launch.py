@@ -91,17 +91,16 @@ def launch(planned: Planned, console: Console) -> Outcome:
     before = planned.store.status()
     if before.get("status") in ("finished", "diverged"):
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
-        return _outcome(planned)
+        return Outcome(planned.run_id, before["status"], before.get("reason", ""))
     verify(planned.dataset)
     use_gpu = _check_resources(planned.job)
     with hold_lease(planned.store.folder) as token:
         planned.store.clear_stop()
         _write_job(planned)
-        failure = _train(planned, console, token, use_gpu)
-    planned.store.clear_stop()
-    if failure is not None:
-        return Outcome(planned.run_id, "failed", _first_line(failure))
-    return _outcome(planned)
+        ended = _train(planned, console, token, use_gpu)
+        planned.store.clear_stop()
+        shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
+    return Outcome(planned.run_id, ended["status"], ended["reason"])
 
 
 @contextlib.contextmanager
@@ -154,15 +153,18 @@ def _check_resources(job: Job) -> bool:
     return use_gpu
 
 
-def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> Exception | None:
-    """Run Ray Train in a thread while this one follows the metrics and minds the signals."""
-    outcome: list[Exception] = []
+def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> dict[str, str]:
+    """Run Ray Train in a thread while this one follows the metrics and minds the signals.
+
+    Returns the leader's last word, {status, reason}; `failed` when Ray gave up on the workers.
+    """
+    ended = {"status": "failed", "reason": "Ray Train ended without a result"}
 
     def fit() -> None:
         try:
-            _trainer(planned, token, use_gpu).fit()
+            ended.update(_trainer(planned, token, use_gpu).fit().return_value)
         except Exception as error:
-            outcome.append(error)
+            ended["reason"] = _last_line(error)
 
     thread = threading.Thread(target=fit, daemon=True)
     seen = len(planned.store.rows())
@@ -178,7 +180,7 @@ def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> Exc
                 console.epoch(row)
             seen = max(seen, len(rows))
     console.finish()
-    return outcome[0] if outcome else None
+    return ended
 
 
 def _trainer(planned: Planned, token: str, use_gpu: bool) -> Any:
@@ -236,15 +238,10 @@ def _write_job(planned: Planned) -> None:
     write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
 
 
-def _outcome(planned: Planned) -> Outcome:
-    shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
-    status = planned.store.status()
-    name = status.get("status", "failed")
-    if name == "diverged":
-        where = "generation {generation}, epoch {epoch}, phase {phase}".format(**status)
-        return Outcome(planned.run_id, name, f"{status['metric']} is not finite in {where}")
-    return Outcome(planned.run_id, name, status.get("reason", ""))
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _last_line(error: BaseException) -> str:
+    """Of a remote traceback the last line is the error itself."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -119,7 +119,7 @@ class Run:
         )
         phase.edit(self.network, context)
         if self.first == 0:
-            self._keep_moment("forgotten", generation)
+            self.world.lead(lambda: self._keep(["forgotten"], generation))
 
     def optimizer_for(self, phase: Phase) -> torch.optim.SGD:
         """The phase's optimizer: its momentum fresh, or as it was after the last epoch."""
@@ -174,11 +174,12 @@ class Run:
         self.optimizer = optimizer_state(optimizer, self.network)
         self.next = position.next(self.recipe.budget)
         ends_phase = position.epoch + 1 == self.first + phase.epochs
+        moments = []
         if phase.ascends and ends_phase:
-            self._keep_moment("ascended", position.generation)
+            moments.append("ascended")
         if self.next.epoch == 0:
-            self._keep_moment("relearned", position.generation)
-        stop = self.world.lead(self._write)
+            moments.append("relearned")
+        stop = self.world.lead(lambda: self._write(moments, position.generation))
         finished = self.next.generation == self.recipe.budget.generations
         self.stopped = stop and not finished
         status = "finished" if finished else "stopped" if stop else "running"
@@ -186,17 +187,22 @@ class Run:
             self.set_status(status)
         return status
 
-    def _write(self) -> bool:
-        """The leader's part of a commit; returns whether a stop was asked for."""
+    def _write(self, moments: list[str], generation: int) -> bool:
+        """The leader's part of a commit; returns whether a stop was asked for.
+
+        Moments go first: an epoch that is committed has its moments, whenever the process dies.
+        """
         if self.store is None:
             return False
+        self._keep(moments, generation)
         self.store.commit(self._snapshot())
         return self.store.stop_requested()
 
     def set_status(self, status: str, **details: Any) -> None:
         """Record how the run stands."""
-        if self.store and self.world.leads:
-            self.store.set_status(status, **details)
+        store = self.store
+        if store is not None:
+            self.world.lead(lambda: store.set_status(status, **details))
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the last bits: bit-identical is claimed between equal fingerprints only."""
@@ -236,12 +242,17 @@ class Run:
             self.optimizer = snapshot.optimizer
             self.rows = list(snapshot.rows)
             self.next = snapshot.position.next(self.recipe.budget)
-        if self.store and self.world.leads:
-            self.store.open(snapshot)
-        if self.next == Position(0, 0):
-            self._keep_moment("init", 0)
+        self.world.lead(lambda: self._open(snapshot))
         finished = self.next.generation == self.recipe.budget.generations
         self.set_status("finished" if finished else "running")
+
+    def _open(self, snapshot: Snapshot | None) -> None:
+        """The leader's part of a start."""
+        if self.store is None:
+            return
+        self.store.open(snapshot)
+        if snapshot is None:
+            self._keep(["init"], 0)
 
     def _newest_snapshot(self) -> Snapshot | None:
         """The leader's choice, read by every worker from the shared storage."""
@@ -272,9 +283,10 @@ class Run:
             fingerprint=self.fingerprint(),
         )
 
-    def _keep_moment(self, name: str, generation: int) -> None:
-        if self.store and self.world.leads and name in self.execution.moments:
-            self.store.keep_moment(name, generation, self._snapshot())
+    def _keep(self, moments: list[str], generation: int) -> None:
+        for name in moments:
+            if self.store and name in self.execution.moments:
+                self.store.keep_moment(name, generation, self._snapshot())
 
 
 def _accumulation(shards: int, workers: int) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,9 @@ class Store:
 
     def open(self, snapshot: Snapshot | None) -> None:
         """Make the folder agree with the state that training goes on from."""
-        self._check_owner()
         rows = snapshot.rows if snapshot else ()
-        write_durably(self.folder / "metrics.jsonl", b"".join(map(to_line, rows)))
+        with self._saving():
+            write_durably(self.folder / "metrics.jsonl", b"".join(map(to_line, rows)))
 
     def commit(self, snapshot: Snapshot) -> None:
         """Save the state after an epoch, then its metrics, then drop surplus checkpoints.
@@ -83,19 +84,19 @@ class Store:
         Those of later epochs (damaged ones that were skipped) are not counted, only overwritten in time.
         """
         assert snapshot.position is not None
-        self._check_owner()
         written = self.folder / "checkpoints" / _name(snapshot.position)
-        write_snapshot(written, snapshot)
-        append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
-        found = self._checkpoints()
-        for surplus in found[found.index(written) + self.checkpoints :]:
-            remove_snapshot(surplus)
+        with self._saving():
+            write_snapshot(written, snapshot)
+            append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
+            found = self._checkpoints()
+            for surplus in found[found.index(written) + self.checkpoints :]:
+                remove_snapshot(surplus)
 
     def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
         """Save a named moment for analysis: `moments/gGGG-<name>`. The optimizer is not part of it."""
-        self._check_owner()
         folder = self.folder / "moments" / f"g{generation:03d}-{name}"
-        write_snapshot(folder, replace(snapshot, optimizer={}))
+        with self._saving():
+            write_snapshot(folder, replace(snapshot, optimizer={}))
 
     def status(self) -> dict[str, Any]:
         """What was last recorded: {"status": "running" | "finished" | "stopped" | "diverged", ...}."""
@@ -103,15 +104,17 @@ class Store:
 
     def set_status(self, status: str, **details: Any) -> None:
         """Record how the run stands."""
-        self._check_owner()
         text = json.dumps({"run_id": self.run_id, "status": status, **details}, indent=1)
-        write_durably(self.folder / "status.json", text.encode())
+        with self._saving():
+            write_durably(self.folder / "status.json", text.encode())
 
     def rows(self) -> list[Row]:
-        """The metrics so far. CheckpointError when the file is damaged."""
+        """The metrics so far; a line that is still being written is left out. CheckpointError when the
+        file is damaged.
+        """
         path = self.folder / "metrics.jsonl"
         try:
-            lines = path.read_bytes().splitlines()
+            *lines, _unfinished = path.read_bytes().split(b"\n")
             return [json.loads(line) for line in lines]
         except FileNotFoundError:
             return []
@@ -143,9 +146,18 @@ class Store:
         found = list(parent.iterdir()) if parent.is_dir() else []
         return newest_first([f for f in found if CHECKPOINT.fullmatch(f.name)])
 
-    def _check_owner(self) -> None:
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Write as the owner of the run; what goes wrong is said, and costs nothing committed before."""
         if not self.owned():
             raise CheckpointError(f"{self.folder}: another launch has taken this run over; nothing written")
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot save ({error.strerror or error}); everything committed before is "
+                "safe. Make room or mend the storage, then give the same command again"
+            ) from error
 
 
 def open_store(storage: Path | str, recipe: Recipe, images: Images, checkpoints: int = 2) -> Store:

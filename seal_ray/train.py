@@ -225,12 +225,13 @@ def diverged(
         "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
     }
     at = {"generation": position.generation, "epoch": position.epoch, "phase": phase.name}
-    run.set_status("diverged", metric=metric, **at, **rates)
-    return Diverged(
-        f"run {run.id}: {metric} is not finite in generation {position.generation}, epoch "
-        f"{position.epoch}, phase {phase.name}, at lr_early {rates['lr_early']:g} and lr_late "
-        f"{rates['lr_late']:g}; lower optimizer.lr or the ascent rate, or set optimizer.clip_norm"
+    reason = (
+        f"{metric} is not finite in generation {position.generation}, epoch {position.epoch}, phase "
+        f"{phase.name}, at lr_early {rates['lr_early']:g} and lr_late {rates['lr_late']:g}; lower "
+        "optimizer.lr or the ascent rate, or set optimizer.clip_norm"
     )
+    run.set_status("diverged", reason=reason, metric=metric, **at, **rates)
+    return Diverged(f"run {run.id}: {reason}")
 
 
 def _norm(parameters: list[nn.Parameter]) -> float:

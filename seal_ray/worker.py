@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from seal_ray.schedule import Row
 
 
-def work(config: dict[str, Any]) -> None:
-    """Train until the run finishes, stops or diverges; config: {job, run_id, folder, token}.
+def work(config: dict[str, Any]) -> dict[str, str]:
+    """Train until the run ends; returns {status, reason}. config: {job, run_id, folder, token}.
 
-    An error that a user caused is recorded as status `failed` and ends the worker in peace, because
-    Ray Train would retry an exception, which cannot help.
+    Divergence and errors that a user caused are returned and not raised, because Ray Train would retry an
+    exception, which cannot help.
     """
     import ray.train
     import ray.train.torch
@@ -39,12 +39,14 @@ def work(config: dict[str, Any]) -> None:
     try:
         for row in train_job(job, store, world):
             ray.train.report(dict(row))
-    except Diverged:
-        return
+    except Diverged as error:
+        return {"status": "diverged", "reason": str(error)}
     except SealRayError as error:
         if world.leads:
             with contextlib.suppress(SealRayError):
                 store.set_status("failed", reason=str(error))
+        return {"status": "failed", "reason": str(error)}
+    return {"status": store.status()["status"], "reason": ""}
 
 
 def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:

@@ -38,7 +38,9 @@ def screen() -> tuple[Console, io.StringIO]:
     return Console(RichConsole(file=text, width=120)), text
 
 
-def small_job(data: Path, storage: Path, method: object, **placement: object) -> Job:
+def small_job(
+    data: Path, storage: Path, method: object, recipe: dict[str, object] | None = None, **placement: object
+) -> Job:
     """Three generations of two epochs of a tiny network on the digits, for two workers."""
     return Job.model_validate(
         {
@@ -51,6 +53,7 @@ def small_job(data: Path, storage: Path, method: object, **placement: object) ->
                 "optimizer": {"warmup_share": 0.0},
                 "batch_size": 32,
                 "shards": 2,
+                **(recipe or {}),
             },
             "placement": {"workers": 2, "threads": 1, "storage": str(storage), **placement},
         }

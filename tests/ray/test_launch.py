@@ -87,13 +87,9 @@ def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     assert [row["workers"] for row in rows] == [2] * done + [1] * (6 - done)
 
 
-def test_a_diverging_run_says_where_and_is_not_retried(
-    digits: Path, tmp_path: Path, screen: Screen
-) -> None:
+def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: Path, screen: Screen) -> None:
     console, printed = screen
-    job = small_job(digits, tmp_path, "normal", tracking={"wandb": "off"})
-    optimizer = job.recipe.optimizer.model_copy(update={"lr": 1e8})
-    job = job.model_copy(update={"recipe": job.recipe.model_copy(update={"optimizer": optimizer})})
+    job = small_job(digits, tmp_path, "normal", {"optimizer": {"lr": 1e8, "warmup_share": 0.0}})
     outcome = launch(prepare_job(job), console)
     assert outcome.status == "diverged"
     assert "in generation 0, epoch 0, phase learn" in outcome.reason
@@ -104,10 +100,7 @@ def test_a_diverging_run_says_where_and_is_not_retried(
 def test_more_workers_than_the_cluster_has_is_an_error_before_anything_starts(
     digits: Path, tmp_path: Path, screen: Screen
 ) -> None:
-    job = small_job(digits, tmp_path, "normal", workers=64)
-    job = job.model_copy(
-        update={"recipe": job.recipe.model_copy(update={"shards": 64, "batch_size": 64})}
-    )
+    job = small_job(digits, tmp_path, "normal", {"shards": 64, "batch_size": 64}, workers=64)
     planned = prepare_job(job)
     with pytest.raises(ClusterError, match=r"64 workers need a CPU each, the cluster has \d+; lower workers"):
         launch(planned, screen[0])

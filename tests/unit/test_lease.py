@@ -245,7 +245,9 @@ def test_no_heartbeat_follows_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not [thread for thread in threading.enumerate() if "_beat" in thread.name]
 
 
-@pytest.mark.parametrize("left", [None, {"started": 0.0}, {"host": "elsewhere"}], ids=["new", "dead", "stale"])
+@pytest.mark.parametrize(
+    "left", [None, {"started": 0.0}, {"host": "elsewhere"}], ids=["new", "dead", "stale"]
+)
 def test_of_many_that_ask_at_once_one_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, Any] | None
 ) -> None:

@@ -86,7 +86,8 @@ def same(one: Snapshot, other: Snapshot) -> None:
         assert [(t.dtype, t.shape) for t in states[0].values()] == [
             (states[1][name].dtype, states[1][name].shape) for name in states[0]
         ]
-    assert (one.run_id, one.rows, dict(one.fingerprint)) == (other.run_id, other.rows, dict(other.fingerprint))
+    assert (one.run_id, one.rows) == (other.run_id, other.rows)
+    assert dict(one.fingerprint) == dict(other.fingerprint)
 
 
 def test_a_snapshot_comes_back_bit_for_bit(written: dict[str, bytes]) -> None:
@@ -100,6 +101,14 @@ def test_a_snapshot_before_the_first_epoch_has_no_position(tmp_path: Path) -> No
     same(read_snapshot(tmp_path / "init", "x"), bare)
 
 
+def means_the_same(one: bytes, other: bytes) -> bool:
+    """Whether two JSON texts differ in the space between words only."""
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
 @settings(max_examples=300)
 @given(data=st.data())
 def test_any_byte_changed_is_noticed(written: dict[str, bytes], data: st.DataObject) -> None:
@@ -108,13 +117,11 @@ def test_any_byte_changed_is_noticed(written: dict[str, bytes], data: st.DataObj
     other = data.draw(st.integers(0, 255).filter(lambda byte: byte != written[name][place]))
     damaged = bytearray(written[name])
     damaged[place] = other
-    try:
-        found = read({**written, name: bytes(damaged)})
-    except CheckpointError as error:
-        assert name in str(error)
-    else:
-        assert json.loads(damaged) == json.loads(written["manifest.json"])  # another space between words
-        same(found, SNAPSHOT)
+    if name == "manifest.json" and means_the_same(bytes(damaged), written[name]):
+        same(read({**written, name: bytes(damaged)}), SNAPSHOT)
+        return
+    with pytest.raises(CheckpointError, match=name):
+        read({**written, name: bytes(damaged)})
 
 
 @settings(max_examples=100)

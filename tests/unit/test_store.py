@@ -33,7 +33,9 @@ def snapshot(epoch: int) -> Snapshot:
         position=Position(epoch // 2, epoch % 2),
         weights={"w": torch.full((3,), float(epoch))},
         optimizer={"w:momentum_buffer": torch.full((3,), -float(epoch))},
-        rows=tuple({"generation": e // 2, "epoch": e % 2, "train_loss": 1 / (e + 1)} for e in range(epoch + 1)),
+        rows=tuple(
+            {"generation": e // 2, "epoch": e % 2, "train_loss": 1 / (e + 1)} for e in range(epoch + 1)
+        ),
     )
 
 
@@ -101,7 +103,9 @@ def test_the_older_checkpoint_is_used_with_a_warning_that_names_the_bad_one(
     same_state(found, snapshot(1))
 
 
-def test_a_checkpoint_without_a_manifest_was_never_made(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_checkpoint_without_a_manifest_was_never_made(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     store = committed(tmp_path, 3)
     (tmp_path / "checkpoints" / "g001-e000" / "manifest.json").unlink()
     found = store.latest()
@@ -116,10 +120,12 @@ def test_without_a_usable_checkpoint_the_error_lists_what_was_tried(tmp_path: Pa
         spoil(store, name)
     with (
         pytest.warns(UserWarning, match="skipped"),
-        pytest.raises(CheckpointError, match=r"no usable checkpoint among 3(.|\n)*Restore one of them") as error,
+        pytest.raises(CheckpointError, match="no usable checkpoint among 3") as error,
     ):
         store.latest()
-    assert all(f"{name}/weights.safetensors: truncated or altered" in str(error.value) for name in kept(store))
+    assert "Restore one of them" in str(error.value)
+    for name in kept(store):
+        assert f"{name}/weights.safetensors: truncated or altered" in str(error.value)
 
 
 def test_checkpoints_of_another_run_are_not_used(tmp_path: Path) -> None:
@@ -294,7 +300,7 @@ def crash_at(call: int, torn: bool = False) -> Iterator[list[str]]:
         patch.setattr(owner, name, guarded)
 
     def tear(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.name == "metrics.jsonl":
             os.truncate(path, path.stat().st_size - 10)
 
@@ -386,7 +392,7 @@ def test_a_commit_makes_every_name_durable(tmp_path: Path, monkeypatch: pytest.M
     files: set[int] = set()
 
     def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.is_dir():
             synced[path] = {child.name for child in path.iterdir()}
         else:

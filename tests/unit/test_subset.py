@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,12 +28,12 @@ def test_a_subset_is_balanced_and_ascending(per_class: int) -> None:
 
 def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
     sizes = [set(training_indices(LABELS, n).tolist()) for n in (1, 2, 10, 40)]
-    assert all(small < large for small, large in zip(sizes, sizes[1:], strict=False))
+    assert all(small < large for small, large in pairwise(sizes))
 
 
 def test_a_subset_is_not_just_the_first_images() -> None:
     indices = training_indices(LABELS, 20)
-    firsts = np.sort(np.concatenate([np.flatnonzero(LABELS == label)[:20] for label in range(5)]))
+    firsts = np.sort(np.concatenate([np.flatnonzero(np.equal(LABELS, label))[:20] for label in range(5)]))
     assert indices.tolist() != firsts.tolist()
     assert indices.max() > 250
 

@@ -1,0 +1,231 @@
+"""Metrics on their way to W&B: what is written offline, and that nothing there can harm training."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+from seal_ray import tracking
+from seal_ray.recipe import Job, Placement
+from seal_ray.tracking import NoTracker, Tracker, open_tracker, wandb_mode
+from tests.runs import tiny_recipe
+
+ROWS = [
+    {"run_id": "seal-s0-x", "generation": 0, "global_epoch": 0, "val_top1": 40.0, "phase": "learn"},
+    {"run_id": "seal-s0-x", "generation": 0, "global_epoch": 1, "val_top1": 55.5, "phase": "learn"},
+    {"run_id": "seal-s0-x", "generation": 1, "global_epoch": 2, "val_top1": None, "phase": "ascend"},
+]
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder without a key, and no settings from outside."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def job(mode: str = "offline", method: str = "seal") -> Job:
+    placement = Placement.model_validate({"tracking": {"wandb": mode, "project": "trial", "entity": None}})
+    return Job(name="tiny-seal", recipe=tiny_recipe(method), placement=placement)
+
+
+def track(folder: Path, rows: list[dict[str, Any]], mode: str = "offline") -> Tracker:
+    tracker = open_tracker(job(mode), "seal-s0-x", folder, "digits")
+    for row in rows:
+        tracker.log(row)
+    tracker.close()
+    return tracker
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The records of a .wandb file: LevelDB's log of 32 KiB blocks, after a header of 7 bytes."""
+    data, place, whole = path.read_bytes(), 7, b""
+    while place < len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def values(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Path) -> None:
+    many = [*ROWS, *({"global_epoch": e, "note": "x" * 500} for e in range(3, 100))]  # more than one block
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        track(tmp_path / "run", many)
+    (path,) = (tmp_path / "run").glob("wandb/offline-run-*/run-seal-s0-x.wandb")
+    found = list(records(path))
+    assert path.stat().st_size > 32768
+
+    history = [values(r.history.item) for r in found if r.WhichOneof("record_type") == "history"]
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in history] == many
+
+    metrics = {r.metric.glob_name or r.metric.name: r.metric for r in found if r.HasField("metric")}
+    assert "global_epoch" in metrics
+    assert metrics["*"].step_metric == "global_epoch"
+    assert metrics["val_top1"].step_metric == "global_epoch"
+    assert metrics["val_top1"].summary.max
+
+    (run,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
+    config = values(run.config.update)
+    recipe = job().recipe.model_dump(mode="json")
+    assert {key: config[key] for key in recipe} == recipe
+    assert (run.run_id, run.project, run.run_group, run.job_type) == ("seal-s0-x", "trial", "tiny-seal", "train")
+    assert set(run.tags) == {"seal", "resnet18", "digits"}
+
+
+def test_nothing_is_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    assert isinstance(track(tmp_path, ROWS, "off"), NoTracker)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "off"])
+def test_a_mode_that_is_asked_for_is_taken(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_mode(mode) == mode
+
+
+def test_auto_is_online_with_a_key_and_offline_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wandb_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_mode("auto") == "online"
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "home").mkdir()
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text(f"machine api.wandb.ai\n login user\n password {'x' * 40}\n")
+    netrc.chmod(0o600)
+    assert wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
+    assert wandb_mode("auto") == "offline"
+    netrc.write_text(f"machine wandb.example.org\n login user\n password {'x' * 40}\n")
+    assert wandb_mode("auto") == "online"
+    netrc.write_text("machine\n")
+    assert wandb_mode("auto") == "offline"
+
+
+class FakeRun:
+    """A W&B run that fails or hangs where a test says."""
+
+    def __init__(self, fails_at: str = "", hangs_at: str = "") -> None:
+        self.fails_at, self.hangs_at = fails_at, hangs_at
+        self.release = threading.Event()
+        self.calls: list[str] = []
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails_at:
+            raise wandb.errors.CommError("no route to host")
+        if name == self.hangs_at:
+            self.release.wait(60)
+
+    def init(self, **_: Any) -> FakeRun:
+        self._call("init")
+        return self
+
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        self._call("define_metric")
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._call("log")
+
+    def finish(self) -> None:
+        self._call("finish")
+
+
+@pytest.mark.parametrize("where", ["init", "define_metric", "log", "finish"])
+def test_a_wandb_that_fails_is_given_up_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    run = FakeRun(fails_at=where)
+    monkeypatch.setattr(wandb, "init", run.init)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        track(tmp_path, ROWS)
+    assert [str(w.message) for w in caught] == [
+        "W&B is given up for this launch (CommError: no route to host); training goes on and "
+        "metrics.jsonl is complete"
+    ]
+    assert run.calls.count(where) == 1
+    assert run.calls[-1] == where
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_a_wandb_that_hangs_blocks_nothing_and_is_left_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    run = FakeRun(hangs_at=where)
+    monkeypatch.setattr(wandb, "init", run.init)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    finished = threading.Event()
+
+    def train() -> None:
+        track(tmp_path, ROWS * 1000)
+        finished.set()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threading.Thread(target=train, daemon=True).start()
+        assert finished.wait(60), "training waits for W&B"
+    assert ["did not finish within 0.2 s and is left behind" in str(w.message) for w in caught] == [True]
+    assert not run.release.is_set()
+    run.release.set()
+
+
+def test_after_a_failure_rows_are_not_piled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "init", FakeRun(fails_at="init").init)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tracker = open_tracker(job(), "seal-s0-x", tmp_path, "digits")
+        assert isinstance(tracker, tracking.Wandb)
+        deadline = time.monotonic() + 60
+        while not tracker._failed.is_set():
+            assert time.monotonic() < deadline
+        for row in ROWS:
+            tracker.log(row)
+        assert tracker._queue.empty()
+        tracker.close()
+
+
+def test_rows_arrive_in_order_and_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "log", seen.append)
+    monkeypatch.setattr(wandb, "init", run.init)
+    rows = [{"global_epoch": e} for e in range(500)]
+    track(tmp_path, rows)
+    assert seen == rows
+    assert run.calls[-1] == "finish"
+
+
+def test_a_tracker_that_died_without_an_exception_of_its_own_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(**_: Any) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(wandb, "init", leave)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        track(tmp_path, ROWS)
+    assert ["W&B is given up" in str(w.message) for w in caught] == [True]
