@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,19 @@ def records(path: Path) -> Iterator[Record]:
             whole = b""
 
 
+def history(path: Path) -> list[dict[str, Any]]:
+    """The rows that were logged, without W&B's own columns."""
+    rows = [values(r.history.item) for r in records(path) if r.WhichOneof("record_type") == "history"]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def values(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
@@ -72,11 +85,10 @@ def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Pa
         warnings.simplefilter("error")
         track(tmp_path / "run", many)
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/run-seal-s0-x.wandb")
-    found = list(records(path))
+    until(lambda: len(history(path)) == len(many))  # W&B's own process may write a little later
+    assert history(path) == many
     assert path.stat().st_size > 32768
-
-    history = [values(r.history.item) for r in found if r.WhichOneof("record_type") == "history"]
-    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in history] == many
+    found = list(records(path))
 
     metrics = {r.metric.glob_name or r.metric.name: r.metric for r in found if r.HasField("metric")}
     assert "global_epoch" in metrics
@@ -88,7 +100,8 @@ def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Pa
     config = values(run.config.update)
     recipe = job().recipe.model_dump(mode="json")
     assert {key: config[key] for key in recipe} == recipe
-    assert (run.run_id, run.project, run.run_group, run.job_type) == ("seal-s0-x", "trial", "tiny-seal", "train")
+    assert (run.run_id, run.project, run.run_group) == ("seal-s0-x", "trial", "tiny-seal")
+    assert run.job_type == "train"
     assert set(run.tags) == {"seal", "resnet18", "digits"}
 
 
@@ -198,9 +211,7 @@ def test_after_a_failure_rows_are_not_piled_up(tmp_path: Path, monkeypatch: pyte
         warnings.simplefilter("ignore")
         tracker = open_tracker(job(), "seal-s0-x", tmp_path, "digits")
         assert isinstance(tracker, tracking.Wandb)
-        deadline = time.monotonic() + 60
-        while not tracker._failed.is_set():
-            assert time.monotonic() < deadline
+        until(tracker._failed.is_set)
         for row in ROWS:
             tracker.log(row)
         assert tracker._queue.empty()
@@ -216,16 +227,3 @@ def test_rows_arrive_in_order_and_before_the_end(tmp_path: Path, monkeypatch: py
     track(tmp_path, rows)
     assert seen == rows
     assert run.calls[-1] == "finish"
-
-
-def test_a_tracker_that_died_without_an_exception_of_its_own_is_not_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def leave(**_: Any) -> None:
-        raise SystemExit(1)
-
-    monkeypatch.setattr(wandb, "init", leave)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        track(tmp_path, ROWS)
-    assert ["W&B is given up" in str(w.message) for w in caught] == [True]

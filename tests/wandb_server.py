@@ -1,0 +1,139 @@
+"""A W&B server on loopback, small enough to read: it keeps what clients upload, run by run.
+
+It answers what the client of wandb 0.31 asks while a run is started, resumed, logged to and finished. A run
+that has history is resumed with that history's last line, as the real server does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "k" * 40
+"""An API key of the right length."""
+
+
+@dataclass
+class Server:
+    """What the server holds: history lines, and the last word about each run, by run id."""
+
+    url: str
+    history: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    broken: threading.Event = field(default_factory=threading.Event)
+    """While set, nothing that is uploaded is taken."""
+
+    def rows(self, run_id: str) -> list[dict[str, Any]]:
+        """The history of a run in the order of its lines, without W&B's own fields."""
+        with self.lock:
+            lines = sorted(self.history.get(run_id, {}).items())
+        return [{k: v for k, v in line.items() if not k.startswith("_")} for _, line in lines]
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The data that answers a query; an empty one for whatever a client can do without."""
+        name = variables.get("name") or variables.get("run") or ""
+        if "upsertBucket" in query:
+            with self.lock:
+                known = self.runs.setdefault(name, {})
+                known.update({k: v for k, v in variables.items() if v is not None})
+            return {"upsertBucket": {"bucket": self._bucket(name), "inserted": False}}
+        if "RunResumeStatus" in query:
+            return {"model": {"id": "p", "name": "p", "entity": ENTITY, "bucket": self._resumable(name)}}
+        if "createRunFiles" in query:
+            files = [{"name": f, "uploadUrl": f"{self.url}/upload/{name}/{f}"} for f in variables["files"]]
+            return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": files}}
+        if "viewer" in query:
+            return {"viewer": {"id": "u", "entity": "someone", "username": "someone", "flags": "{}"}}
+        return {}
+
+    def stream(self, run_id: str, body: dict[str, Any]) -> None:
+        """Take a piece of a run's history."""
+        piece = body.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+        with self.lock:
+            lines = self.history.setdefault(run_id, {})
+            for place, line in enumerate(piece["content"], piece["offset"]):
+                lines[place] = json.loads(line)
+            if body.get("complete"):
+                self.finished.add(run_id)
+
+    def _bucket(self, name: str) -> dict[str, Any]:
+        project = {"id": "p", "name": self.runs[name].get("project", "p"), "entity": ENTITY}
+        lines = len(self.history.get(name, {}))
+        return {"id": name, "name": name, "displayName": name, "project": project, "historyLineCount": lines}
+
+    def _resumable(self, name: str) -> dict[str, Any] | None:
+        if name not in self.runs:
+            return None
+        with self.lock:
+            lines = [line for _, line in sorted(self.history.get(name, {}).items())]
+        return {
+            **self._bucket(name),
+            "summaryMetrics": json.dumps(lines[-1] if lines else {}),
+            "logLineCount": 0,
+            "historyLineCount": len(lines),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]),
+            "eventsTail": "[]",
+            "config": self.runs[name].get("config", "{}"),
+            "tags": self.runs[name].get("tags", []),
+            "notes": None,
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+
+
+ENTITY = {"id": "e", "name": "someone"}
+
+
+@contextmanager
+def wandb_server() -> Iterator[Server]:
+    """A server for the length of the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            status, data = self.handle_request(body)
+            text = json.dumps(data).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def handle_request(self, body: bytes) -> tuple[int, Any]:
+            stream = re.fullmatch(r"/files/[^/]*/[^/]*/([^/]+)/file_stream", self.path)
+            if self.path == "/graphql":
+                asked = json.loads(body)
+                return 200, {"data": server.graphql(asked["query"], asked.get("variables") or {})}
+            if stream and server.broken.is_set():
+                return 400, {"error": "broken"}
+            if stream:
+                server.stream(stream[1], json.loads(body))
+            return 200, {}
+
+        do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server looks up
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(f"http://127.0.0.1:{listening.server_port}")
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        listening.shutdown()
+        listening.server_close()
