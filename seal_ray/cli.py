@@ -49,12 +49,16 @@ def train(
 
     console = Console(out)
     planned = [prepare_job(_load(file, set_, workers, storage)) for file in files]
+    unfinished = False
     with ray_session(address):
-        outcomes = [launch(one, console) for one in planned]
-    for outcome in outcomes:
-        reason = f": {outcome.reason}" if outcome.reason else ""
-        out.print(f"{outcome.run_id}: {outcome.status}{reason}", markup=False)
-    if any(outcome.status != "finished" for outcome in outcomes):
+        for one in planned:
+            outcome = launch(one, console)
+            reason = f": {outcome.reason}" if outcome.reason else ""
+            out.print(f"{outcome.run_id}: {outcome.status}{reason}", markup=False)
+            unfinished = unfinished or outcome.status != "finished"
+            if outcome.status == "stopped":
+                break
+    if unfinished:
         raise typer.Exit(1)
 
 

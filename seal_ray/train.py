@@ -59,7 +59,7 @@ def fit(
     nothing. Raises Diverged when a metric becomes non-finite (the checkpoint before it stays), ConfigError
     for a recipe that these workers cannot compute.
     """
-    images = images or Images.from_dataset(load_dataset(Path(recipe.data.path)), loader="torch", threads=1)
+    images = images or Images.from_dataset(load_dataset(Path(recipe.data.path)), loader="torch")
     run = Run(recipe, images, store, world or World(), execution or Execution())
     for generation, phase in run.phases():
         if run.enters(phase):

@@ -55,7 +55,7 @@ def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
     threads = auto_threads(recipe.shards) if placement.threads == "auto" else placement.threads
     prepare_process(threads, world.device, deterministic=placement.deterministic, precision=recipe.precision)
     dataset = world.together(lambda: load_dataset(Path(recipe.data.path)))
-    images = Images.from_dataset(dataset, loader=placement.loader, threads=threads)
+    images = Images.from_dataset(dataset, loader=placement.loader)
     execution = Execution(
         threads=threads,
         loader=placement.loader,

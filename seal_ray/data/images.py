@@ -36,14 +36,14 @@ class Images:
     """A loader of a split whose batches hold that many images."""
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, *, loader: Literal["ffcv", "torch"], threads: int) -> Images:
+    def from_dataset(cls, dataset: Dataset, *, loader: Literal["ffcv", "torch"]) -> Images:
         """The images of a prepared folder, read through FFCV or plainly."""
         return cls(
             dataset.training_identity,
             len(dataset.classes),
             dataset.mean,
             dataset.std,
-            lambda split, size: open_loader(dataset, split, kind=loader, batch_size=size, threads=threads),
+            lambda split, size: open_loader(dataset, split, kind=loader, batch_size=size),
         )
 
     @classmethod

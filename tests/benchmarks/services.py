@@ -77,7 +77,9 @@ def reporting_and_starting(data: BenchData) -> Iterator[Result]:
         assert process.stdout is not None
         marks = {}
         for line in process.stdout:
-            marks.setdefault("launched" if " workers" in line else "epoch" if line.startswith("g") else "", time.time())
+            marks.setdefault(
+                "launched" if " workers" in line else "epoch" if line.startswith("g") else "", time.time()
+            )
         process.wait()
         (run,) = (Path(folder) / "runs").iterdir()
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -55,7 +55,9 @@ def synthetic_images(folder: Path) -> BenchData:
             place.mkdir(parents=True)
             for i in range(each):
                 coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-                coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(place / f"{i:04d}.JPEG", quality=90)
+                coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(
+                    place / f"{i:04d}.JPEG", quality=90
+                )
     images = folder / "images"
     source = open_source("folder", source=None, train=images / "train", val=images / "val", size=SIZE)
     return BenchData(images, prepare(source, folder / "prepared"))
@@ -75,7 +77,7 @@ def recipe(width: int, shards: int = 1) -> Recipe:
 
 
 def open_run(data: BenchData, width: int, shards: int = 1, loader: Any = "ffcv") -> Run:
-    images = Images.from_dataset(data.dataset, loader=loader, threads=1)
+    images = Images.from_dataset(data.dataset, loader=loader)
     return Run(recipe(width, shards), images, None, World.current(), Execution(loader=loader))
 
 
@@ -103,7 +105,7 @@ def torchvision_loader(data: BenchData, workers: int) -> DataLoader[Any]:
 
 
 def loading(data: BenchData) -> Iterator[Result]:
-    images = Images.from_dataset(data.dataset, loader="ffcv", threads=2)
+    images = Images.from_dataset(data.dataset, loader="ffcv")
     run = Run(recipe(16), images, None, World(), Execution(loader="ffcv"))
     plain = torchvision_loader(data, 2)
 
@@ -136,7 +138,9 @@ def bare_epoch(data: BenchData, width: int) -> Iterator[Result]:
 
     mine, other = best_of(3 if width == 64 else 5, lambda: epoch_of(run), bare)
     target = {64: 0.97, 16: 0.88}[width]
-    yield Result(f"an epoch against a bare loop over batches in memory, width {width}", other / mine, at_least=target)
+    yield Result(
+        f"an epoch against a bare loop over batches in memory, width {width}", other / mine, at_least=target
+    )
 
 
 def published_style(data: BenchData) -> Iterator[Result]:
@@ -157,7 +161,9 @@ def published_style(data: BenchData) -> Iterator[Result]:
     mine, *others = best_of(
         2, lambda: epoch_of(run), *(lambda loader=loader: published(loader) for loader in loaders)
     )
-    yield Result("an epoch against a loop in the published code's style, width 64", min(others) / mine, at_least=1.5)
+    yield Result(
+        "an epoch against a loop in the published code's style, width 64", min(others) / mine, at_least=1.5
+    )
 
 
 def evaluation(data: BenchData) -> Iterator[Result]:

@@ -35,7 +35,7 @@ def test_two_ray_workers_compute_what_one_process_computes(
     assert outcome.status == "finished"
     assert outcome.run_id.startswith("seal-s0-")
 
-    images = Images.from_dataset(load_dataset(digits), loader="torch", threads=1)
+    images = Images.from_dataset(load_dataset(digits), loader="torch")
     alone = open_store(tmp_path / "alone", job.recipe, images)
     list(fit(job.recipe, images, store=alone, execution=Execution(threads=1)))
     one = read_snapshot(alone.folder / "checkpoints" / "g002-e001", alone.run_id)

@@ -14,7 +14,7 @@ import torch
 from seal_ray.data.beton import Dataset
 from seal_ray.data.loaders import ArrayLoader, FfcvLoader, Loader, open_loader
 from seal_ray.data.samples import Source
-from seal_ray.errors import ConfigError, DataError
+from seal_ray.errors import DataError
 
 BATCH = 4
 KINDS = ("ffcv", "torch", "array")
@@ -118,12 +118,6 @@ def test_ffcv_does_not_set_the_threads_of_torch(loaders: dict[str, Loader]):
         assert [*seen, torch.get_num_threads()] == [2] * 7
     finally:
         torch.set_num_threads(before)
-
-
-def test_more_threads_than_cores_are_refused(prepared: Callable[[str], Dataset]):
-    for threads in (0, 100_000):
-        with pytest.raises(ConfigError, match=f"{threads} FFCV threads is outside 1.."):
-            open_loader(prepared("raw"), "train", kind="ffcv", batch_size=BATCH, threads=threads)
 
 
 def test_a_file_other_than_described_is_refused(prepared: Callable[[str], Dataset]):

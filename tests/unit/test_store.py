@@ -200,12 +200,24 @@ def test_going_on_from_an_older_checkpoint_takes_its_metrics(tmp_path: Path) -> 
     assert store.rows() == list(snapshot(1).rows)
 
 
-@pytest.mark.parametrize("text", [b"{", b"\xff\n", b'{"a": 1}\n{"b":\n', b"[" * 100_000])
+@pytest.mark.parametrize("text", [b"{\n", b"\xff\n", b'{"a": 1}\n{"b":\n', b"[" * 100_000 + b"\n"])
 def test_damaged_metrics_are_a_checkpoint_error(tmp_path: Path, text: bytes) -> None:
     store = committed(tmp_path, 1)
     (tmp_path / "metrics.jsonl").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
         store.rows()
+
+
+def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    store = committed(tmp_path, 2)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        for piece in (b'{"generation": 1', b', "epoch": 0}'):
+            file.write(piece)
+            file.flush()
+            assert store.rows() == list(snapshot(1).rows)
+        file.write(b"\n")
+        file.flush()
+        assert store.rows() == [*snapshot(1).rows, {"generation": 1, "epoch": 0}]
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"5", b"[" * 100_000])
@@ -236,6 +248,33 @@ def test_a_stop_request_stays_until_it_is_cleared(tmp_path: Path) -> None:
     assert Store(tmp_path / "run", RUN).stop_requested()
     store.clear_stop()
     assert not store.stop_requested()
+
+
+def test_a_full_disk_is_a_checkpoint_error_and_costs_nothing_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = committed(tmp_path, 2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for action in (
+            lambda: store.commit(snapshot(2)),
+            lambda: store.keep_moment("relearned", 0, snapshot(1)),
+            lambda: store.set_status("running"),
+            lambda: store.open(snapshot(1)),
+        ):
+            with pytest.raises(CheckpointError, match="cannot save .No space left on device.*is safe"):
+                action()
+    assert not [path for path in tmp_path.rglob(".*")]
+    found = store.latest()
+    assert found is not None
+    same_state(found, snapshot(1))
+    store.open(found)
+    store.commit(snapshot(2))
+    assert store.rows() == list(snapshot(2).rows)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

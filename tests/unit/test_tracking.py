@@ -55,6 +55,8 @@ def records(path: Path) -> Iterator[Record]:
             place += 32768 - place % 32768
             continue
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        if place + 7 + length > len(data):
+            return  # still being written
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last piece of one
