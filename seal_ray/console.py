@@ -40,14 +40,14 @@ class Console:
             console=self._rich,
             transient=True,
         )
-        self._task = self._progress.add_task(job.recipe.method.name, total=total, completed=done)
+        self._task = self._progress.add_task("starting workers", total=total, completed=done)
         self._progress.start()
 
     def epoch(self, row: Row) -> None:
         """An epoch is committed."""
         self.note(epoch_line(row))
         if self._progress and self._task is not None:
-            self._progress.advance(self._task)
+            self._progress.update(self._task, advance=1, description="training")
 
     def finish(self) -> None:
         """The run has ended, however."""

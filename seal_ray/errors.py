@@ -24,5 +24,9 @@ class ClusterError(SealRayError):
     """A Ray cluster that cannot be reached or cannot run what was asked."""
 
 
+class SealRayWarning(UserWarning):
+    """Something a user should know of that does not stop the run."""
+
+
 class Diverged(SealRayError):  # noqa: N818 - an outcome of training, named as the field names it
     """The training loss became non-finite. The run ends; the last checkpoint stays."""

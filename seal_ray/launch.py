@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -167,20 +167,38 @@ def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> dic
             ended["reason"] = _last_line(error)
 
     thread = threading.Thread(target=fit, daemon=True)
-    seen = len(planned.store.rows())
-    console.start(planned.job, planned.run_id, seen)
-    with _stop_on_signal(planned.store, console):
-        thread.start()
-        running = True
-        while running:
-            thread.join(POLL)
-            running = thread.is_alive()
-            rows = planned.store.rows()
-            for row in rows[seen:]:
-                console.epoch(row)
-            seen = max(seen, len(rows))
-    console.finish()
+    console.start(planned.job, planned.run_id, len(planned.store.rows()))
+    show_news = _follow(planned.store, console)
+    try:
+        with _stop_on_signal(planned.store, console):
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL)
+                show_news()
+        show_news()
+    finally:
+        console.finish()
     return ended
+
+
+def _follow(store: Store, console: Console) -> Callable[[], None]:
+    """A function that shows the epochs and warnings that have come since it was last called."""
+    epochs, warned, size = len(store.rows()), len(store.warnings()), -1
+
+    def show_news() -> None:
+        nonlocal epochs, warned, size
+        for text in store.warnings()[warned:]:
+            console.note(f"warning: {text}")
+            warned += 1
+        path = store.folder / "metrics.jsonl"
+        if path.exists() and path.stat().st_size != size:
+            size = path.stat().st_size
+            rows = store.rows()
+            for row in rows[epochs:]:
+                console.epoch(row)
+            epochs = max(epochs, len(rows))
+
+    return show_news
 
 
 def _trainer(planned: Planned, token: str, use_gpu: bool) -> Any:

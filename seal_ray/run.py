@@ -66,8 +66,9 @@ class Run:
         self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
 
         shard = recipe.batch_size // recipe.shards
-        self.train = images.open("train", shard * self.accumulation)
-        self.validation = images.open("val", EVALUATION_BATCH)
+        self.train, self.validation = world.together(
+            lambda: (images.open("train", shard * self.accumulation), images.open("val", EVALUATION_BATCH))
+        )
         self.indices = training_indices(self.train.labels, recipe.data.per_class)
         self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
         if len(self.indices) < recipe.batch_size:
@@ -96,7 +97,8 @@ class Run:
                     self.first = first
                     yield generation, phase
 
-    def enters(self, phase: Phase) -> bool:
+    @property
+    def enters_phase(self) -> bool:
         """Whether the next epoch is the first one of the phase at hand."""
         return self.next.epoch == self.first
 
@@ -124,7 +126,7 @@ class Run:
     def optimizer_for(self, phase: Phase) -> torch.optim.SGD:
         """The phase's optimizer: its momentum fresh, or as it was after the last epoch."""
         optimizer = build_optimizer(self.network, self.parts, phase, self.recipe.optimizer)
-        if not (phase.fresh and self.enters(phase)):
+        if not (phase.fresh and self.enters_phase):
             load_optimizer_state(optimizer, self.network, self.optimizer)
         return optimizer
 

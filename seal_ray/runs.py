@@ -32,26 +32,40 @@ def summarise(folder: Path) -> dict[str, Any]:
     status = store.status()
     try:
         job: Job | None = load_job(folder / "job.yaml")
-        rows = store.rows()
+        measured = _measured(store)
     except SealRayError as error:
-        job, rows = None, []
+        job, measured = None, _summed([])
         status = {"status": "damaged", "reason": str(error)}
     name = status.get("status", "new")
     if name == "running" and owner(folder) is None:
         name = "interrupted"
-    last: Row = rows[-1] if rows else {}
-    scored = [row["val_top1"] for row in rows if row["val_top1"] is not None]
     return {
         "id": folder.name,
         "name": job.name if job else "",
         "method": job.recipe.method.name if job else "",
         "seed": job.recipe.seed if job else -1,
-        "generation": last.get("generation"),
-        "epoch": last.get("epoch"),
-        "epochs_done": len(rows),
         "epochs": job.recipe.budget.epochs if job else 0,
         "status": name,
         "reason": status.get("reason", ""),
+        **measured,
+    }
+
+
+def _measured(store: Store) -> dict[str, Any]:
+    """The run's metrics summed up. CheckpointError when they are damaged, or are some other JSON."""
+    try:
+        return _summed(store.rows())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{store.folder / 'metrics.jsonl'}: damaged ({error!r})") from None
+
+
+def _summed(rows: Sequence[Row]) -> dict[str, Any]:
+    last: Row = rows[-1] if rows else {}
+    scored = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    return {
+        "generation": last.get("generation"),
+        "epoch": last.get("epoch"),
+        "epochs_done": len(rows),
         "top1": scored[-1] if scored else None,
         "best_top1": max(scored, default=None),
         "images_per_second": _mean([row["images_per_second"] for row in rows]),
@@ -61,17 +75,21 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """Validation loss at the start and at the end of each stretch of `ascend` epochs.
+    """Validation loss before each stretch of `ascend` epochs, and at its last evaluation so far.
 
-    Both are always there, because every phase ends with an evaluation.
+    Every phase ends with an evaluation, so the loss before is there; a stretch without one yet is left out.
     """
-    found = []
+    found: dict[int, dict[str, float]] = {}
+    start = None
     for before, row in pairwise(rows):
-        if row["phase"] == "ascend":
-            if before["phase"] != "ascend":
-                found.append({"generation": row["generation"], "loss_before": before["val_loss"]})
-            found[-1]["loss_after"] = row["val_loss"]
-    return found
+        if row["phase"] != "ascend":
+            continue
+        if before["phase"] != "ascend":
+            start = before["val_loss"]
+        if row["val_loss"] is not None:
+            losses = {"loss_before": start, "loss_after": row["val_loss"]}
+            found[row["generation"]] = {"generation": row["generation"], **losses}
+    return list(found.values())
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,12 +11,12 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seal_ray.errors import CheckpointError
+from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.files import append_durably, write_durably
 from seal_ray.lineage import run_id
 from seal_ray.schedule import Position, Row
@@ -59,7 +59,7 @@ class Store:
                 return self._read(folder)
             except CheckpointError as error:
                 tried.append(str(error))
-                warnings.warn(f"checkpoint skipped: {error}", stacklevel=2)
+                warnings.warn(f"checkpoint skipped: {error}", SealRayWarning, stacklevel=2)
         if tried:
             raise CheckpointError(
                 f"{self.folder}: no usable checkpoint among {len(tried)}:\n  "
@@ -122,6 +122,16 @@ class Store:
             raise CheckpointError(
                 f"{path}: damaged; the next launch of the run rewrites it from its checkpoint"
             ) from None
+
+    def warn(self, text: str) -> None:
+        """Leave a warning for whoever follows the run; one that cannot be written is dropped."""
+        with suppress(OSError):
+            append_durably(self.folder / "warnings.txt", (" ".join(text.split()) + "\n").encode())
+
+    def warnings(self) -> list[str]:
+        """What the run has warned of, oldest first."""
+        path = self.folder / "warnings.txt"
+        return path.read_text().splitlines() if path.exists() else []
 
     def request_stop(self) -> None:
         """Ask the run to end at its next epoch boundary."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
+from seal_ray.errors import SealRayWarning
 from seal_ray.schedule import Row
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Wandb:
         if self._thread.is_alive():
             warnings.warn(
                 f"W&B did not finish within {PATIENCE:g} s and is left behind; metrics.jsonl is complete",
+                SealRayWarning,
                 stacklevel=2,
             )
 
@@ -111,6 +113,7 @@ class Wandb:
             warnings.warn(
                 f"W&B is given up for this launch ({type(error).__name__}: {error}); training goes on and "
                 "metrics.jsonl is complete",
+                SealRayWarning,
                 stacklevel=2,
             )
 

@@ -62,7 +62,7 @@ def fit(
     images = images or Images.from_dataset(load_dataset(Path(recipe.data.path)), loader="torch")
     run = Run(recipe, images, store, world or World(), execution or Execution())
     for generation, phase in run.phases():
-        if run.enters(phase):
+        if run.enters_phase:
             run.edit(phase, generation)
         optimizer = run.optimizer_for(phase)
         for position in run.epochs(phase):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.device import auto_threads, prepare_process
-from seal_ray.errors import Diverged, SealRayError
+from seal_ray.errors import Diverged, SealRayError, SealRayWarning
 from seal_ray.lease import owns
 from seal_ray.recipe import Job
 from seal_ray.run import Execution
@@ -36,6 +37,8 @@ def work(config: dict[str, Any]) -> dict[str, str]:
     folder, token = Path(config["folder"]), config["token"]
     world = World.current(ray.train.torch.get_device())
     store = Store(folder, config["run_id"], job.placement.keep.checkpoints, lambda: owns(folder, token))
+    if world.leads:
+        _show_warnings_in(store)
     try:
         for row in train_job(job, store, world):
             ray.train.report(dict(row))
@@ -47,6 +50,27 @@ def work(config: dict[str, Any]) -> dict[str, str]:
                 store.set_status("failed", reason=str(error))
         return {"status": "failed", "reason": str(error)}
     return {"status": store.status()["status"], "reason": ""}
+
+
+def _show_warnings_in(store: Store) -> None:
+    """Put this process's own warnings where the launch shows them; a worker has no terminal."""
+    show = warnings.showwarning
+
+    def keep(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, SealRayWarning):
+            store.warn(str(message))
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = keep
+    warnings.simplefilter("always", SealRayWarning)
 
 
 def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:

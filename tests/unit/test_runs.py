@@ -15,6 +15,7 @@ from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, dump_job
 from seal_ray.runs import ascents, list_runs, summarise
 from seal_ray.store import Store
+from seal_ray.tables import runs_table
 from tests.runs import Execution, open_store, tiny_recipe, train_run
 
 MOMENTS = Execution(moments=())
@@ -50,7 +51,7 @@ def test_a_finished_run_says_how_well_it_did(tmp_path: Path) -> None:
     assert run["weights_sha256"] == rows[-1]["weights_sha256"]
     assert run["images_per_second"] == pytest.approx(sum(r["images_per_second"] for r in rows) / 8, abs=0.1)
     assert run["ascents"] == [
-        {"generation": 1, "loss_before": rows[3]["train_loss"], "loss_after": rows[4]["train_loss"]}
+        {"generation": 1, "loss_before": rows[3]["val_loss"], "loss_after": rows[4]["val_loss"]}
     ]
     assert run["reason"] == ""
     wanted = "id method seed generation epoch status top1 best_top1 weights_sha256".split()
@@ -157,7 +158,8 @@ def test_runs_are_listed_by_method_and_seed(tmp_path: Path) -> None:
         make_run(tmp_path, method, epochs=0, seed=seed)
     (tmp_path / "data").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    assert [(run["method"], run["seed"]) for run in list_runs(tmp_path)] == [("llf", 2), ("llf", 10), ("seal", 0)]
+    listed = [(run["method"], run["seed"]) for run in list_runs(tmp_path)]
+    assert listed == [("llf", 2), ("llf", 10), ("seal", 0)]
 
 
 def test_an_empty_storage_has_no_runs_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_each_ascent_is_measured_from_the_epoch_before_it() -> None:
     generations = [0, 0, 1, 1, 1, 2, 2]
     losses = [3.0, 1.0, 1.5, 2.0, 0.9, 1.2, 0.8]
     rows = [
-        {"phase": phase, "generation": generation, "train_loss": loss}
+        {"phase": phase, "generation": generation, "val_loss": loss}
         for phase, generation, loss in zip(phases, generations, losses, strict=True)
     ]
     assert ascents(rows) == [
@@ -182,3 +184,15 @@ def test_each_ascent_is_measured_from_the_epoch_before_it() -> None:
     ]
     assert ascents(rows[:3]) == [{"generation": 1, "loss_before": 1.0, "loss_after": 1.5}]
     assert ascents([]) == []
+    for row in (rows[0], rows[2]):  # not every epoch is evaluated
+        row["val_loss"] = None
+    assert ascents(rows)[0] == {"generation": 1, "loss_before": 1.0, "loss_after": 2.0}
+    assert ascents(rows[:3]) == []
+
+
+def test_a_run_in_the_middle_of_an_ascent_can_be_listed(tmp_path: Path) -> None:
+    seal = {"name": "seal", "ascent_share": 0.5, "ascent_rate": 0.5}
+    make_run(tmp_path, seal, epochs=5, execution=Execution(moments=(), eval_every=4))
+    runs = list_runs(tmp_path)
+    assert [run["ascents"] for run in runs] == [[]]
+    runs_table(runs, "runs")
