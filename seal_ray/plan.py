@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seal_ray.data.subset import training_indices
+from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.device import usable_cores
 from seal_ray.launch import Planned
 from seal_ray.network import Parts, build, stages
@@ -49,10 +49,12 @@ class Plan:
 
 
 def make_plan(planned: Planned) -> Plan:
-    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged."""
+    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged, ConfigError
+    when the recipe does not fit the data.
+    """
     recipe, store = planned.job.recipe, planned.store
     labels = planned.train_labels()
-    per_epoch = len(training_indices(labels, recipe.data.per_class)) // recipe.batch_size
+    per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
     model = recipe.model
     network = build(
         model.arch,
@@ -136,9 +138,11 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
         if isinstance(group.lr, float):
             total = group.lr * sum(scheduled)
             return total, total
-        start, factor, cap = min(group.lr.start, group.lr.cap), group.lr.factor, group.lr.cap
-        low = sum(rate * start / factor**epoch for epoch, rate in enumerate(scheduled))
-        high = sum(rate * min(start * factor**epoch, cap) for epoch, rate in enumerate(scheduled))
+        weakest = strongest = min(group.lr.start, group.lr.cap)
+        low = high = 0.0
+        for rate in scheduled:
+            low, high = low + rate * weakest, high + rate * strongest
+            weakest, strongest = weakest / group.lr.factor, min(strongest * group.lr.factor, group.lr.cap)
         return low, high
     return None
 

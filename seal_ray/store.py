@@ -7,6 +7,7 @@ between the two leaves nothing doubled or missing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -23,6 +24,7 @@ from seal_ray.schedule import Position, Row
 from seal_ray.snapshot import (
     Snapshot,
     newest_first,
+    read_manifest,
     read_snapshot,
     remove_snapshot,
     to_line,
@@ -87,6 +89,8 @@ class Store:
         written = self.folder / "checkpoints" / _name(snapshot.position)
         with self._saving():
             write_snapshot(written, snapshot)
+        # Asked again, since writing takes a while: an equal checkpoint does no harm, a doubled line would.
+        with self._saving():
             append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
             found = self._checkpoints()
             for surplus in found[found.index(written) + self.checkpoints :]:
@@ -109,19 +113,29 @@ class Store:
             write_durably(self.folder / "status.json", text.encode())
 
     def rows(self) -> list[Row]:
-        """The metrics so far; a line that is still being written is left out. CheckpointError when the
-        file is damaged.
+        """The metrics so far; a line that is still being written is left out.
+
+        CheckpointError unless they are, byte for byte, what one of the checkpoints says.
         """
         path = self.folder / "metrics.jsonl"
+        known = self._metrics_checksums()
         try:
-            *lines, _unfinished = path.read_bytes().split(b"\n")
-            return [json.loads(line) for line in lines]
+            text = b"".join(path.read_bytes().rpartition(b"\n")[:2])
         except FileNotFoundError:
-            return []
-        except (ValueError, RecursionError):
+            text = b""
+        # Looked at before and after, because an epoch may be committed meanwhile.
+        known |= self._metrics_checksums()
+        if known and hashlib.sha256(text).hexdigest() not in known:
             raise CheckpointError(
-                f"{path}: damaged; the next launch of the run rewrites it from its checkpoint"
-            ) from None
+                f"{path}: damaged, it is not what the checkpoints say; the next launch of the run rewrites it"
+            )
+        try:
+            rows = [json.loads(line) for line in text.splitlines()]
+        except (ValueError, RecursionError):
+            rows = [None]
+        if not all(isinstance(row, dict) for row in rows):
+            raise CheckpointError(f"{path}: damaged, and the run has no checkpoint; remove the run's folder")
+        return rows
 
     def warn(self, text: str) -> None:
         """Leave a warning for whoever follows the run; one that cannot be written is dropped."""
@@ -150,6 +164,16 @@ class Store:
         if snapshot.position is None or _name(snapshot.position) != folder.name:
             raise CheckpointError(f"{folder}: holds the state of another epoch; it was copied or renamed")
         return snapshot
+
+    def _metrics_checksums(self) -> set[str]:
+        """SHA-256 of metrics.jsonl as each checkpoint has it; a kill may leave it one line behind."""
+        folders, found = self._checkpoints(), set()
+        for folder in folders:
+            with suppress(CheckpointError):
+                found.add(read_manifest(folder)["files"]["metrics.jsonl"]["sha256"])
+        if found and [folder.name for folder in folders] == [_name(Position(0, 0))]:
+            found.add(hashlib.sha256(b"").hexdigest())
+        return found
 
     def _checkpoints(self) -> list[Path]:
         parent = self.folder / "checkpoints"

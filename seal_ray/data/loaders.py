@@ -39,8 +39,9 @@ def open_loader(dataset: Dataset, split: str, *, kind: Literal["ffcv", "torch"],
     """Open a loader of a split, "train" or "val".
 
     "ffcv" decodes ahead on a thread of its own; "torch" needs no FFCV and reads in line on the caller's
-    thread, which for raw pixels is a copy. Of raw pixels both give the same bytes. Of JPEG they do not, because
-    FFCV decodes faster and coarser: on Tiny ImageNet 2.0 grey levels from the original on average, against 1.2.
+    thread, which for raw pixels is a copy. Of raw pixels both give the same bytes. Of JPEG they do not,
+    because FFCV decodes faster and coarser: on Tiny ImageNet 2.0 grey levels from the original on average,
+    against 1.2.
     Raises DataError when the file is damaged, ConfigError when FFCV cannot be used.
     """
     facts = dataset.splits[split]

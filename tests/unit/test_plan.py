@@ -191,12 +191,10 @@ def test_what_a_run_keeps_is_what_was_planned(
 ) -> None:
     if momentum == 0.0 and method != {"name": "ban"}:
         return
-    optimizer = {"momentum": momentum}
     keep = {"moments": EVERYTHING, "checkpoints": 2}
-    plan = tiny_plan(
-        prepared("raw"), tmp_path, method, placement={"keep": keep}, optimizer=optimizer
-    )
-    recipe = tiny_recipe(method, optimizer=optimizer)
+    changes = {"optimizer": {"momentum": momentum}, "budget": {"epochs": 6, "generation_length": 3}}
+    plan = tiny_plan(prepared("raw"), tmp_path, method, placement={"keep": keep}, **changes)
+    recipe = tiny_recipe(method, **changes)
     train_run(recipe, tmp_path / "run", checkpoints=2, execution=Execution(moments=EVERYTHING))
     checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [tensor_bytes(path) for path in checkpoints] == [plan.checkpoint_bytes] * 2

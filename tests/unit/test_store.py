@@ -209,15 +209,59 @@ def test_damaged_metrics_are_a_checkpoint_error(tmp_path: Path, text: bytes) -> 
 
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    store = committed(tmp_path, 3)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    for end in range(len(b"".join(map(to_line, snapshot(1).rows))), len(whole)):
+        path.write_bytes(whole[:end])
+        assert store.rows() == list(snapshot(1).rows)
+    path.write_bytes(whole)
+    assert store.rows() == list(snapshot(2).rows)
+
+
+def test_metrics_that_no_checkpoint_vouches_for_are_damaged(tmp_path: Path) -> None:
+    store = committed(tmp_path, 3, checkpoints=2)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    first, second, third = whole.splitlines(keepends=True)
+    for text in (b"", first, whole + third, second + first + third, whole.replace(b"1.0", b"1.1", 1)):
+        path.write_bytes(text)
+        with pytest.raises(CheckpointError, match="not what the checkpoints say"):
+            store.rows()
+    path.unlink()
+    with pytest.raises(CheckpointError, match="not what the checkpoints say"):
+        store.rows()
+    store.open(store.latest())
+    assert path.read_bytes() == whole
+    assert store.rows() == list(snapshot(2).rows)
+
+
+def test_a_kill_before_the_very_first_line_leaves_no_metrics_yet(tmp_path: Path) -> None:
+    store = committed(tmp_path, 1, checkpoints=1)
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    assert store.rows() == []
+    store.commit(snapshot(1))
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="not what the checkpoints say"):
+        store.rows()
+
+
+def test_without_checkpoints_metrics_are_taken_as_they_are(tmp_path: Path) -> None:
     store = committed(tmp_path, 2)
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        for piece in (b'{"generation": 1', b', "epoch": 0}'):
-            file.write(piece)
-            file.flush()
-            assert store.rows() == list(snapshot(1).rows)
-        file.write(b"\n")
-        file.flush()
-        assert store.rows() == [*snapshot(1).rows, {"generation": 1, "epoch": 0}]
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert store.rows() == list(snapshot(1).rows)
+    (tmp_path / "metrics.jsonl").write_bytes(b"5\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
+        store.rows()
+
+
+def test_a_launch_that_is_taken_over_while_it_commits_adds_no_line(tmp_path: Path) -> None:
+    committed(tmp_path, 1)
+    answers = iter([True, False])
+    late = Store(tmp_path, RUN, 99, owned=lambda: next(answers))
+    with pytest.raises(CheckpointError, match="another launch has taken this run over"):
+        late.commit(snapshot(1))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == to_line(snapshot(0).rows[0])
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"5", b"[" * 100_000])

@@ -1,0 +1,321 @@
+"""The command line as a user meets it: output, exit codes, errors without tracebacks. No Ray is started."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import seal_ray.doctor
+from seal_ray import cli
+from seal_ray.doctor import Check
+from tests.runs import Execution, train_run
+from tests.unit.test_runs import make_run
+
+ROOT = Path(__file__).parents[2]
+SEAL = ROOT / "jobs" / "runs" / "quickstart" / "seal.yaml"
+COMMANDS = ["train", "validate", "plan", "runs", "doctor", "data prepare"]
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `seal-ray ARGUMENTS` in this process."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(*arguments: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["seal-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        assert "Traceback" not in found.out + found.err
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else int(code is not None), found.out, found.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared by the command line."""
+    to = tmp_path_factory.mktemp("data") / "digits"
+    command = [sys.executable, "-m", "seal_ray", "data", "prepare", "digits", "--to", str(to)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert re.search(r"digits, 10 classes, 1\d{3} train, \d{3} val images of \d+ px", found.stdout)
+    assert "sha256:" in found.stdout
+    return to
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Any, command: str) -> None:
+    ended = run(*command.split(), "--help")
+    assert ended.code == 0
+    assert "Usage:" in ended.out
+    assert ended.err == ""
+
+
+def test_help_names_every_command(run: Any) -> None:
+    ended = run("--help")
+    assert ended.code == 0
+    for command in ("train", "validate", "plan", "runs", "doctor", "data"):
+        assert command in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["validate"], "Missing argument 'FILE'"),
+        (["plan", SEAL, "--epochs", "5"], "No such option: --epochs"),
+        (["data", "prepare", "digits"], "Missing option '--to'"),
+        (["data", "prepare", "digits", "--to", "x", "--size", "big"], "'big' is not a valid int"),
+    ],
+)
+def test_a_command_that_does_not_exist_so_is_refused(run: Any, arguments: list[Any], message: str) -> None:
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert message in re.sub(r"[│\s]+", " ", ended.err)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/runs/*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_shipped_jobs_are_valid(run: Any, path: Path) -> None:
+    ended = run("validate", path)
+    assert ended.code == 0
+    assert re.search(rf"{path.name}: valid \(\w+, \d+ epochs\)", ended.out)
+    assert ended.err == ""
+
+
+def test_an_override_is_validated_too(run: Any) -> None:
+    good = run("validate", SEAL, "--set", "recipe.method=llf", "--set", "recipe.budget.epochs=32")
+    assert (good.code, good.err) == (0, "")
+    assert "valid (llf, 32 epochs)" in good.out
+    bad = run("validate", SEAL, "--set", "recipe.budget.epochs=33")
+    assert bad.code == 2
+    assert bad.err.startswith("error: ")
+    assert "multiple of generation_length" in bad.err
+    assert bad.out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: {data: {path: x}, metod: seal}\n", "bad.yaml:1: recipe.metod"),
+        ("recipe: {\n", "bad.yaml"),
+        ("", "bad.yaml"),
+        ("\x00", "bad.yaml"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_place(run: Any, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    for command in ("validate", "plan", "train"):
+        ended = run(command, tmp_path / "bad.yaml")
+        assert ended.code == 2
+        assert ended.err.startswith("error: ")
+        assert message in ended.err
+        assert ended.out == ""
+
+
+def test_a_file_that_is_not_there_is_refused(run: Any, tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        for command in ("validate", "plan", "train"):
+            ended = run(command, path)
+            assert ended.code == 2
+            assert str(path) in ended.err
+
+
+def test_data_that_is_not_prepared_says_how_to_prepare_it(run: Any, tmp_path: Path) -> None:
+    missing = f"recipe.data.path={tmp_path / 'nowhere'}"
+    for command in ("plan", "train"):
+        ended = run(command, SEAL, "--set", missing)
+        assert ended.code == 2
+        assert "seal-ray data prepare" in ended.err
+    assert run("validate", SEAL, "--set", missing).code == 0  # needs no data
+
+
+def test_a_plan_of_prepared_digits(run: Any, digits: Path, tmp_path: Path) -> None:
+    where = ["--set", f"recipe.data.path={digits}", "--storage", tmp_path / "my runs"]
+    ended = run("plan", SEAL, *where)
+    assert (ended.code, ended.err) == (0, "")
+    for text in ("ascend", "relearn", "measured: +0.5 nats", "24 epochs", "2 for 2 shards", "new"):
+        assert text in ended.out
+    images = json.loads((digits / "dataset.json").read_text())["splits"]["train"]["count"]
+    steps = images // 64 * 24
+    assert f"{steps:,} steps, {64 * steps:,} images" in ended.out
+    assert str(tmp_path / "my runs" / "seal-s0-") in ended.out
+    assert list(tmp_path.iterdir()) == []  # planning writes nothing
+
+    other = run("plan", SEAL, *where, "--workers", "1", "--set", "recipe.method=llf")
+    assert "1 for 2 shards" in other.out
+    assert "Reinit" in other.out
+    assert run("plan", SEAL, *where, "--workers", "3").code == 2
+
+
+def test_preparing_again_changes_nothing_and_other_options_are_refused(run: Any, digits: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in digits.iterdir()}
+    again = run("data", "prepare", "digits", "--to", digits)
+    assert (again.code, again.err) == (0, "")
+    assert {path.name: path.stat().st_mtime_ns for path in digits.iterdir()} == before
+    for options, message in (
+        (["--classes", "5"], "holds another data set"),
+        (["--classes", "50"], "--classes 50 is outside 1..10"),
+        (["--size", "32"], "--size does not apply to digits"),
+    ):
+        ended = run("data", "prepare", "digits", "--to", digits, *options)
+        assert ended.code == 2
+        assert message in ended.err
+    assert run("data", "prepare", "imagenet", "--to", digits).code == 2
+
+
+def test_runs_of_an_empty_and_of_a_missing_folder(run: Any, tmp_path: Path) -> None:
+    ended = run("runs", "--storage", tmp_path, "--json")
+    assert (ended.code, json.loads(ended.out), ended.err) == (0, [], "")
+    ended = run("runs", "--storage", tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert "no runs" in ended.out
+    for options in ([], ["--json"]):
+        ended = run("runs", "--storage", tmp_path / "nowhere", *options)
+        assert ended.code == 2
+        assert "nowhere: no such folder" in ended.err
+        assert ended.out == ""
+
+
+def test_runs_as_a_table_and_as_json(run: Any, tmp_path: Path) -> None:
+    done = make_run(tmp_path, {"name": "seal", "ascent_rate": 0.5})
+    begun = make_run(tmp_path, "llf", epochs=1, seed=5)
+    broken = make_run(tmp_path, "ke", epochs=0)
+    (broken.folder / "job.yaml").write_text("{")
+    ended = run("runs", "--storage", tmp_path, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = {row["id"]: row for row in json.loads(ended.out)}
+    assert {name: row["status"] for name, row in found.items()} == {
+        done.run_id: "finished",
+        begun.run_id: "interrupted",
+        broken.run_id: "damaged",
+    }
+    for row in found.values():
+        assert {
+            "id",
+            "method",
+            "seed",
+            "generation",
+            "epoch",
+            "status",
+            "top1",
+            "best_top1",
+            "weights_sha256",
+        } <= row.keys()
+    table = run("runs", "--storage", tmp_path).out
+    for name, row in found.items():
+        (line,) = (line for line in table.splitlines() if name in line)
+        assert row["status"] in line
+    (line,) = (line for line in table.splitlines() if done.run_id in line)
+    (ascent,) = found[done.run_id]["ascents"]
+    assert f"{ascent['loss_before']:.2f} -> {ascent['loss_after']:.2f}" in line
+    assert f"{found[done.run_id]['top1']:.1f}" in line
+
+
+def test_square_brackets_in_names_are_printed_as_they_are(run: Any, digits: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "[bold]a[/b]"
+    make_run(storage, epochs=1)
+    ended = run("runs", "--storage", storage)
+    assert (ended.code, ended.err) == (0, "")
+    assert "[bold]a[/b]" in ended.out
+    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", storage)
+    assert ended.code == 0
+    assert "[bold]a[/b]" in ended.out
+
+
+def test_a_storage_that_is_a_file_is_refused(run: Any, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in ("plan", "train"):
+        ended = run(command, SEAL, "--set", f"recipe.data.path={digits}", "--storage", tmp_path / "file")
+        assert ended.code == 2
+        assert "storage" in ended.err
+    assert run("runs", "--storage", tmp_path / "file").code == 2
+
+
+def test_a_storage_that_is_no_folder_is_refused_and_not_made_up(
+    run: Any, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", "s3://bucket/runs")
+    assert ended.code == 2
+    assert "s3://bucket/runs" in ended.err
+
+
+def test_a_plan_says_that_a_run_would_go_on(run: Any, digits: Path, tmp_path: Path) -> None:
+    from seal_ray.launch import prepare_job
+    from seal_ray.recipe import load_job
+
+    options = [f"recipe.data.path={digits}", "recipe.model.width=4", "recipe.batch_size=1000"]
+    planned = prepare_job(load_job(SEAL, [*options, f"placement.storage={tmp_path}"]))
+    from seal_ray.data.images import Images
+    from seal_ray.train import fit
+
+    images = Images.from_dataset(planned.dataset, loader="torch")
+    next(iter(fit(planned.job.recipe, images, store=planned.store, execution=Execution(moments=()))))
+    sets = [text for option in options for text in ("--set", option)]
+    ended = run("plan", SEAL, *sets, "--storage", tmp_path)
+    assert ended.code == 0
+    assert "1 of 24 epochs done; would go on with epoch 2" in ended.out
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_doctor_ends_with_whether_all_is_right(
+    run: Any, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    checks = [
+        Check("python", True, "3.11.7", "unused"),
+        Check("ffcv", right, "[Errno 2] no libopencv", "apt-get install libopencv-dev"),
+    ]
+    monkeypatch.setattr(seal_ray.doctor, "examine", lambda: checks)
+    ended = run("doctor")
+    assert ended.code == (0 if right else 1)
+    assert "[Errno 2] no libopencv" in ended.out
+    assert ("MISSING" in ended.out) == (not right)
+    assert ("apt-get install libopencv-dev" in ended.out) == (not right)
+    assert "unused" not in ended.out
+
+
+def test_a_warning_is_one_line_without_a_place_in_our_code(run: Any, tmp_path: Path) -> None:
+    store = make_run(tmp_path, epochs=2)
+
+    def damaged() -> None:
+        (store.folder / "checkpoints" / "g000-e001" / "weights.safetensors").write_bytes(b"x")
+        warnings.warn(f"checkpoint skipped: {store.folder}", stacklevel=1)
+
+    original = cli.app
+    try:
+        cli.app = damaged  # type: ignore[assignment]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["seal-ray"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                cli.main()
+    finally:
+        cli.app = original
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "seal_ray", "validate", str(SEAL), "--set", "recipe.seed=-1"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: ")
+    assert "recipe.seed" in found.stderr
+    assert found.stdout == ""
