@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -110,6 +111,10 @@ def ray_session(address: str | None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    # What a launch imports takes seconds, and starting a cluster is mostly waiting.
+    ahead = ("ray.train.torch", "seal_ray.worker")
+    importing = threading.Thread(target=lambda: [import_module(name) for name in ahead])
+    importing.start()
     try:
         if address is None:
             ray.init(
@@ -126,6 +131,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             f"no Ray cluster at {address or 'local'}: {_first_line(error)}; start one with `ray start "
             "--head`, or leave --address out to use this machine"
         ) from error
+    importing.join()
     try:
         yield
     finally:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from seal_ray.errors import ConfigError
 
-RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+RESNETS: dict[str, tuple[Literal["BasicBlock", "Bottleneck"], tuple[int, int, int, int]]] = {
+    "resnet18": ("BasicBlock", (2, 2, 2, 2)),
+    "resnet34": ("BasicBlock", (3, 4, 6, 3)),
+    "resnet50": ("Bottleneck", (3, 4, 6, 3)),
 }
+"""torchvision's block and the number of blocks in each layer, by architecture."""
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -31,7 +32,11 @@ class ResNet(nn.Module):
 
     def __init__(self, arch: str, *, classes: int, stem: str, width: int) -> None:
         super().__init__()
-        block, depths = RESNETS[arch]
+        # Imported here because it takes two seconds, which commands that build no network need not wait.
+        from torchvision.models import resnet
+
+        name, depths = RESNETS[arch]
+        block = getattr(resnet, name)
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
@@ -56,9 +61,7 @@ class ResNet(nn.Module):
         return logits
 
 
-def _stage(
-    block: type[BasicBlock | Bottleneck], channels: int, planes: int, depth: int, stride: int
-) -> nn.Sequential:
+def _stage(block: Any, channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
     """`depth` blocks; the first one changes the number of channels and the resolution."""
     out = planes * block.expansion
     downsample = None
