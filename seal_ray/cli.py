@@ -98,6 +98,39 @@ def runs(
 
 
 @app.command()
+def sync(
+    storage: Annotated[str, typer.Option(help="Folder that runs are stored in.")] = "runs",
+    run: Annotated[Optional[str], typer.Option(help="Only the run of this id.")] = None,  # noqa: UP045
+    project: Annotated[Optional[str], typer.Option(help="Another W&B project than the run's.")] = None,  # noqa: UP045
+    entity: Annotated[Optional[str], typer.Option(help="Another W&B team than the run's.")] = None,  # noqa: UP045
+) -> None:
+    """Bring runs to W&B: of each run the epochs it lacks, from metrics.jsonl."""
+    from seal_ray.sync import sync_storage
+
+    for one in sync_storage(Path(storage), project=project, entity=entity, run=run):
+        done = f"skipped, {one.skipped}" if one.skipped else f"{one.uploaded} of {one.epochs} epochs uploaded"
+        out.print(f"{one.run_id}: {done}", markup=False)
+
+
+@app.command()
+def clean(
+    storage: Annotated[str, typer.Option(help="Folder that runs are stored in.")] = "runs",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+) -> None:
+    """List what no run needs any more, and with --yes remove it. Moments stay."""
+    from seal_ray.clean import find_litter, remove
+    from seal_ray.tables import size
+
+    found = find_litter(Path(storage))
+    gone = remove(found) if yes else found
+    for one in gone:
+        out.print(f"{one.path}: {one.what} ({size(one.bytes)})", markup=False)
+    total = f"{len(gone)} of {len(found)}" if yes else f"{len(found)}"
+    verb = "removed" if yes else "would be removed by --yes"
+    out.print(f"{total} {verb}, {size(sum(one.bytes for one in gone))}", markup=False)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: Python, torch, GPU, FFCV, Ray, W&B, disk."""
     from seal_ray.doctor import examine

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal_ray.device import usable_cores
-from seal_ray.errors import SealRayError
 from seal_ray.tracking import wandb_mode
 
 
@@ -99,8 +98,8 @@ def _imports(name: str, find: Callable[[], str], remedy: str) -> Check:
     """Right when `find` can import what it needs and say which version."""
     try:
         return Check(name, True, find())
-    except (ImportError, OSError, SealRayError, importlib.metadata.PackageNotFoundError) as error:
-        return Check(name, False, str(error).splitlines()[0], remedy)
+    except Exception as error:  # a broken installation raises nearly anything when it is imported
+        return Check(name, False, (str(error) or type(error).__name__).splitlines()[0], remedy)
 
 
 def _version(package: str) -> str:

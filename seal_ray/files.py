@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from seal_ray.errors import CheckpointError
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -49,3 +52,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What goes wrong with writing below a run's folder becomes a CheckpointError that says what it costs."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot save ({error.strerror or error}); everything committed before is safe. Make "
+            "room or mend the storage, then give the same command again"
+        ) from error

@@ -22,8 +22,8 @@ from seal_ray.console import Console
 from seal_ray.data.beton import BetonFile, Dataset, load_dataset, verify
 from seal_ray.data.samples import Labels
 from seal_ray.device import usable_cores
-from seal_ray.errors import ClusterError
-from seal_ray.files import write_durably
+from seal_ray.errors import CheckpointError, ClusterError, ConfigError
+from seal_ray.files import saving, write_durably
 from seal_ray.lease import hold_lease
 from seal_ray.lineage import run_id
 from seal_ray.recipe import Job, dump_job
@@ -69,9 +69,12 @@ class Outcome:
 
 
 def prepare_job(job: Job) -> Planned:
-    """Open the job's data, every path made absolute. DataError as load_dataset."""
+    """Open the job's data, every path made absolute.
+
+    DataError as load_dataset; ConfigError when the storage is not, and cannot become, a local folder.
+    """
     data = job.recipe.data.model_copy(update={"path": str(Path(job.recipe.data.path).resolve())})
-    storage = Path(job.placement.storage).resolve()
+    storage = _local_folder(job.placement.storage)
     tracking = job.placement.tracking
     tracking = tracking.model_copy(update={"wandb": wandb_mode(tracking.wandb)})
     placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
@@ -80,6 +83,13 @@ def prepare_job(job: Job) -> Planned:
     dataset = load_dataset(Path(data.path))
     identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
+
+
+def _local_folder(storage: str) -> Path:
+    folder = Path(storage).resolve()
+    if "://" in storage or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"placement.storage: {storage} is not a local folder; name one, or a new one")
+    return folder
 
 
 def launch(planned: Planned, console: Console) -> Outcome:
@@ -98,6 +108,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
     with hold_lease(planned.store.folder) as token:
         planned.store.clear_stop()
         _write_job(planned)
+        _mend_metrics(planned.store)
         ended = _train(planned, console, token, use_gpu)
         planned.store.clear_stop()
         shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
@@ -259,7 +270,16 @@ def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
 
 def _write_job(planned: Planned) -> None:
     """Put the job beside its results, for a reader and for `seal-ray runs`."""
-    write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
+    with saving(planned.store.folder):
+        write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
+
+
+def _mend_metrics(store: Store) -> None:
+    """Put metrics that were damaged back to what the newest usable checkpoint says."""
+    try:
+        store.rows()
+    except CheckpointError:
+        store.open(store.latest())
 
 
 def _first_line(error: BaseException) -> str:

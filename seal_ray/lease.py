@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from seal_ray.errors import ClusterError
-from seal_ray.files import make_folder, write_durably
+from seal_ray.files import make_folder, saving, write_durably
 
 HEARTBEAT = 5.0
 TIME_TO_LIVE = 30.0
@@ -33,9 +33,10 @@ def hold_lease(folder: Path) -> Iterator[str]:
     """Own the run in `folder` for the length of the block; yields the token that workers present.
 
     ClusterError, saying where, when another launch that is alive owns it. An owner on another host is
-    given TIME_TO_LIVE seconds to show a heartbeat.
+    given TIME_TO_LIVE seconds to show a heartbeat. CheckpointError when the lease cannot be written.
     """
-    token = _acquire(folder)
+    with saving(folder):
+        token = _acquire(folder)
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, token, done), daemon=True)
     beating.start()
@@ -63,6 +64,13 @@ def owner(folder: Path) -> str | None:
     if not lease or (_is_here(lease) and not _runs_here(lease)):
         return None
     return f"process {lease['pid']} on {lease['host']}"
+
+
+@contextlib.contextmanager
+def unowned(folder: Path) -> Iterator[bool]:
+    """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
+    with _locked(folder):
+        yield owner(folder) is None
 
 
 def _acquire(folder: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import CheckpointError, SealRayWarning
-from seal_ray.files import append_durably, write_durably
+from seal_ray.files import append_durably, saving, write_durably
 from seal_ray.lineage import run_id
 from seal_ray.schedule import Position, Row
 from seal_ray.snapshot import (
@@ -149,7 +149,8 @@ class Store:
 
     def request_stop(self) -> None:
         """Ask the run to end at its next epoch boundary."""
-        write_durably(self.folder / "stop", b"")
+        with saving(self.folder):
+            write_durably(self.folder / "stop", b"")
 
     def stop_requested(self) -> bool:
         """Whether someone asked the run to end."""
@@ -185,13 +186,8 @@ class Store:
         """Write as the owner of the run; what goes wrong is said, and costs nothing committed before."""
         if not self.owned():
             raise CheckpointError(f"{self.folder}: another launch has taken this run over; nothing written")
-        try:
+        with saving(self.folder):
             yield
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.folder}: cannot save ({error.strerror or error}); everything committed before is "
-                "safe. Make room or mend the storage, then give the same command again"
-            ) from error
 
 
 def open_store(storage: Path | str, recipe: Recipe, images: Images, checkpoints: int = 2) -> Store:

@@ -20,13 +20,13 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """The runs of a storage folder: position, accuracy, and the loss before and after each ascent."""
     if not runs:
         return Text(f"{title}: no runs")
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for heading, justify in _RUN_COLUMNS:
         table.add_column(heading, justify=justify, no_wrap=True)
     for run in runs:
         ascents = ", ".join(_rise(ascent) for ascent in run["ascents"])
         table.add_row(
-            run["id"],
+            Text(run["id"]),
             f"{run['epochs_done']}/{run['epochs']}",
             run["status"],
             _percent(run["top1"]),
@@ -70,7 +70,7 @@ def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
     totals = [
         f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
         f"network   {plan.parameters:,} parameters",
-        f"keeps     {_size(plan.kept_bytes)} ({_size(plan.checkpoint_bytes)} a checkpoint) "
+        f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
         f"in {planned.store.folder}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
         f"state     {'new' if plan.status == 'new' else state}"
@@ -137,7 +137,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes, in a unit that suits them."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

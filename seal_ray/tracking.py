@@ -6,25 +6,34 @@ is given up with one warning, and metrics.jsonl still has everything.
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
+import psutil
+
 from seal_ray.errors import SealRayWarning
 from seal_ray.schedule import Row
+from seal_ray.store import Store
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job
 
 PATIENCE = 30.0
 """Seconds that closing a tracker may take."""
+RETRIES: dict[str, Any] = {
+    f"x_{what}_retry_{limit}": value
+    for what in ("graphql", "file_stream", "file_transfer")
+    for limit, value in (("max", 20), ("wait_min_seconds", 1), ("wait_max_seconds", 15))
+}
+"""W&B's process outlives a trainer that was killed for as long as it still tries to upload: some minutes."""
 
 
 class Tracker(Protocol):
@@ -68,7 +77,7 @@ def _netrc_has_key() -> bool:
 def open_tracker(job: Job, run_id: str, folder: Path, data: str) -> Tracker:
     """The tracker that the placement asks for. data: the data set's name, a tag."""
     mode = wandb_mode(job.placement.tracking.wandb)
-    return NoTracker() if mode == "off" else Wandb(job, run_id, folder, data, mode)
+    return NoTracker() if mode == "off" else Wandb(job, Store(folder, run_id), data, mode)
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,15 @@ class _Closed:
 
 
 class Wandb:
-    """A W&B run that is fed from a thread, on the axis `global_epoch`."""
+    """A W&B run that is fed from a thread, each epoch at the step of its number.
 
-    def __init__(self, job: Job, run_id: str, folder: Path, data: str, mode: str) -> None:
+    Online, epochs that W&B lacks (of an offline launch, or lost in a kill) come first, from metrics.jsonl.
+    """
+
+    def __init__(self, job: Job, store: Store, data: str, mode: str) -> None:
         self._queue: queue.SimpleQueue[Row | _Closed] = queue.SimpleQueue()
         self._failed = threading.Event()
-        settings = _settings(job, run_id, folder, data, mode)
-        self._thread = threading.Thread(target=self._feed, args=(settings,), daemon=True)
+        self._thread = threading.Thread(target=self._feed, args=(job, store, data, mode), daemon=True)
         self._thread.start()
 
     def log(self, row: Row) -> None:
@@ -96,59 +107,93 @@ class Wandb:
         self._queue.put(_Closed())
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            warnings.warn(
-                f"W&B did not finish within {PATIENCE:g} s and is left behind; metrics.jsonl is complete",
-                SealRayWarning,
-                stacklevel=2,
-            )
+            self._give_up(f"W&B did not finish within {PATIENCE:g} s and is left behind")
 
-    def _feed(self, start: Callable[[], Any]) -> None:
+    def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
         try:
-            run = start()
+            run = start_run(job, store.run_id, store.folder, data, mode)
+            held = epochs_held(run) if mode == "online" else None
             while not isinstance(row := self._queue.get(), _Closed):
-                run.log(dict(row))
+                epoch = row["global_epoch"]
+                for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
+                    log_epoch(run, missing)
+                held = None if held is None else max(held, epoch + 1)
             run.finish()
+            if held is not None and epochs_held(run) < held:
+                self._give_up("W&B did not take every epoch; `seal-ray sync` brings it those it lacks")
         except Exception as error:
-            self._failed.set()
-            warnings.warn(
-                f"W&B is given up for this launch ({type(error).__name__}: {error}); training goes on and "
-                "metrics.jsonl is complete",
-                SealRayWarning,
-                stacklevel=2,
-            )
+            self._give_up(f"W&B is given up for this launch ({type(error).__name__}: {error})")
+
+    def _give_up(self, what: str) -> None:
+        """Say so, once, and let nothing wait for W&B any longer."""
+        if self._failed.is_set():
+            return
+        self._failed.set()
+        text = f"{what}; training goes on and metrics.jsonl is complete"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+        end_service()
 
 
-def _settings(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Callable[[], Any]:
-    """A function that starts the W&B run; called in the tracker's thread, where W&B is imported."""
+def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
+    """Start the W&B run of a run, or resume it where W&B has it; its files go under `folder`/wandb.
+
+    Raises what W&B raises. W&B is imported here.
+    """
+    import wandb
+
     recipe, tracking = job.recipe, job.placement.tracking
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        id=run_id,
+        name=run_id,
+        group=job.name,
+        job_type="train",
+        tags=[recipe.method.name, recipe.model.arch, data],
+        config=recipe.model_dump(mode="json"),
+        dir=str(folder),
+        mode="online" if mode == "online" else "offline",
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=PATIENCE,
+            x_disable_stats=True,
+            x_transaction_log_flush_interval=1.0,
+            **RETRIES,
+        ),
+    )
+    run.define_metric("global_epoch")
+    run.define_metric("*", step_metric="global_epoch")
+    run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
+    return run
 
-    def start() -> Any:
-        import wandb
 
-        (folder / "wandb").mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=tracking.project,
-            entity=tracking.entity,
-            id=run_id,
-            name=run_id,
-            group=job.name,
-            job_type="train",
-            tags=[recipe.method.name, recipe.model.arch, data],
-            config=recipe.model_dump(mode="json"),
-            dir=str(folder),
-            mode="online" if mode == "online" else "offline",
-            resume="allow" if mode == "online" else None,
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                init_timeout=PATIENCE,
-                x_disable_stats=True,
-                x_transaction_log_flush_interval=1.0,
-            ),
-        )
-        run.define_metric("global_epoch")
-        run.define_metric("*", step_metric="global_epoch")
-        run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
-        return run
+def log_epoch(run: Any, row: Row) -> None:
+    """Log an epoch at the step of its number: W&B refuses a step that it has, so none is ever doubled."""
+    run.log(dict(row), step=row["global_epoch"], commit=True)
 
-    return start
+
+def epochs_held(run: Any) -> int:
+    """How many epochs W&B has of a run that was started online.
+
+    The greater of the last step it resumes from, which it may remember late, and of its lines of history.
+    """
+    import wandb
+
+    lines = wandb.Api().run(run.path).historyLineCount
+    return max(int(run.starting_step), int(lines or 0))
+
+
+def end_service() -> None:
+    """End W&B's process, which this one would otherwise wait for at its exit."""
+    import wandb
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "wandb-core":
+                child.kill()
+    # It raises that its process is gone, and then leaves with that one's exit status.
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()

@@ -31,6 +31,8 @@ class Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
     broken: threading.Event = field(default_factory=threading.Event)
     """While set, nothing that is uploaded is taken."""
+    forgetful: threading.Event = field(default_factory=threading.Event)
+    """While set, the tail of a history is not known yet, only the number of its lines."""
 
     def rows(self, run_id: str) -> list[dict[str, Any]]:
         """The history of a run in the order of its lines, without W&B's own fields."""
@@ -47,10 +49,13 @@ class Server:
                 known.update({k: v for k, v in variables.items() if v is not None})
             return {"upsertBucket": {"bucket": self._bucket(name), "inserted": False}}
         if "RunResumeStatus" in query:
-            return {"model": {"id": "p", "name": "p", "entity": ENTITY, "bucket": self._resumable(name)}}
+            return {"model": {"id": "p", "name": "p", "entity": None, "bucket": self._resumable(name)}}
         if "createRunFiles" in query:
             files = [{"name": f, "uploadUrl": f"{self.url}/upload/{name}/{f}"} for f in variables["files"]]
             return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": files}}
+        if "fragment RunFragment" in query:
+            found = self._resumable(name)
+            return {"project": {"run": found and {**found, "projectId": 1, "state": "finished"}}}
         if "viewer" in query:
             return {"viewer": {"id": "u", "entity": "someone", "username": "someone", "flags": "{}"}}
         return {}
@@ -66,7 +71,9 @@ class Server:
                 self.finished.add(run_id)
 
     def _bucket(self, name: str) -> dict[str, Any]:
-        project = {"id": "p", "name": self.runs[name].get("project", "p"), "entity": ENTITY}
+        known = self.runs[name]
+        entity = {"id": "e", "name": known.get("entity", "someone")}
+        project = {"id": "p", "name": known.get("project", "p"), "entity": entity}
         lines = len(self.history.get(name, {}))
         return {"id": name, "name": name, "displayName": name, "project": project, "historyLineCount": lines}
 
@@ -74,23 +81,20 @@ class Server:
         if name not in self.runs:
             return None
         with self.lock:
-            lines = [line for _, line in sorted(self.history.get(name, {}).items())]
+            tail = [line for _, line in sorted(self.history.get(name, {}).items())][-1:]
+        tail = [] if self.forgetful.is_set() else tail
         return {
             **self._bucket(name),
-            "summaryMetrics": json.dumps(lines[-1] if lines else {}),
+            "summaryMetrics": json.dumps(tail[0] if tail else {}),
             "logLineCount": 0,
-            "historyLineCount": len(lines),
             "eventsLineCount": 0,
-            "historyTail": json.dumps([json.dumps(line) for line in lines[-1:]]),
+            "historyTail": json.dumps([json.dumps(line) for line in tail]),
             "eventsTail": "[]",
             "config": self.runs[name].get("config", "{}"),
             "tags": self.runs[name].get("tags", []),
             "notes": None,
             "wandbConfig": json.dumps({"t": 1}),
         }
-
-
-ENTITY = {"id": "e", "name": "someone"}
 
 
 @contextmanager
@@ -128,7 +132,11 @@ def wandb_server() -> Iterator[Server]:
 
         do_GET = do_POST = do_PUT = answer  # noqa: N815 - the names that http.server looks up
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Listening(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client that hangs up is no news."""
+
+    listening = Listening(("127.0.0.1", 0), Handler)
     server = Server(f"http://127.0.0.1:{listening.server_port}")
     thread = threading.Thread(target=listening.serve_forever, daemon=True)
     thread.start()

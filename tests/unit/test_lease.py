@@ -64,7 +64,6 @@ class Holder:
         self.process.stdin.flush()
 
 
-
 @contextlib.contextmanager
 def holder(folder: Path, host: str = "") -> Iterator[Holder]:
     held = Holder(folder, host)
@@ -176,7 +175,9 @@ def test_a_process_that_has_the_same_number_is_not_the_owner(tmp_path: Path, clo
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"boot": "an earlier one"}])
-def test_a_silent_owner_elsewhere_is_waited_for(tmp_path: Path, clock: Clock, changes: dict[str, str]) -> None:
+def test_a_silent_owner_elsewhere_is_waited_for(
+    tmp_path: Path, clock: Clock, changes: dict[str, str]
+) -> None:
     write(tmp_path, pid=1, **changes)
     assert owner(tmp_path) is not None
     with hold_lease(tmp_path) as token:

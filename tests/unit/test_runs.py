@@ -55,7 +55,7 @@ def test_a_finished_run_says_how_well_it_did(tmp_path: Path) -> None:
         {"generation": 1, "loss_before": rows[1]["val_loss"], "loss_after": rows[2]["val_loss"]}
     ]
     assert run["reason"] == ""
-    wanted = "id method seed generation epoch status top1 best_top1 weights_sha256".split()
+    wanted = ["id", "method", "seed", "generation", "epoch", "status", "top1", "best_top1", "weights_sha256"]
     assert set(wanted) <= json.loads(json.dumps(run)).keys()
 
 

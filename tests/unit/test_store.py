@@ -310,9 +310,9 @@ def test_a_full_disk_is_a_checkpoint_error_and_costs_nothing_committed(
             lambda: store.set_status("running"),
             lambda: store.open(snapshot(1)),
         ):
-            with pytest.raises(CheckpointError, match="cannot save .No space left on device.*is safe"):
+            with pytest.raises(CheckpointError, match=r"cannot save \(No space left on device\).*safe"):
                 action()
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
     found = store.latest()
     assert found is not None
     same_state(found, snapshot(1))

@@ -161,7 +161,7 @@ class FakeRun:
     def define_metric(self, *_: Any, **__: Any) -> None:
         self._call("define_metric")
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: dict[str, Any], **_: Any) -> None:
         self._call("log")
 
     def finish(self) -> None:
@@ -223,7 +223,7 @@ def test_after_a_failure_rows_are_not_piled_up(tmp_path: Path, monkeypatch: pyte
 def test_rows_arrive_in_order_and_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(run, "log", seen.append)
+    monkeypatch.setattr(run, "log", lambda row, **_: seen.append(row))
     monkeypatch.setattr(wandb, "init", run.init)
     rows = [{"global_epoch": e} for e in range(500)]
     track(tmp_path, rows)

@@ -1,0 +1,117 @@
+"""What nothing in a storage folder refers to any more, and removing it: for `seal-ray clean`.
+
+Left by launches that were killed, or kept by an earlier setting. Never anything of a run that is being
+trained, never a moment that was completed, nothing outside of run folders (those with a job.yaml).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.lease import owner, unowned
+from seal_ray.recipe import load_job
+from seal_ray.schedule import Position
+from seal_ray.snapshot import newest_first, remove_snapshot
+from seal_ray.store import CHECKPOINT, Store
+
+MOMENT = re.compile(r"g\d{3,}-[a-z]+", re.ASCII)
+TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
+"""What write_durably leaves when it is killed."""
+
+
+@dataclass(frozen=True)
+class Litter:
+    """A file or folder that nothing refers to: where, why, and its size in bytes."""
+
+    path: Path
+    what: str
+    bytes: int
+    run: Path  # the run's folder
+
+
+def find_litter(storage: Path) -> list[Litter]:
+    """The litter of the runs in `storage` that nobody trains. CheckpointError without such a folder.
+
+    A checkpoint is surplus when the newest ones that placement.keep.checkpoints asks for are all usable;
+    every checksum of those is verified.
+    """
+    if not storage.is_dir():
+        raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
+    runs = [path.parent for path in sorted(storage.glob("*/job.yaml"))]
+    return [litter for run in runs if owner(run) is None for litter in _find(run)]
+
+
+def remove(found: Sequence[Litter]) -> list[Litter]:
+    """Remove litter that still is litter while no launch can begin; returns what is gone.
+
+    Of a run that is being trained by now nothing is removed.
+    """
+    removed = []
+    for run in dict.fromkeys(litter.run for litter in found):
+        with unowned(run) as free:
+            still = {litter.path for litter in _find(run)} if free else set()
+            for litter in (one for one in found if one.run == run and one.path in still):
+                _delete(litter.path)
+                removed += [] if litter.path.exists() else [litter]
+    return removed
+
+
+def _find(run: Path) -> Iterator[Litter]:
+    """The litter in the folder of a run that nobody alive owns."""
+    for path, what in (
+        *((path, "lease of a launch that is gone") for path in run.glob("lease.json")),
+        *((path, "Ray's folder of a launch that is gone") for path in run.glob("ray")),
+        *((path, "half-written") for path in _unfinished(run)),
+        *((path, "more checkpoints than placement.keep.checkpoints") for path in _surplus(run)),
+    ):
+        yield Litter(path, what, _size(path), run)
+
+
+def _unfinished(run: Path) -> Iterator[Path]:
+    """Snapshots whose manifest was never written, and temporary files elsewhere."""
+    yield from (path for path in sorted(run.iterdir()) if _temporary(path))
+    snapshots = [path for path in run.glob("checkpoints/*") if CHECKPOINT.fullmatch(path.name)]
+    snapshots += [path for path in run.glob("moments/*") if MOMENT.fullmatch(path.name)]
+    for folder in sorted(snapshots):
+        if not (folder / "manifest.json").exists():
+            yield folder
+        else:
+            yield from (path for path in sorted(folder.iterdir()) if _temporary(path))
+
+
+def _surplus(run: Path) -> list[Path]:
+    """Complete checkpoints beyond those to keep, which must be usable; none if that cannot be told."""
+    manifests = run.glob("checkpoints/*/manifest.json")
+    folders = newest_first([path.parent for path in manifests if CHECKPOINT.fullmatch(path.parent.name)])
+    try:
+        keep = load_job(run / "job.yaml").placement.keep.checkpoints
+        for folder in folders[:keep] if len(folders) > keep else []:
+            generation, epoch = folder.name[1:].split("-e")
+            Store(run, run.name).at(Position(int(generation), int(epoch)))
+    except (ConfigError, CheckpointError):
+        return []
+    return folders[keep:]
+
+
+def _temporary(path: Path) -> bool:
+    return path.is_file() and TEMPORARY.fullmatch(path.name) is not None
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.lstat().st_size for file in files)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder, as far as that is allowed."""
+    if path.is_dir():
+        remove_snapshot(path)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -1,0 +1,101 @@
+"""Bring the runs of a storage folder to Weights & Biases, from their metrics.jsonl: for `seal-ray sync`.
+
+However many launches a run had, offline or not, it becomes one W&B run in which each epoch stands once: W&B
+is asked what it holds, and gets what follows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seal_ray.data.beton import load_dataset
+from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
+from seal_ray.lease import owner
+from seal_ray.recipe import Job, load_job
+from seal_ray.schedule import Row
+from seal_ray.store import Store
+from seal_ray.tracking import end_service, epochs_held, log_epoch, start_run, wandb_mode
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What became of one run: the epochs it has, those that were uploaded now, or why none were tried."""
+
+    run_id: str
+    epochs: int
+    uploaded: int = 0
+    skipped: str = ""
+
+
+def sync_storage(
+    storage: Path, *, project: str | None = None, entity: str | None = None, run: str | None = None
+) -> Iterator[Synced]:
+    """Upload what W&B lacks of every run in `storage`, or of the one named `run`; yields each when done.
+
+    project and entity: by default those of the run's own job.yaml. A run that is being trained, or that
+    was not to be tracked, is skipped. ConfigError without an API key, CheckpointError without a run or when
+    its metrics are damaged, SealRayError when W&B cannot be reached or takes only a part; the same command
+    again then goes on where it stopped.
+    """
+    folders = [path.parent for path in sorted(storage.glob("*/job.yaml")) if run in (None, path.parent.name)]
+    if not folders:
+        raise CheckpointError(f"{storage}: holds no run{f' {run}' if run else 's'}; see `seal-ray runs`")
+    if wandb_mode("auto") != "online":
+        raise ConfigError("W&B has no API key here; run `wandb login`, or set WANDB_API_KEY")
+    changes = {key: name for key, name in (("project", project), ("entity", entity)) if name}
+    return (_sync(folder, changes) for folder in folders)
+
+
+def _sync(folder: Path, changes: dict[str, str]) -> Synced:
+    job, rows = load_job(folder / "job.yaml"), Store(folder, folder.name).rows()
+    skipped = _reason_to_skip(folder, job, rows)
+    if skipped:
+        return Synced(folder.name, len(rows), skipped=skipped)
+    tracking = job.placement.tracking.model_copy(update=changes)
+    placement = job.placement.model_copy(update={"tracking": tracking})
+    return Synced(
+        folder.name, len(rows), _upload(job.model_copy(update={"placement": placement}), folder.name, rows)
+    )
+
+
+def _reason_to_skip(folder: Path, job: Job, rows: list[Row]) -> str:
+    if job.placement.tracking.wandb == "off":
+        return "not tracked (placement.tracking.wandb: off)"
+    where = owner(folder)
+    if where:
+        return f"being trained by {where}"
+    return "" if rows else "no epochs yet"
+
+
+def _upload(job: Job, run_id: str, rows: list[Row]) -> int:
+    """Log the rows that W&B lacks and wait until it has them; returns how many those were."""
+    import wandb
+
+    again = "the same command again goes on where it stopped"
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            tracked = start_run(job, run_id, Path(scratch), _data_name(job), "online")
+            held = epochs_held(tracked)
+            for row in rows[held:]:
+                log_epoch(tracked, row)
+            tracked.finish()
+            missing = len(rows) - epochs_held(tracked)
+    except wandb.Error as error:
+        end_service()
+        first = str(error).splitlines()[0]
+        raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({first}); {again}") from error
+    if missing > 0:
+        raise SealRayError(f"{run_id}: W&B did not take {missing} of {len(rows)} epochs; {again}")
+    return max(0, len(rows) - held)
+
+
+def _data_name(job: Job) -> str:
+    """The name of the data set, or of its folder where it no longer lies."""
+    path = Path(job.recipe.data.path)
+    try:
+        return load_dataset(path).name
+    except DataError:
+        return path.name

@@ -1,0 +1,107 @@
+"""What is imported when: the core needs no service, and importing does no work."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seal_ray
+
+ROOT = Path(__file__).parents[2]
+SERVICES = {"ray", "wandb", "ffcv", "numba", "pydantic", "rich", "typer", "cv2", "sklearn"}
+CORE = [
+    "edits",
+    "gradients",
+    "lineage",
+    "losses",
+    "methods",
+    "network",
+    "optim",
+    "run",
+    "schedule",
+    "snapshot",
+    "steps",
+    "store",
+    "streams",
+    "train",
+    "world",
+]
+MODULES = [module.name for module in pkgutil.walk_packages(seal_ray.__path__, "seal_ray.")]
+
+
+def python(code: str) -> str:
+    """What a new interpreter prints, warnings being errors."""
+    command = [sys.executable, "-W", "error:::seal_ray", "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stderr == ""
+    return found.stdout
+
+
+def loaded_after(code: str) -> set[str]:
+    out = python(f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))")
+    return set(out.split())
+
+
+def test_the_package_alone_is_light() -> None:
+    loaded = loaded_after("import seal_ray; assert seal_ray.__version__")
+    assert not loaded & {*SERVICES, "torch", "numpy", "torchvision"}
+
+
+def test_the_core_loads_no_service() -> None:
+    loaded = loaded_after("\n".join(f"import seal_ray.{name}" for name in CORE))
+    assert {"torch", "numpy", "seal_ray"} <= loaded
+    assert not loaded & SERVICES
+
+
+def test_recipes_need_pydantic_and_nothing_more() -> None:
+    loaded = loaded_after("from seal_ray import Images, Recipe, Store, fit, open_store; assert callable(fit)")
+    assert loaded & SERVICES == {"pydantic"}
+
+
+def test_the_command_line_explains_itself_without_torch_or_ray() -> None:
+    loaded = loaded_after(
+        "sys.argv = ['seal-ray', '--help']\n"
+        "import contextlib, io, seal_ray.cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): seal_ray.cli.main()"
+    )
+    assert not loaded & {"torch", "ray", "wandb", "ffcv", "pydantic"}
+
+
+def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> None:
+    loaded = loaded_after("import seal_ray.launch, seal_ray.worker, seal_ray.tracking, seal_ray.doctor")
+    assert not loaded & {"ray", "wandb", "ffcv", "numba"}
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in seal_ray.__all__:
+        assert getattr(seal_ray, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = seal_ray.nothing
+
+
+def test_any_module_may_be_imported_first_and_does_no_work() -> None:
+    modules = [name for name in MODULES if not name.endswith("__main__")]
+    assert len(modules) > 40
+    code = f"""
+import importlib, json, os, sys, threading, warnings, signal
+import torch, torchvision, pydantic, typer
+def state():
+    return [
+        dict(os.environ), os.getcwd(), threading.active_count(), len(warnings.filters),
+        repr(signal.getsignal(signal.SIGINT)), torch.get_num_threads(), torch.get_default_dtype().itemsize,
+        torch.get_rng_state().tolist()[:40], torch.are_deterministic_algorithms_enabled(),
+    ]
+before = state()
+for name in {modules!r}:
+    for loaded in [key for key in sys.modules if key.split(".")[0] == "seal_ray"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+print(json.dumps(before == state()))
+"""
+    assert json.loads(python(code)) is True
