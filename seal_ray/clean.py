@@ -7,7 +7,6 @@ trained, never a moment that was completed, nothing outside of run folders (thos
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

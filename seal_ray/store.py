@@ -118,17 +118,15 @@ class Store:
         CheckpointError unless they are, byte for byte, what one of the checkpoints says.
         """
         path = self.folder / "metrics.jsonl"
-        known = self._metrics_checksums()
-        try:
-            text = b"".join(path.read_bytes().rpartition(b"\n")[:2])
-        except FileNotFoundError:
-            text = b""
-        # Looked at before and after, because an epoch may be committed meanwhile.
-        known |= self._metrics_checksums()
-        if known and hashlib.sha256(text).hexdigest() not in known:
-            raise CheckpointError(
-                f"{path}: damaged, it is not what the checkpoints say; the next launch of the run rewrites it"
-            )
+        text = _whole_lines(path)
+        while (known := self._metrics_checksums()) and hashlib.sha256(text).hexdigest() not in known:
+            # Epochs may have been committed since it was read; damage stays as it is.
+            before, text = text, _whole_lines(path)
+            if text == before:
+                raise CheckpointError(
+                    f"{path}: damaged, it is not what the checkpoints say; the next launch of the run "
+                    "rewrites it"
+                )
         try:
             rows = [json.loads(line) for line in text.splitlines()]
         except (ValueError, RecursionError):
@@ -198,6 +196,14 @@ def open_store(storage: Path | str, recipe: Recipe, images: Images, checkpoints:
 
 def _name(position: Position) -> str:
     return f"g{position.generation:03d}-e{position.epoch:03d}"
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file's lines without one that is still being written; nothing when there is no file."""
+    try:
+        return b"".join(path.read_bytes().rpartition(b"\n")[:2])
+    except FileNotFoundError:
+        return b""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

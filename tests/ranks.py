@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
+PRELOADED = ["tests.runs", "torch._dynamo", "torchvision.models.resnet"]
+"""What every rank would import for seconds; the last two are loaded by torch and by networks on first use."""
+
+
 def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` on each of `workers` ranks; the results in rank order."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tests.runs"])
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         queue = context.Queue()
         ranks = [

@@ -38,6 +38,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Every method with settings that reach its branches."""
 
 CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS[name]]
+MAIN_CASES = [{"name": name, **VARIANTS[name][0]} for name in METHODS] + [
+    {"name": "seal", **next(fields for fields in VARIANTS["seal"] if "ascent_loss" in fields)}
+]
+"""One of each method, and the one whose parts have losses of their own."""
 
 
 def case_id(method: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from tests.ranks import on_ranks
 from tests.runs import (
     CASES,
+    MAIN_CASES,
     case_id,
     checkpoint,
     open_store,
@@ -27,10 +28,13 @@ def undisturbed_and_interrupted(method: dict[str, Any], shards: int, folder: str
         train_run(recipe, f"{folder}/interrupted", epochs=1)  # builds everything anew, from the checkpoint
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("method", CASES, ids=case_id)
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [(1, method) for method in CASES] + [(n, method) for n in (2, 3) for method in MAIN_CASES],
+    ids=lambda value: case_id(value) if isinstance(value, dict) else str(value),
+)
 def test_a_run_resumed_at_every_epoch_boundary_is_bit_identical(
-    method: dict[str, Any], workers: int, tmp_path: Path
+    workers: int, method: dict[str, Any], tmp_path: Path
 ) -> None:
     shards = max(workers, 2)
     on_ranks(workers, undisturbed_and_interrupted, method, shards, str(tmp_path))

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from seal_ray.errors import CheckpointError
+from seal_ray.files import write_durably
 from seal_ray.schedule import Position
 from seal_ray.snapshot import Snapshot, read_snapshot, to_line, weights_sha256
 from seal_ray.store import Store, open_store
@@ -246,6 +247,24 @@ def test_a_kill_before_the_very_first_line_leaves_no_metrics_yet(tmp_path: Path)
         store.rows()
 
 
+def test_a_reader_that_falls_epochs_behind_sees_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = committed(tmp_path, 2, checkpoints=1)
+    read: Callable[[Path], bytes] = Path.read_bytes
+    later = [2, 3, 4]
+
+    def read_slowly(path: Path) -> bytes:
+        data = read(path)
+        if path.name == "metrics.jsonl" and path.parent == tmp_path:
+            while later:
+                store.commit(snapshot(later.pop(0)))
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read_slowly)
+    assert store.rows() == list(snapshot(4).rows)
+
+
 def test_without_checkpoints_metrics_are_taken_as_they_are(tmp_path: Path) -> None:
     store = committed(tmp_path, 2)
     shutil.rmtree(tmp_path / "checkpoints")
@@ -364,7 +383,7 @@ class CrashError(BaseException):
 def crash_at(call: int, torn: bool = False) -> Iterator[list[str]]:
     """Every change of the file system counts; the one numbered `call` and all later ones do not happen.
 
-    torn: a line that was being appended is left half written. Yields the calls that happened.
+    torn: what was being written is left without its end. Yields the calls that happened.
     """
     happened: list[str] = []
     patch = pytest.MonkeyPatch()
@@ -384,8 +403,8 @@ def crash_at(call: int, torn: bool = False) -> Iterator[list[str]]:
 
     def tear(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if path.name == "metrics.jsonl":
-            os.truncate(path, path.stat().st_size - 10)
+        if path.is_file():
+            os.truncate(path, max(0, path.stat().st_size - 10))
 
     guard(os, "fsync", lambda descriptor: None)
     for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
@@ -426,6 +445,7 @@ def test_a_crash_at_any_write_loses_no_committed_epoch(tmp_path: Path, torn: boo
         assert reached in (len(done) - 1, len(done)), f"crash at call {call}"
         if found is not None:
             same_state(found, snapshot(reached))
+        assert len(Store(folder, RUN).rows()) in (reached, reached + 1)  # readable before it goes on
 
         try:  # a second crash, not far on, and then it runs to its end
             with crash_at(call % 7, torn):
@@ -468,6 +488,22 @@ def test_training_that_crashed_at_a_write_ends_with_the_same_bits(tmp_path: Path
             for name in ("whole", "crashed")
         )
         assert weights_sha256(one.weights) == weights_sha256(other.weights)
+
+
+@pytest.mark.parametrize("old", [b"", b"old"])
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, old: bytes) -> None:
+    path, new = tmp_path / "status.json", b"new" * 1000
+    for call in range(10):
+        path.write_bytes(old)
+        try:
+            with crash_at(call, torn=True):
+                write_durably(path, new)
+        except CrashError:
+            assert path.read_bytes() in (old, new)
+        else:
+            assert path.read_bytes() == new
+            return
+    pytest.fail("writing never ends")
 
 
 def test_a_commit_makes_every_name_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
