@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 PRELOADED = ["tests.runs", "torch._dynamo", "torchvision.models.resnet"]
 """What every rank would import for seconds; the last two are loaded by torch and by networks on first use."""
 
