@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from seal_ray.device import check_precision
 from seal_ray.errors import ConfigError
@@ -150,6 +151,7 @@ def test_checkpoints_do_not_depend_on_the_memory_format(tmp_path: Path) -> None:
 def compiler() -> Iterator[None]:
     """torch.compile with a clean slate."""
     torch._dynamo.reset()
+    counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -162,6 +164,7 @@ def captured(recipe_changes: dict[str, Any]) -> list[str]:
         results = train_run(tiny_recipe(**recipe_changes), None, execution=Execution(compile=True))
     finally:
         torch.compile = real
+    assert counters["stats"]["unique_graphs"] > 0
     return [str(result.row["weights_sha256"]) for result in results]
 
 

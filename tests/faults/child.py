@@ -49,7 +49,7 @@ def train(recipe: Recipe, folder: str, position: Position | None = None, point: 
 def start(recipe: Recipe, folder: Path, *where: Any) -> mp.process.BaseProcess:
     """Start `train` in a new process, forked from one that has imported everything."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.child"])
+    context.set_forkserver_preload(["tests.faults.child", "torchvision.models.resnet"])
     process = context.Process(target=train, args=(recipe, str(folder), *where))
     process.start()
     return process
