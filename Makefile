@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data lint format clean
+.PHONY: help setup quickstart test test-data test-faults bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ test: setup ## Run the tests that need neither GPU nor network nor outside data
 test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=zip-or-folder
 	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }
 	TINY_IMAGENET="$(abspath $(TINY_IMAGENET))" $(BIN)/python -m pytest -q -m data
+
+test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a compiled network
+	$(BIN)/python -m pytest -q -m faults
+
+bench: setup ## Measure against bare loops, on a quiet machine: a table of ratios and targets
+	$(BIN)/python -m tests.benchmarks
 
 lint: setup ## Check style, types and import layers
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -131,10 +132,11 @@ class Prune:
     @torch.no_grad()
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Zero the smallest weights of each layer."""
+        share = Fraction(str(self.share))  # exact, so that 0.7 of 90 is 63
         for _, layer in weighted_layers(network):
             # In logical order on the CPU: memory format and device must not decide ties.
             flat = layer.weight.detach().cpu().contiguous().view(-1)
-            smallest = flat.abs().argsort(stable=True)[: int(self.share * flat.numel())]
+            smallest = flat.abs().argsort(stable=True)[: math.floor(share * flat.numel())]
             flat = flat.clone()
             flat[smallest] = 0
             layer.weight.copy_(flat.view(layer.weight.shape))

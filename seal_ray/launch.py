@@ -181,7 +181,7 @@ def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> dic
         try:
             ended.update(_trainer(planned, token, use_gpu).fit().return_value)
         except Exception as error:
-            ended["reason"] = _last_line(error)
+            ended["reason"] = f"{_last_line(error)}; the same command goes on after the last committed epoch"
 
     thread = threading.Thread(target=fit, daemon=True)
     console.start(planned.job, planned.run_id, len(planned.store.rows()))

@@ -137,11 +137,14 @@ def _is_here(lease: dict[str, Any]) -> bool:
 
 
 def _runs_here(lease: dict[str, Any]) -> bool:
-    """Whether the owner's process runs on this host: the same number, started at the same time."""
+    """Whether the owner's process runs on this host: the same number, started at the same time.
+
+    One that was killed stays a zombie until its parent asks, which in a container may be never.
+    """
     try:
         process = psutil.Process(int(lease["pid"]))
         same = abs(process.create_time() - float(lease["started"])) < 1
-        return bool(same and process.is_running())
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except (psutil.Error, ValueError, TypeError, OverflowError):
         return False
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_vali
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.network import Parts, ResNet, stages
-from seal_ray.schedule import Budget, Position, Schedule, learning_rate
+from seal_ray.optim import owner
+from seal_ray.schedule import Budget, Phase, Position, Schedule, learning_rate
 from seal_ray.validation import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
 from seal_ray.yaml_file import override, read
 
@@ -34,7 +35,7 @@ class Data(BaseModel):
     path: str = Field(min_length=1, description="folder of the prepared data set")
     per_class: int | None = Field(default=None, ge=1, description="training images a class; null: all")
     label_noise: float = Field(
-        default=0.0, ge=0, lt=1, description="share of training labels replaced at random"
+        default=0.0, ge=0, lt=1, description="share of all training labels replaced at random"
     )
 
 
@@ -112,7 +113,9 @@ class Recipe(BaseModel):
     shards: int = Field(
         default=1, ge=1, description="equal pieces of a batch, each with its own batch statistics"
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(default="fp32", description="of matrix products")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32", description="of matrix products; bf16 on a CPU needs images of 32 px or more"
+    )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="from which every random draw comes")
 
     @classmethod
@@ -148,7 +151,7 @@ class Tracking(BaseModel):
 
     wandb: Annotated[
         Literal["auto", "online", "offline", "off"], BeforeValidator(lambda v: "off" if v is False else v)
-    ] = Field(default="auto", description="Weights & Biases; auto: online with an account, else off")
+    ] = Field(default="auto", description="Weights & Biases; auto: online with an API key, else offline")
     project: str = Field(default="seal-ray", min_length=1, description="Weights & Biases project")
     entity: str | None = Field(
         default=None, min_length=1, description="Weights & Biases team; null: your own"
@@ -251,6 +254,22 @@ def _unplannable(recipe: Recipe) -> Iterator[str]:
         position = Position(generation, 0)
         for phase in phases:
             yield from _error(learning_rate, recipe.optimizer.rates, phase, position, recipe.budget)
+            yield from _idle(phase, recipe)
+
+
+def _idle(phase: Phase, recipe: Recipe) -> Iterator[str]:
+    """Parts that are to forget, but of which other groups leave nothing."""
+    names = _stages(recipe.model.arch)
+    if recipe.method.split_at not in names[1:]:
+        return  # said elsewhere
+    parts = Parts(names, recipe.method.split_at)
+    moving = {owner(phase.groups, parts, stage) for stage in names}
+    for index, group in enumerate(phase.groups):
+        if (group.ascend or group.loss is not None) and index not in moving:
+            yield (
+                f"method.split_at: {recipe.method.split_at} leaves nothing of the {group.part} part to "
+                "ascend; split earlier, or set head_ascends to true"
+            )
 
 
 def _error(function: Callable[..., object], *arguments: object) -> Iterator[str]:

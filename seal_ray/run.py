@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.data.images import Images, TrainingEpoch, epoch_order
-from seal_ray.data.subset import noisy_labels, training_indices
+from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision
 from seal_ray.edits import EditContext
 from seal_ray.errors import ConfigError
@@ -71,11 +71,7 @@ class Run:
         )
         self.indices = training_indices(self.train.labels, recipe.data.per_class)
         self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
-        if len(self.indices) < recipe.batch_size:
-            raise ConfigError(
-                f"recipe.batch_size: {recipe.batch_size} images, but the training set has only "
-                f"{len(self.indices)}; lower it"
-            )
+        steps_per_epoch(self.indices, recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
         compiled = torch.compile(self.network) if execution.compile else self.network
@@ -260,16 +256,17 @@ class Run:
         """The leader's choice, read by every worker from the shared storage."""
         if self.store is None:
             return None
-        store, found = self.store, []
+        store = self.store
+        found: list[Snapshot | None] = []
 
         def choose() -> Position | None:
             found.append(store.latest())
             return found[0].position if found[0] else None
 
         position = self.world.lead(choose)
-        if found or position is None:
-            return found[0] if found else None
-        return store.at(position)
+        if position is None:
+            return None
+        return self.world.together(lambda: found[0] if found else store.at(position))
 
     def _snapshot(self) -> Snapshot:
         position = None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from seal_ray.errors import ConfigError
+from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.run import Run
 from seal_ray.snapshot import weights_sha256
 from seal_ray.train import evaluate
@@ -104,3 +104,20 @@ def test_the_digest_covers_buffers_and_names() -> None:
     assert len({weights_sha256(s) for s in (state, changed, renamed)}) == 3
     strided = {"a": torch.zeros(2), "b.running_mean": torch.zeros(2, 2)[:, 0]}
     assert weights_sha256(strided) == weights_sha256(state)
+
+
+def resumed_with_own_storage(folder: str) -> str:
+    world = World.current()
+    store = open_store(tiny_recipe(), f"{folder}/rank{world.rank}")
+    try:
+        Run(tiny_recipe(), tiny_images(), store, world, Execution())
+    except CheckpointError as error:
+        return str(error)
+    return "resumed"
+
+
+def test_a_worker_that_cannot_read_the_checkpoint_ends_them_all(tmp_path: Path) -> None:
+    on_ranks(1, train_run, tiny_recipe(), str(tmp_path / "rank0"), 1)  # rank 1 sees another folder
+    messages = on_ranks(2, resumed_with_own_storage, str(tmp_path))
+    assert messages[0] == messages[1]
+    assert "rank1" in messages[0]

@@ -600,3 +600,17 @@ def test_any_override_gives_a_job_or_a_config_error(path, value, folder):
     shipped = folder / "shipped.yaml"
     shipped.write_bytes(SHIPPED[0].read_bytes())
     check(shipped, [f"{path}={value}".replace("\n", " ")])
+
+
+def test_a_part_of_which_nothing_is_left_to_ascend_is_refused(tmp_path: Path) -> None:
+    fields = "{name: seal, split_at: fc, ascend: late}"
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"recipe:\n  data: {{path: x}}\n  budget: {{epochs: 16, generation_length: 8}}\n  method: {fields}\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"yaml:4: recipe\.method\.split_at: fc leaves nothing of the late part"
+    ):
+        load_job(file)
+    file.write_text(file.read_text().replace("ascend: late", "ascend: late, head_ascends: true"))
+    assert load_job(file).recipe.method.split_at == "fc"

@@ -1,0 +1,55 @@
+"""Workers that outlive their killed driver cannot write to a run that another launch has taken over."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seal_ray.errors import CheckpointError
+from seal_ray.lease import hold_lease, owns
+from seal_ray.store import Store
+from seal_ray.train import fit
+from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run, without_speeds
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from seal_ray.lease import hold_lease
+with hold_lease(Path(sys.argv[1])) as token:
+    print(token, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_of_a_killed_driver_cannot_commit_under_a_new_owner(tmp_path: Path) -> None:
+    recipe = tiny_recipe("llf")
+    whole = [result.row for result in train_run(recipe, tmp_path / "whole")]
+    folder, run = tmp_path / "run", open_store(recipe, tmp_path).run_id
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, folder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        token = driver.stdout.readline().strip()
+        left = fit(
+            recipe,
+            tiny_images(),
+            store=Store(folder, run, 99, lambda: owns(folder, token)),
+            execution=Execution(moments=()),
+        )
+        for _ in range(3):
+            next(left)
+        driver.kill()  # and not waited for: a zombie owns nothing either
+        next(left)  # as long as nobody else does, its workers may go on
+        with hold_lease(folder) as new:
+            with pytest.raises(CheckpointError, match="another launch has taken this run over"):
+                next(left)
+            store = Store(folder, run, 99, lambda: owns(folder, new))
+            rows = [result.row for result in fit(recipe, tiny_images(), store=store)]
+        assert [row["global_epoch"] for row in rows] == list(range(4, 12))
+        assert without_speeds(store.rows()) == without_speeds(whole)
+    finally:
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL
