@@ -40,6 +40,7 @@ class Snapshot:
     carried: dict[str, State] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    moment: str | None = None  # its name; None: a checkpoint
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -74,6 +75,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         "format": FORMAT,
         "run_id": snapshot.run_id,
         "position": None if at is None else {"generation": at.generation, "epoch": at.epoch},
+        "moment": snapshot.moment,
         "weights_sha256": weights_sha256(snapshot.weights),
         "fingerprint": dict(snapshot.fingerprint),
         "files": {
@@ -127,6 +129,7 @@ def read_snapshot(folder: Path, run_id: str) -> Snapshot:
         carried=carried,
         rows=tuple(json.loads(line) for line in contents["metrics.jsonl"].splitlines()),
         fingerprint=manifest["fingerprint"],
+        moment=manifest["moment"],
     )
 
 

@@ -100,7 +100,7 @@ class Store:
         """Save a named moment for analysis: `moments/gGGG-<name>`. The optimizer is not part of it."""
         folder = self.folder / "moments" / f"g{generation:03d}-{name}"
         with self._saving():
-            write_snapshot(folder, replace(snapshot, optimizer={}))
+            write_snapshot(folder, replace(snapshot, optimizer={}, moment=name))
 
     def status(self) -> dict[str, Any]:
         """What was last recorded: {"status": "running" | "finished" | "stopped" | "diverged", ...}."""
@@ -160,6 +160,8 @@ class Store:
 
     def _read(self, folder: Path) -> Snapshot:
         snapshot = read_snapshot(folder, self.run_id)
+        if snapshot.moment is not None:
+            raise CheckpointError(f"{folder}: is a moment, which lacks the optimizer; it was copied here")
         if snapshot.position is None or _name(snapshot.position) != folder.name:
             raise CheckpointError(f"{folder}: holds the state of another epoch; it was copied or renamed")
         return snapshot

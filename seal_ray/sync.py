@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from seal_ray.recipe import Job, load_job
 from seal_ray.schedule import Row
 from seal_ray.store import Store
 from seal_ray.tracking import end_service, epochs_held, log_epoch, start_run, wandb_mode
+
+AGAIN = "the same command again goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,9 @@ def sync_storage(
 ) -> Iterator[Synced]:
     """Upload what W&B lacks of every run in `storage`, or of the one named `run`; yields each when done.
 
-    project and entity: by default those of the run's own job.yaml. A run that is being trained, or that
-    was not to be tracked, is skipped. ConfigError without an API key, CheckpointError without a run or when
-    its metrics are damaged, SealRayError when W&B cannot be reached or takes only a part; the same command
-    again then goes on where it stopped.
+    project and entity: by default those of the run's own job.yaml. A run that is being trained, that was
+    not to be tracked, or whose files are damaged is skipped. ConfigError without an API key, CheckpointError
+    without a run, SealRayError when W&B cannot be reached or takes only a part.
     """
     folders = [path.parent for path in sorted(storage.glob("*/job.yaml")) if run in (None, path.parent.name)]
     if not folders:
@@ -50,15 +52,17 @@ def sync_storage(
 
 
 def _sync(folder: Path, changes: dict[str, str]) -> Synced:
-    job, rows = load_job(folder / "job.yaml"), Store(folder, folder.name).rows()
+    try:
+        job, rows = load_job(folder / "job.yaml"), Store(folder, folder.name).rows()
+    except SealRayError as error:
+        return Synced(folder.name, 0, skipped=str(error))
     skipped = _reason_to_skip(folder, job, rows)
     if skipped:
         return Synced(folder.name, len(rows), skipped=skipped)
     tracking = job.placement.tracking.model_copy(update=changes)
     placement = job.placement.model_copy(update={"tracking": tracking})
-    return Synced(
-        folder.name, len(rows), _upload(job.model_copy(update={"placement": placement}), folder.name, rows)
-    )
+    uploaded = _upload(job.model_copy(update={"placement": placement}), folder.name, rows)
+    return Synced(folder.name, len(rows), uploaded)
 
 
 def _reason_to_skip(folder: Path, job: Job, rows: list[Row]) -> str:
@@ -72,24 +76,29 @@ def _reason_to_skip(folder: Path, job: Job, rows: list[Row]) -> str:
 
 def _upload(job: Job, run_id: str, rows: list[Row]) -> int:
     """Log the rows that W&B lacks and wait until it has them; returns how many those were."""
-    import wandb
-
-    again = "the same command again goes on where it stopped"
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            tracked = start_run(job, run_id, Path(scratch), _data_name(job), "online")
-            held = epochs_held(tracked)
-            for row in rows[held:]:
-                log_epoch(tracked, row)
-            tracked.finish()
-            missing = len(rows) - epochs_held(tracked)
-    except wandb.Error as error:
-        end_service()
-        first = str(error).splitlines()[0]
-        raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({first}); {again}") from error
+    with _speaking_to_wandb(run_id), tempfile.TemporaryDirectory() as scratch:
+        tracked = start_run(job, run_id, Path(scratch), _data_name(job), "online")
+        held = epochs_held(tracked)
+        for row in rows[held:]:
+            log_epoch(tracked, row)
+        tracked.finish()
+        missing = len(rows) - epochs_held(tracked)
     if missing > 0:
-        raise SealRayError(f"{run_id}: W&B did not take {missing} of {len(rows)} epochs; {again}")
+        raise SealRayError(f"{run_id}: W&B did not take {missing} of {len(rows)} epochs; {AGAIN}")
     return max(0, len(rows) - held)
+
+
+@contextmanager
+def _speaking_to_wandb(run_id: str) -> Iterator[None]:
+    """What W&B raises becomes a SealRayError, and nothing waits for what cannot be uploaded."""
+    try:
+        yield
+    except BaseException as error:
+        end_service()
+        if not isinstance(error, Exception):
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({what}); {AGAIN}") from error
 
 
 def _data_name(job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -64,6 +65,22 @@ def make_job(data: Path, storage: Path, method: dict[str, Any] | str, **placemen
     )
 
 
+def environment(mark: str, **variables: str) -> dict[str, str]:
+    """The environment of a process that is told by its mark, as is all that it starts."""
+    ours = {MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    return {**os.environ, **ours, **variables}
+
+
+def processes_marked(mark: str) -> list[psutil.Process]:
+    """The processes that carry a mark and are not merely unburied."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 class Launch:
     """One `seal-ray train` and all that it starts."""
 
@@ -74,7 +91,7 @@ class Launch:
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from seal_ray.cli import main; main()", "train", "job.yaml"],
             cwd=folder,
-            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+            env=environment(self.mark),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -84,14 +101,7 @@ class Launch:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that carries this launch's mark."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                pass
-        return found
+        return processes_marked(self.mark)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that train."""

@@ -12,7 +12,7 @@ import pytest
 
 from seal_ray.errors import CheckpointError
 from seal_ray.recipe import Job
-from seal_ray.train import fit
+from seal_ray.train import EpochResult, fit
 from tests.faults.conftest import Launch, make_job, same_as_undisturbed
 from tests.runs import (
     EVERYTHING,
@@ -44,14 +44,13 @@ def test_from_a_write_that_fails_on_nothing_committed_is_lost(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    store, done = open_store(recipe, tmp_path / "full"), 0
+    store, done = open_store(recipe, tmp_path / "full"), list[EpochResult]()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(CheckpointError, match=r"cannot save \(No space left on device\); everything com"):
-            for _ in fit(recipe, tiny_images(), store=store, execution=execution):
-                done += 1
+            done.extend(fit(recipe, tiny_images(), store=store, execution=execution))
     latest = store.latest()
-    assert (len(latest.rows) if latest else 0) >= done
+    assert (len(latest.rows) if latest else 0) >= len(done)
     train_run(recipe, store.folder, execution=execution)
     assert without_speeds(store.rows()) == without_speeds([result.row for result in whole])
     same_state(store.at(whole[-1].position), open_store(recipe, tmp_path / "whole").at(whole[-1].position))

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from seal_ray.clean import find_litter, remove
+from seal_ray.cli import app
 from seal_ray.errors import CheckpointError
 from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, Placement, dump_job
@@ -172,6 +174,20 @@ def test_cleaning_needs_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -
     found = find_litter(store.folder.parent)
     monkeypatch.setattr(os, "fsync", full)
     assert remove(found) == found
+
+
+def test_the_command_lists_and_removes_only_when_told(store: Store) -> None:
+    storage, before = str(store.folder.parent), files(store.folder)
+    listed = CliRunner().invoke(app, ["clean", "--storage", storage])
+    assert listed.exit_code == 0, listed.output
+    assert f"{store.folder}/checkpoints/g000-e000: {SURPLUS} (" in listed.output
+    assert listed.output.splitlines()[-1].startswith("2 would be removed by --yes, ")
+    assert files(store.folder) == before
+    removed = CliRunner().invoke(app, ["clean", "--storage", storage, "--yes"])
+    assert removed.output.splitlines()[-1].startswith("2 of 2 removed, ")
+    assert find_litter(store.folder.parent) == []
+    again = CliRunner().invoke(app, ["clean", "--storage", storage, "--yes"])
+    assert again.output == "0 of 0 removed, 0 B\n"
 
 
 def test_a_storage_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from seal_ray import tracking
+from seal_ray.cli import app
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, Placement, dump_job
@@ -158,9 +160,20 @@ def test_damaged_metrics_are_not_uploaded(server: Server, tmp_path: Path) -> Non
     store = train(tmp_path, 2)
     path = store.folder / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"train_loss": ', b'"train_loss": 1', 1))
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
-        list(sync_storage(tmp_path))
-    assert server.runs == {}
+    (one,) = sync_storage(tmp_path)
+    assert "metrics.jsonl: damaged" in one.skipped
+    assert (one.uploaded, server.runs) == (0, {})
+
+
+def test_the_command_says_what_became_of_each_run(server: Server, tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    train(tmp_path, 1, "off", name="untracked")
+    done = CliRunner().invoke(app, ["sync", "--storage", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-2:] == [
+        f"{RUN}: 2 of 2 epochs uploaded",
+        "untracked: skipped, not tracked (placement.tracking.wandb: off)",
+    ]
 
 
 def test_an_unknown_run_or_storage_is_an_error(server: Server, tmp_path: Path) -> None:
