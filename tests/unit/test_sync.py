@@ -160,9 +160,12 @@ def test_damaged_metrics_are_not_uploaded(server: Server, tmp_path: Path) -> Non
     store = train(tmp_path, 2)
     path = store.folder / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"train_loss": ', b'"train_loss": 1', 1))
-    (one,) = sync_storage(tmp_path)
-    assert "metrics.jsonl: damaged" in one.skipped
-    assert (one.uploaded, server.runs) == (0, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "job.yaml").write_text("{")
+    found = {one.run_id: one for one in sync_storage(tmp_path)}
+    assert "metrics.jsonl: damaged" in found[RUN].skipped
+    assert "job.yaml:1" in found["other"].skipped
+    assert server.runs == {}
 
 
 def test_the_command_says_what_became_of_each_run(server: Server, tmp_path: Path) -> None:
