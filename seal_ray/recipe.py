@@ -258,18 +258,18 @@ def _unplannable(recipe: Recipe) -> Iterator[str]:
 
 
 def _idle(phase: Phase, recipe: Recipe) -> Iterator[str]:
-    """Parts that are to forget, but of which other groups leave nothing."""
+    """An ascent of which other groups leave nothing."""
     names = _stages(recipe.model.arch)
     if recipe.method.split_at not in names[1:]:
         return  # said elsewhere
     parts = Parts(names, recipe.method.split_at)
     moving = {owner(phase.groups, parts, stage) for stage in names}
-    for index, group in enumerate(phase.groups):
-        if (group.ascend or group.loss is not None) and index not in moving:
-            yield (
-                f"method.split_at: {recipe.method.split_at} leaves nothing of the {group.part} part to "
-                "ascend; split earlier, or set head_ascends to true"
-            )
+    forgetting = {i for i, group in enumerate(phase.groups) if group.ascend or group.loss is not None}
+    if forgetting and not forgetting & moving:
+        yield (
+            f"method.split_at: {recipe.method.split_at} leaves nothing to ascend; split earlier, or set "
+            "head_ascends to true"
+        )
 
 
 def _error(function: Callable[..., object], *arguments: object) -> Iterator[str]:

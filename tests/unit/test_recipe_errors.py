@@ -608,9 +608,7 @@ def test_a_part_of_which_nothing_is_left_to_ascend_is_refused(tmp_path: Path) ->
     file.write_text(
         f"recipe:\n  data: {{path: x}}\n  budget: {{epochs: 16, generation_length: 8}}\n  method: {fields}\n"
     )
-    with pytest.raises(
-        ConfigError, match=r"yaml:4: recipe\.method\.split_at: fc leaves nothing of the late part"
-    ):
+    with pytest.raises(ConfigError, match=r"yaml:4: recipe\.method\.split_at: fc leaves nothing to ascend"):
         load_job(file)
     file.write_text(file.read_text().replace("ascend: late", "ascend: late, head_ascends: true"))
     assert load_job(file).recipe.method.split_at == "fc"
