@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from seal_ray.console import Console
 from seal_ray.data.beton import BetonFile, Dataset, load_dataset, verify
 from seal_ray.data.samples import Labels
@@ -37,6 +39,8 @@ RAY_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+GRACE = 5.0
+"""Seconds that Ray's processes get to exit by themselves."""
 POLL = 0.2
 """Seconds between two looks at a run's metrics."""
 
@@ -146,7 +150,20 @@ def ray_session(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        started = _ray_processes()
         ray.shutdown()
+        for process in psutil.wait_procs(started, timeout=GRACE)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def _ray_processes() -> list[psutil.Process]:
+    """What the local Ray of this process has started. One of them now and then hangs while it exits."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            found += child.children(recursive=True) if child.name() == "raylet" else []
+    return found
 
 
 def _check_resources(job: Job) -> bool:

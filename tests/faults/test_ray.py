@@ -112,7 +112,8 @@ def test_ctrl_c_stops_a_second_one_stops_at_once_and_the_same_command_goes_on(
     twice.until(twice.store.stop_requested)
     os.killpg(twice.process.pid, signal.SIGINT)
     printed = twice.end()
-    assert twice.process.returncode == 130
+    # 1 when Ray Train, in its thread, notices first that Ray is gone: that ends the process as well
+    assert twice.process.returncode in (1, 130), printed
     assert f"{twice.store.run_id}: stopped" not in printed
     assert len(twice.store.rows()) <= 8
 
