@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from seal_ray.branch import branch
 from seal_ray.console import Console
 from seal_ray.data.beton import BetonFile, Dataset, load_dataset, verify
 from seal_ray.data.samples import Labels
@@ -27,7 +28,7 @@ from seal_ray.device import usable_cores
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.files import saving, write_durably
 from seal_ray.lease import hold_lease
-from seal_ray.lineage import run_id
+from seal_ray.lineage import generation_keys, run_id
 from seal_ray.recipe import Job, dump_job
 from seal_ray.store import Store
 from seal_ray.tracking import wandb_mode
@@ -52,6 +53,8 @@ class Planned:
     job: Job
     dataset: Dataset
     store: Store
+    keys: tuple[str, ...]
+    """Those of the run's generations."""
 
     @property
     def run_id(self) -> str:
@@ -86,7 +89,8 @@ def prepare_job(job: Job) -> Planned:
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
     dataset = load_dataset(Path(data.path))
     identity = run_id(recipe, dataset.training_identity)
-    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
+    store = Store(storage / identity, identity, placement.keep.checkpoints)
+    return Planned(job, dataset, store, generation_keys(recipe, dataset.training_identity))
 
 
 def _local_folder(storage: str) -> Path:
@@ -108,14 +112,54 @@ def launch(planned: Planned, console: Console) -> Outcome:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
         return Outcome(planned.run_id, before["status"], before.get("reason", ""))
     verify(planned.dataset)
-    use_gpu = _check_resources(planned.job)
+    use_gpu = check_resources(planned.job)
     with hold_lease(planned.store.folder) as token:
-        planned.store.clear_stop()
-        _write_job(planned)
-        _mend_metrics(planned.store)
-        ended = _train(planned, console, token, use_gpu)
-        planned.store.clear_stop()
-        shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
+        begin(planned, console.note)
+        console.start(planned.job, planned.run_id, len(planned.store.rows()))
+        try:
+            with _stop_on_signal(planned.store, console):
+                return train_under_lease(planned, token, use_gpu, _follow(planned.store, console))
+        finally:
+            console.finish()
+
+
+def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) -> None:
+    """Make the folder of a run whose lease is held ready; start it after generations that others trained."""
+    store, moments = planned.store, planned.job.placement.keep.moments
+    store.clear_stop()
+    with saving(store.folder):
+        write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
+    store.record_generations(planned.keys, moments)
+    _mend_metrics(store)
+    if not share:
+        return
+    taken = branch(store, planned.job.recipe, planned.dataset.training_identity, moments)
+    if taken:
+        generations = "generation 0" if taken.generation == 0 else f"generations 0 to {taken.generation}"
+        note(f"{planned.run_id}: {generations} taken over from {taken.source}")
+
+
+def train_under_lease(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
+    """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
+    ended = {"status": "failed", "reason": "Ray Train ended without a result"}
+
+    def fit() -> None:
+        try:
+            ended.update(_trainer(planned, token, use_gpu).fit().return_value)
+        except Exception as error:
+            ended["reason"] = f"{_last_line(error)}; the same command goes on after the last committed epoch"
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL)
+        show_news()
+    show_news()
+    if ended["status"] == "failed":
+        with contextlib.suppress(CheckpointError):
+            planned.store.set_status(**ended)
+    planned.store.clear_stop()
+    shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
     return Outcome(planned.run_id, ended["status"], ended["reason"])
 
 
@@ -166,7 +210,7 @@ def _ray_processes() -> list[psutil.Process]:
     return found
 
 
-def _check_resources(job: Job) -> bool:
+def check_resources(job: Job) -> bool:
     """Whether the workers get GPUs. ClusterError when the cluster cannot hold them all at once."""
     import ray
 
@@ -185,34 +229,6 @@ def _check_resources(job: Job) -> bool:
             "(recipe.shards may stay)"
         )
     return use_gpu
-
-
-def _train(planned: Planned, console: Console, token: str, use_gpu: bool) -> dict[str, str]:
-    """Run Ray Train in a thread while this one follows the metrics and minds the signals.
-
-    Returns the leader's last word, {status, reason}; `failed` when Ray gave up on the workers.
-    """
-    ended = {"status": "failed", "reason": "Ray Train ended without a result"}
-
-    def fit() -> None:
-        try:
-            ended.update(_trainer(planned, token, use_gpu).fit().return_value)
-        except Exception as error:
-            ended["reason"] = f"{_last_line(error)}; the same command goes on after the last committed epoch"
-
-    thread = threading.Thread(target=fit, daemon=True)
-    console.start(planned.job, planned.run_id, len(planned.store.rows()))
-    show_news = _follow(planned.store, console)
-    try:
-        with _stop_on_signal(planned.store, console):
-            thread.start()
-            while thread.is_alive():
-                thread.join(POLL)
-                show_news()
-        show_news()
-    finally:
-        console.finish()
-    return ended
 
 
 def _follow(store: Store, console: Console) -> Callable[[], None]:
@@ -283,12 +299,6 @@ def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _write_job(planned: Planned) -> None:
-    """Put the job beside its results, for a reader and for `seal-ray runs`."""
-    with saving(planned.store.folder):
-        write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
 
 
 def _mend_metrics(store: Store) -> None:

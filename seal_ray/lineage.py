@@ -22,20 +22,31 @@ SEMANTICS = 1
 """Raised whenever a change of this package changes what a recipe computes."""
 
 
-def generation_key(recipe: Recipe, identity: str, generation: int) -> str:
-    """The key of a generation (0-based), 64 hex digits. identity: that of the data set, never its path."""
-    key = ""
-    for g in range(generation + 1):
-        key = _digest({"before": key, "common": _common(recipe, identity), **_generation(recipe, g)})
-    return key
+def generation_keys(recipe: Recipe, identity: str) -> tuple[str, ...]:
+    """The key of each generation, 64 hex digits. identity: that of the data set, never its path."""
+    keys = [""]
+    common = _common(recipe, identity)
+    for generation in range(recipe.budget.generations):
+        keys.append(_digest({"before": keys[-1], "common": common, **_generation(recipe, generation)}))
+    return tuple(keys[1:])
 
 
 def run_id(recipe: Recipe, identity: str) -> str:
     """`<method>-s<seed>-<10 hex digits>`: the last generation's key together with the budget."""
     budget = recipe.budget
-    last = generation_key(recipe, identity, budget.generations - 1)
+    last = generation_keys(recipe, identity)[-1]
     digest = _digest({"key": last, "epochs": budget.epochs, "length": budget.length})
     return f"{recipe.method.name}-s{recipe.seed}-{digest[:10]}"
+
+
+def can_start_after(recipe: Recipe, generation: int) -> bool:
+    """Whether the weights at the end of a generation are all that training goes on from.
+
+    Not where the momentum lives on across the border, as in one long schedule.
+    """
+    budget = recipe.budget
+    last = generation + 1 == budget.generations
+    return last or recipe.method.phases(generation + 1, budget)[0].fresh
 
 
 def _common(recipe: Recipe, identity: str) -> dict[str, Any]:

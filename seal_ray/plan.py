@@ -10,7 +10,7 @@ from seal_ray.launch import Planned
 from seal_ray.network import Parts, build, stages
 from seal_ray.optim import owner
 from seal_ray.recipe import Recipe
-from seal_ray.schedule import Phase, Position, Rise, first_epochs, learning_rate
+from seal_ray.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of
 from seal_ray.streams import stream
 
 
@@ -70,7 +70,11 @@ def make_plan(planned: Planned) -> Plan:
     keep = planned.job.placement.keep
     checkpoint = weights + carried + 4 * parameters * (recipe.optimizer.momentum > 0)
     phases = tuple(_phases(recipe, parts, per_epoch))
-    moments = _moments(phases, keep.moments, recipe.budget.generations)
+    moments = sum(
+        name in keep.moments
+        for generation in range(recipe.budget.generations)
+        for name in moments_of(recipe.method.phases(generation, recipe.budget), generation)
+    )
     return Plan(
         run_id=planned.run_id,
         phases=phases,
@@ -145,13 +149,3 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
             weakest, strongest = weakest / group.lr.factor, min(strongest * group.lr.factor, group.lr.cap)
         return low, high
     return None
-
-
-def _moments(phases: tuple[PlannedPhase, ...], names: tuple[str, ...], generations: int) -> int:
-    counts = {
-        "init": 1,
-        "forgotten": sum(bool(p.edit) and p.first_epoch == 0 for p in phases),
-        "ascended": sum(p.ascent is not None for p in phases),
-        "relearned": generations,
-    }
-    return sum(counts[name] for name in names)

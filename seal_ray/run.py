@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from seal_ray.data.images import Images, TrainingEpoch, epoch_order
 from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision
 from seal_ray.edits import EditContext
-from seal_ray.errors import ConfigError
+from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.lineage import run_id
 from seal_ray.network import Parts, build, stages
 from seal_ray.optim import build_optimizer, load_optimizer_state, optimizer_state
@@ -232,6 +233,7 @@ class Run:
         snapshot = self._newest_snapshot()
         if snapshot is not None:
             assert snapshot.position is not None
+            self._compare(snapshot.fingerprint)
             self.network.load_state_dict(snapshot.weights)
             self.carried = {
                 name: {key: tensor.to(self.world.device) for key, tensor in state.items()}
@@ -243,6 +245,20 @@ class Run:
         self.world.lead(lambda: self._open(snapshot))
         finished = self.next.generation == self.recipe.budget.generations
         self.set_status("finished" if finished else "running")
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        """Warn where the last bits may differ from here on; the number of workers does not matter."""
+        now = self.fingerprint()
+        changed = [
+            f"{key} {before.get(key)} -> {value}"
+            for key, value in now.items()
+            if key != "workers" and before.get(key) != value
+        ]
+        if changed and self.world.leads:
+            text = (
+                f"going on under another fingerprint ({', '.join(changed)}): last bits may differ from here"
+            )
+            warnings.warn(text, SealRayWarning, stacklevel=2)
 
     def _open(self, snapshot: Snapshot | None) -> None:
         """The leader's part of a start."""

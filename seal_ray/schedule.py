@@ -198,6 +198,17 @@ def first_epochs(phases: Sequence[Phase]) -> tuple[int, ...]:
     return tuple(starts)
 
 
+def moments_of(phases: Sequence[Phase], generation: int) -> tuple[str, ...]:
+    """The named moments of a generation with these phases, in the order in which they come."""
+    reached = {
+        "init": generation == 0,
+        "forgotten": phases[0].edit is not None,
+        "ascended": any(phase.ascends for phase in phases),
+        "relearned": True,
+    }
+    return tuple(name for name, comes in reached.items() if comes)
+
+
 def phase_at(phases: Sequence[Phase], epoch: int) -> tuple[Phase, int]:
     """The phase that holds `epoch` of the generation, and the epoch's 0-based place inside it."""
     for phase, first in zip(phases, first_epochs(phases), strict=True):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Recipe
 
 CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
+GENERATIONS = "generations.json"
+
+
+@dataclass(frozen=True)
+class Generations:
+    """The keys of a run's generations (see `seal_ray.lineage`), and the moments it keeps of each."""
+
+    keys: tuple[str, ...]
+    moments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,47 @@ class Store:
             for surplus in found[found.index(written) + self.checkpoints :]:
                 remove_snapshot(surplus)
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Go on from a state that was trained elsewhere: it becomes the newest checkpoint."""
+        assert snapshot.position is not None
+        with self._saving():
+            write_snapshot(self.folder / "checkpoints" / _name(snapshot.position), snapshot)
+        self.open(snapshot)
+
     def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
         """Save a named moment for analysis: `moments/gGGG-<name>`. The optimizer is not part of it."""
-        folder = self.folder / "moments" / f"g{generation:03d}-{name}"
         with self._saving():
-            write_snapshot(folder, replace(snapshot, optimizer={}, moment=name))
+            write_snapshot(self._moment(name, generation), replace(snapshot, optimizer={}, moment=name))
+
+    def moment(self, name: str, generation: int) -> Snapshot:
+        """A kept moment. CheckpointError when it is not there or not usable."""
+        snapshot = read_snapshot(self._moment(name, generation), self.run_id)
+        if snapshot.moment != name:
+            raise CheckpointError(f"{self._moment(name, generation)}: holds another moment; it was copied")
+        return snapshot
+
+    def has_moment(self, name: str, generation: int) -> bool:
+        """Whether a moment was completed; reading it may still find it damaged."""
+        return (self._moment(name, generation) / "manifest.json").exists()
+
+    def record_generations(self, keys: Sequence[str], moments: Sequence[str]) -> None:
+        """Say which generations this run consists of and which moments it keeps of each of them.
+
+        Moments that an earlier launch did not keep are left out, since earlier generations lack them.
+        """
+        before = self.generations()
+        kept = [name for name in moments if before is None or name in before.moments]
+        with self._saving():
+            text = json.dumps({"keys": list(keys), "moments": kept}, indent=1)
+            write_durably(self.folder / GENERATIONS, text.encode())
+
+    def generations(self) -> Generations | None:
+        """The generations of the run; None when they were never recorded or are damaged."""
+        try:
+            held = json.loads((self.folder / GENERATIONS).read_bytes())
+            return Generations(tuple(map(str, held["keys"])), tuple(map(str, held["moments"])))
+        except (FileNotFoundError, ValueError, RecursionError, KeyError, TypeError):
+            return None
 
     def status(self) -> dict[str, Any]:
         """What was last recorded: {"status": "running" | "finished" | "stopped" | "diverged", ...}."""
@@ -157,6 +202,9 @@ class Store:
     def clear_stop(self) -> None:
         """Forget a stop request that has been obeyed, or that was for an earlier launch."""
         (self.folder / "stop").unlink(missing_ok=True)
+
+    def _moment(self, name: str, generation: int) -> Path:
+        return self.folder / "moments" / f"g{generation:03d}-{name}"
 
     def _read(self, folder: Path) -> Snapshot:
         snapshot = read_snapshot(folder, self.run_id)

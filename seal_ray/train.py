@@ -197,6 +197,7 @@ def describe(
     state = run.network.state_dict()
     row = {
         "run_id": run.id,
+        "trained_by": run.id,
         "generation": position.generation,
         "epoch": position.epoch,
         "global_epoch": position.global_epoch(run.recipe.budget),

@@ -28,9 +28,9 @@ MAX_VALUES = 10_000
 
 @dataclass(frozen=True)
 class Document:
-    """A mapping read from YAML, and the place of every path in it, in the order of the file."""
+    """What was read from YAML, and the place of every path in it, in the order of the file."""
 
-    value: dict[str, Any]
+    value: Any  # a mapping, in a whole file
     places: Mapping[Keys, str]
 
     def given(self, path: Keys) -> Keys:
@@ -65,6 +65,21 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
     return document
 
 
+def put(document: Document, path: Keys, source: Document, held: Keys) -> Document:
+    """The document with what `source` has at `held` as its value at `path`, places and all."""
+    value = _replaced(document.value, path, at(source.value, held))
+    places = {old: place for old, place in document.places.items() if old[: len(path)] != path}
+    for n in range(1, len(path)):
+        if not isinstance(at(document.value, path[:n]), dict):
+            places[path[:n]] = source.places[held]
+    moved = {
+        path + inner[len(held) :]: place
+        for inner, place in source.places.items()
+        if inner[: len(held)] == held
+    }
+    return Document(value, places | moved)
+
+
 def dotted(path: Keys) -> str:
     """The path as people write it, odd keys quoted."""
     return ".".join(str(key) if re.fullmatch(r"[\w-]{1,40}", str(key)) else repr(key)[:40] for key in path)
@@ -77,12 +92,7 @@ def _assign(document: Document, assignment: str) -> Document:
     if not text.strip() or "" in path:
         raise ConfigError(f"{source}: is not path.to.field=VALUE, such as recipe.budget.epochs=12")
     reader = _Reader(source, numbered=False)
-    value = _replaced(document.value, path, reader.read(text))
-    places = {old: place for old, place in document.places.items() if old[: len(path)] != path}
-    for n in range(1, len(path)):
-        if not isinstance(_at(document.value, path[:n]), dict):
-            places[path[:n]] = source
-    return Document(value, places | {path + inner: source for inner in reader.places})
+    return put(document, path, Document(reader.read(text), reader.places), ())
 
 
 def _replaced(held: object, path: Keys, value: object) -> Any:
@@ -93,10 +103,11 @@ def _replaced(held: object, path: Keys, value: object) -> Any:
     return mapping | {path[0]: _replaced(mapping.get(path[0]), path[1:], value)}
 
 
-def _at(value: Any, path: Keys) -> object:
+def at(value: Any, path: Keys) -> object:
     """What `path` leads to; None when it leads nowhere."""
+    key: Any
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) else value[key] if isinstance(value, list) else None
     return value
 
 

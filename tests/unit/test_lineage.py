@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from seal_ray.data.beton import Dataset
 from seal_ray.launch import prepare_job
-from seal_ray.lineage import generation_key, run_id
+from seal_ray.lineage import generation_keys, run_id
 from seal_ray.methods import METHODS
 from seal_ray.recipe import Job, Placement, Recipe
 from tests.runs import CASES, tiny_recipe
@@ -77,7 +77,7 @@ def changed(field: str, value: Any) -> Recipe:
 
 
 def key(recipe: Recipe, generation: int = 0, identity: str = "images") -> str:
-    return generation_key(recipe, identity, generation)
+    return generation_keys(recipe, identity)[generation]
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

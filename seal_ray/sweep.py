@@ -1,0 +1,337 @@
+"""Sweeps: one YAML file -> the jobs of all its runs. Pure: no data, no cluster.
+
+A sweep names a `base` run, `axes` (recipe fields and the values each takes) and a number of seeds. `grid`
+crosses the axes, `zip` walks along them together, `random` draws `samples` settings, `list` has its
+settings written out. What a run is called, its *setting*, is its label on each axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from seal_ray.errors import ConfigError
+from seal_ray.recipe import Job
+from seal_ray.validation import STRICT, parse, refuse
+from seal_ray.yaml_file import Document, Keys, at, dotted, override, put, read
+
+MAX_RUNS = 10_000
+
+Setting = Mapping[str, str]
+"""A run's label on each axis."""
+
+
+class EarlyStopping(BaseModel):
+    """ASHA (arXiv 1810.05934): of the runs that reach a rung the best 1 / reduction_factor go on.
+
+    A run is judged at the ends of generations only, when everything has been relearned, by val_top1. The
+    rungs are at after_epochs x reduction_factor^k epochs, so that runs are compared at equal compute.
+    """
+
+    model_config = STRICT
+
+    after_epochs: int = Field(ge=1, description="epochs before a run may be stopped: the first rung")
+    reduction_factor: float = Field(default=3.0, gt=1, description="one in so many goes on")
+
+
+class SweepFile(BaseModel):
+    """The fields of a sweep file beside its base, which is a job's."""
+
+    model_config = STRICT
+
+    name: str = Field(min_length=1, description="what people call the sweep; default: the file's name")
+    base: str | None = Field(default=None, min_length=1, description="a run's YAML file, beside this one")
+    recipe: dict[str, Any] = Field(default={}, description="recipe fields for all runs, over those of base")
+    placement: dict[str, Any] = Field(default={}, description="placement fields, over those of base")
+    mode: Literal["grid", "zip", "random", "list"] = Field(default="grid", description="how axes combine")
+    axes: dict[str, Any] | list[dict[str, Any]] = Field(
+        description="recipe fields and their values; in mode list the settings themselves"
+    )
+    samples: int | None = Field(default=None, ge=1, description="mode random: settings to draw")
+    sample_seed: int = Field(default=0, ge=0, description="mode random: which settings are drawn")
+    exclude: list[dict[str, Any]] = Field(default=[], description="settings to leave out")
+    seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
+    baseline: dict[str, Any] | None = Field(default=None, description="what differences are taken to")
+    early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        listed = isinstance(self.axes, list)
+        problems = []
+        if not self.axes:
+            problems.append(
+                "axes: is empty; name a recipe field and its values, such as method: [normal, seal]"
+            )
+        if listed != (self.mode == "list"):
+            wanted = "a list of settings" if self.mode == "list" else "a mapping of axes"
+            problems.append(f"axes: mode {self.mode} needs {wanted}")
+        if (self.samples is None) == (self.mode == "random"):
+            what = "needs samples" if self.mode == "random" else "draws nothing; remove samples"
+            problems.append(f"samples: mode {self.mode} {what}")
+        refuse("SweepFile", problems)
+        return self
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: what to train, and its label on each axis. Its seed is in the recipe."""
+
+    job: Job
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All runs of a sweep, a setting's seeds next to each other."""
+
+    name: str
+    runs: tuple[SweepRun, ...]
+    baseline: Setting
+    early_stopping: EarlyStopping | None
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of an axis: its label and where it stands in the document that holds it."""
+
+    label: str
+    source: Document
+    held: Keys
+
+
+AS_IN_BASE = _Value("-", Document({}, {}), ())
+
+
+def is_sweep(path: str | Path) -> bool:
+    """Whether a YAML file is a sweep and not a run: it has axes. ConfigError when it cannot be read."""
+    return "axes" in read(path).value
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a YAML file, after overrides (`recipe.budget.epochs=8` is for all runs, `seeds=1`).
+
+    ConfigError lists every problem with its file:line: of the sweep, of its base, and of each run.
+    """
+    document = override(read(path), overrides)
+    document = Document({"name": Path(path).stem, **document.value}, document.places)
+    file = parse(document, SweepFile)
+    base = _base(file, document, Path(path))
+    settings = list(_settings(file, document))
+    kept = [
+        setting for setting in settings if not any(_matches(rule, _labels(setting)) for rule in file.exclude)
+    ]
+    _check_rules(file, settings, document)
+    if not kept:
+        raise ConfigError(f"{document.places[('exclude',)]}: exclude: leaves no run; remove a rule")
+    if len(kept) * file.seeds > MAX_RUNS:
+        raise ConfigError(f"{path}: has {len(kept) * file.seeds} runs, more than {MAX_RUNS}; narrow its axes")
+    runs = tuple(_runs(file, base, kept))
+    labels = [_labels(setting) for setting in kept]
+    return Sweep(file.name, runs, _baseline(file, labels, document), file.early_stopping)
+
+
+def _base(file: SweepFile, document: Document, path: Path) -> Document:
+    """The document of a job: that of the base file, with the sweep's own sections over it."""
+    base = read(path.parent / file.base) if file.base else Document({}, {(): str(path)})
+    base = Document({**base.value, "name": file.name}, {**base.places, ("name",): f"{path}"})
+    for section in ("recipe", "placement"):
+        if (section,) in document.places:
+            base = _merge(base, document, (section,))
+    if "recipe" not in base.value:
+        raise ConfigError(f"{path}:1: has neither base nor recipe; add `base: RUN.yaml` or the recipe itself")
+    return base
+
+
+def _merge(base: Document, over: Document, path: Keys) -> Document:
+    """What `over` says at `path`, field by field; a method is replaced as a whole."""
+    ours, theirs = at(base.value, path), at(over.value, path)
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)) or path == ("recipe", "method"):
+        return put(base, path, over, path)
+    for key in theirs:
+        base = _merge(base, over, (*path, key))
+    return base
+
+
+def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]]:
+    """The value on each axis of every setting, before exclusion."""
+    if isinstance(file.axes, list):
+        axes = list(dict.fromkeys(axis for setting in file.axes for axis in setting))
+        for i, setting in enumerate(file.axes):
+            values = [_Value(_label(held), document, ("axes", i, axis)) for axis, held in setting.items()]
+            given = dict(zip(setting, values, strict=True))
+            yield {axis: given.get(axis, AS_IN_BASE) for axis in axes}
+        return
+    if file.mode == "random":
+        for sample in range(file.samples or 0):
+            rng = np.random.default_rng([file.sample_seed, sample])
+            yield {axis: _drawn(axis, document, rng) for axis in file.axes}
+        return
+    crossed = {axis: _values(axis, document) for axis in file.axes}
+    if file.mode == "zip":
+        lengths = {axis: len(held) for axis, held in crossed.items()}
+        if len(set(lengths.values())) > 1:
+            place = document.places[("axes",)]
+            raise ConfigError(f"{place}: axes: mode zip needs axes of equal length, not {lengths}")
+        combinations: Iterator[Any] = zip(*crossed.values(), strict=True)
+    else:
+        combinations = itertools.product(*crossed.values())
+    for combination in combinations:
+        yield dict(zip(crossed, combination, strict=True))
+
+
+def _values(axis: str, document: Document) -> list[_Value]:
+    """The values of an axis in the order of the file: a list, or a mapping of labels to values."""
+    path: Keys = ("axes", axis)
+    held = at(document.value, path)
+    if isinstance(held, dict):
+        values = [_Value(label, document, (*path, label)) for label in held]
+    elif isinstance(held, list):
+        values = [_Value(_label(value), document, (*path, i)) for i, value in enumerate(held)]
+    else:
+        values = []
+    if not values:
+        raise ConfigError(
+            f"{document.places[path]}: {dotted(path)}: must be a list of values, or label: value"
+        )
+    labels = [value.label for value in values]
+    for value in values:
+        if labels.count(value.label) > 1:
+            place = document.places[value.held]
+            raise ConfigError(
+                f"{place}: {dotted(path)}: {value.label!r} is there twice; keep one, or name them"
+            )
+    return values
+
+
+def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
+    """A value of an axis in mode random: drawn from a distribution, or one of its values."""
+    path: Keys = ("axes", axis)
+    held = at(document.value, path)
+    name = ""
+    if not _is_distribution(held):
+        choice = _values(axis, document)[int(rng.integers(len(held)))]
+        name = choice.label if isinstance(held, dict) else ""
+        held, path = at(document.value, choice.held), choice.held
+    try:
+        value = _sample(held, rng)
+    except ConfigError as error:
+        raise ConfigError(f"{document.places[path]}: {dotted(path)}: {error}") from None
+    label = _label(value)
+    return _Value(
+        f"{name} {label}" if name and name != label else label, _placed(value, document.places[path]), ()
+    )
+
+
+DISTRIBUTIONS = ("uniform", "log_uniform", "integer")
+
+
+def _is_distribution(held: Any) -> bool:
+    return isinstance(held, dict) and len(held) == 1 and next(iter(held)) in DISTRIBUTIONS
+
+
+def _sample(held: Any, rng: np.random.Generator) -> Any:
+    """`held` with each {distribution: [low, high]} in it replaced by a draw of three significant digits."""
+    if not _is_distribution(held):
+        return {key: _sample(value, rng) for key, value in held.items()} if isinstance(held, dict) else held
+    name, bounds = next(iter(held.items()))
+    if not isinstance(bounds, list) or len(bounds) != 2 or not all(type(b) in (int, float) for b in bounds):
+        raise ConfigError(f"{name} needs [low, high]")
+    low, high = bounds
+    if not low < high or (name == "log_uniform" and low <= 0):
+        raise ConfigError(f"{name} needs low < high" + (", both above 0" if name == "log_uniform" else ""))
+    if name == "integer":
+        return int(rng.integers(math.ceil(low), math.floor(high) + 1))
+    if name == "log_uniform":
+        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+    return float(f"{rng.uniform(low, high):.3g}")
+
+
+def _placed(value: Any, place: str) -> Document:
+    """A value that no file holds as such, as if it stood at `place`."""
+    return Document(value, dict(_paths(value, (), place)))
+
+
+def _paths(value: Any, path: Keys, place: str) -> Iterator[tuple[Keys, str]]:
+    yield path, place
+    for key, held in value.items() if isinstance(value, dict) else ():
+        yield from _paths(held, (*path, key), place)
+
+
+def _labels(setting: Mapping[str, _Value]) -> Setting:
+    return {axis: value.label for axis, value in setting.items()}
+
+
+def _matches(rule: Mapping[str, Any], labels: Setting) -> bool:
+    """Whether a setting has one of the rule's labels on each of the rule's axes."""
+    return all(
+        labels.get(axis) in [_label(held) for held in (wanted if isinstance(wanted, list) else [wanted])]
+        for axis, wanted in rule.items()
+    )
+
+
+def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: Document) -> None:
+    """ConfigError for a rule that leaves nothing out, which is a typing mistake."""
+    labels = [_labels(setting) for setting in settings]
+    for i, rule in enumerate(file.exclude):
+        if not rule or not any(_matches(rule, one) for one in labels):
+            place = document.places[("exclude", i)]
+            raise ConfigError(f"{place}: exclude.{i}: matches no setting; {_known(labels)}")
+
+
+def _known(labels: Sequence[Setting]) -> str:
+    axes = {axis: list(dict.fromkeys(one[axis] for one in labels)) for axis in labels[0]}
+    return "axes are " + "; ".join(f"{axis}: {', '.join(values[:8])}" for axis, values in axes.items())
+
+
+def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) -> Setting:
+    """The labels that differences are taken to: as given, or the first of the axis of methods."""
+    if file.baseline is None:
+        if file.mode == "random":
+            return {}
+        return {"method": labels[0]["method"]} if "method" in labels[0] and file.mode == "grid" else labels[0]
+    wanted = {axis: _label(held) for axis, held in file.baseline.items()}
+    if not wanted or not any(_matches(wanted, one) for one in labels):
+        raise ConfigError(f"{document.places[('baseline',)]}: baseline: matches no setting; {_known(labels)}")
+    return wanted
+
+
+def _runs(file: SweepFile, base: Document, settings: Sequence[Mapping[str, _Value]]) -> Iterator[SweepRun]:
+    """The jobs of the settings; ConfigError lists what is wrong with any of them, each problem once."""
+    problems: dict[str, str] = {}
+    for setting in settings:
+        document = base
+        for axis, value in setting.items():
+            if value is not AS_IN_BASE:
+                document = put(document, ("recipe", *axis.split(".")), value.source, value.held)
+        try:
+            job = parse(document, Job)
+        except ConfigError as error:
+            for problem in str(error).splitlines():
+                problems.setdefault(
+                    problem, ", ".join(f"{a}: {label}" for a, label in _labels(setting).items())
+                )
+            continue
+        first = job.recipe.seed
+        for seed in range(first, first + file.seeds):
+            recipe = job.recipe.model_copy(update={"seed": seed})
+            yield SweepRun(job.model_copy(update={"recipe": recipe}), _labels(setting))
+    if problems:
+        raise ConfigError("\n".join(f"{what} (first in the setting {one})" for what, one in problems.items()))
+
+
+def _label(value: Any) -> str:
+    """A short name of a value: text as it is, numbers without padding, a mapping as name(field=...)."""
+    if isinstance(value, dict):
+        fields = ", ".join(f"{key}={_label(held)}" for key, held in value.items() if key != "name")
+        name = str(value.get("name", ""))
+        return f"{name}({fields})" if name and fields else name or fields
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,200 @@
+"""A run that starts after generations which another run has trained equals the same run trained alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seal_ray.branch import Branch, branch
+from seal_ray.errors import SealRayWarning
+from seal_ray.lineage import generation_keys, run_id
+from seal_ray.recipe import Recipe
+from seal_ray.run import Execution
+from seal_ray.schedule import Position
+from seal_ray.snapshot import Snapshot
+from seal_ray.store import Store
+from seal_ray.train import fit
+from tests.runs import EVERYTHING, case_id, same_tensors, tiny_images, tiny_recipe, without_speeds
+
+SEAL = {"name": "seal", "ascent_rate": 0.3}
+RISING = {"name": "seal", "ascent_rate": {"rise": 0.5, "start": 0.1}}
+BRANCHES: list[dict[str, Any]] = [SEAL, RISING, {**SEAL, "forget": "llf"}, {"name": "llf"}, {"name": "ke"}]
+IMAGES = tiny_images()
+
+
+def store_of(recipe: Recipe, storage: Path) -> Store:
+    identity = run_id(recipe, IMAGES.identity)
+    return Store(storage / identity, identity)
+
+
+def train_in(
+    storage: Path,
+    recipe: Recipe,
+    *,
+    share: bool = True,
+    epochs: int = 99,
+    moments: tuple[str, ...] = EVERYTHING,
+) -> Branch | None:
+    """Train a run of `storage`, for at most `epochs` epochs; returns what it took over before."""
+    store = store_of(recipe, storage)
+    store.record_generations(generation_keys(recipe, IMAGES.identity), moments)
+    taken = branch(store, recipe, IMAGES.identity, moments) if share else None
+    execution = Execution(moments=moments)
+    for trained, _ in enumerate(fit(recipe, IMAGES, store=store, execution=execution), start=1):
+        if trained == epochs:
+            break
+    return taken
+
+
+def same_run(recipe: Recipe, branched: Path, alone: Path, *, optimizer: bool = True) -> None:
+    """Assert that a finished run is the same in both storages, but for who trained an epoch."""
+    ours, theirs = store_of(recipe, branched), store_of(recipe, alone)
+    assert without_speeds(ours.rows(), "trained_by") == without_speeds(theirs.rows(), "trained_by")
+    end = Position(recipe.budget.generations - 1, recipe.budget.length - 1)
+    same_snapshot(ours.at(end), theirs.at(end), optimizer)
+    names = sorted(path.name for path in (theirs.folder / "moments").iterdir())
+    assert sorted(path.name for path in (ours.folder / "moments").iterdir()) == names
+    for generation, name in (name.split("-") for name in names):
+        at = (name, int(generation[1:]))
+        same_snapshot(ours.moment(*at), theirs.moment(*at))
+
+
+def same_snapshot(one: Snapshot, other: Snapshot, optimizer: bool = True) -> None:
+    assert (one.run_id, one.position, one.moment) == (other.run_id, other.position, other.moment)
+    same_tensors(one.weights, other.weights, "weights")
+    if optimizer:
+        same_tensors(one.optimizer, other.optimizer, "optimizer")
+    assert one.carried.keys() == other.carried.keys()
+    for name in one.carried:
+        same_tensors(one.carried[name], other.carried[name], name)
+    assert without_speeds(one.rows, "trained_by") == without_speeds(other.rows, "trained_by")
+
+
+@pytest.mark.parametrize("method", BRANCHES, ids=case_id)
+def test_a_branched_run_equals_the_same_run_trained_alone(method: dict[str, Any], tmp_path: Path) -> None:
+    leader, recipe = tiny_recipe(), tiny_recipe(method)
+    train_in(tmp_path / "shared", leader, epochs=6)  # and dies in the middle of generation 1
+    leading = store_of(leader, tmp_path / "shared").run_id
+
+    assert train_in(tmp_path / "shared", recipe) == Branch(leading, 0)
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+    rows = store_of(recipe, tmp_path / "shared").rows()
+    own = store_of(recipe, tmp_path / "shared").run_id
+    assert [row["trained_by"] for row in rows] == [leading] * 4 + [own] * 8
+    assert {row["run_id"] for row in rows} == {own}
+
+
+@pytest.mark.parametrize(
+    "method", [*BRANCHES, {"name": "normal"}, {"name": "ban"}, {"name": "dsd"}], ids=case_id
+)
+def test_a_larger_budget_goes_on_from_what_a_smaller_one_has_trained(
+    method: dict[str, Any], tmp_path: Path
+) -> None:
+    short = tiny_recipe(method, budget={"epochs": 8, "generation_length": 4})
+    train_in(tmp_path / "shared", short)
+    recipe = tiny_recipe(method)
+    assert train_in(tmp_path / "shared", recipe) == Branch(store_of(short, tmp_path / "shared").run_id, 1)
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+
+
+def test_a_smaller_budget_is_found_in_a_larger_one_and_trains_nothing(tmp_path: Path) -> None:
+    train_in(tmp_path / "shared", tiny_recipe(SEAL))
+    short = tiny_recipe(SEAL, budget={"epochs": 8, "generation_length": 4})
+    taken = train_in(tmp_path / "shared", short)
+    assert taken is not None
+    assert taken.generation == 1
+    train_in(tmp_path / "alone", short, share=False)
+    same_run(short, tmp_path / "shared", tmp_path / "alone", optimizer=False)
+    assert store_of(short, tmp_path / "shared").status()["status"] == "finished"
+
+
+def test_a_branch_of_a_branch_says_who_trained_each_epoch(tmp_path: Path) -> None:
+    train_in(tmp_path, tiny_recipe(), epochs=4)
+    train_in(tmp_path, tiny_recipe(SEAL, budget={"epochs": 8, "generation_length": 4}))
+    recipe = tiny_recipe(SEAL)
+    train_in(tmp_path, recipe)
+    makers = [row["trained_by"] for row in store_of(recipe, tmp_path).rows()]
+    assert len(set(makers)) == 3
+    assert makers == [makers[0]] * 4 + [makers[4]] * 4 + [store_of(recipe, tmp_path).run_id] * 4
+
+
+def test_momentum_that_lives_on_across_the_border_is_never_cut(tmp_path: Path) -> None:
+    constant = {"optimizer": {"schedule": "constant", "warmup_share": 0.0}}
+    long = {"name": "normal", "schedule": "long"}
+    short = tiny_recipe(long, budget={"epochs": 8, "generation_length": 4}, **constant)
+    train_in(tmp_path / "shared", short)
+    recipe = tiny_recipe(long, **constant)
+    keys = [generation_keys(one, IMAGES.identity) for one in (short, recipe)]
+    assert keys[0] == keys[1][:2]  # the same work, but the moment lacks the momentum
+    assert train_in(tmp_path / "shared", recipe) is None
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+
+
+def test_a_run_that_began_takes_over_only_what_is_further_on(tmp_path: Path) -> None:
+    recipe = tiny_recipe(SEAL)
+    train_in(tmp_path / "shared", recipe, epochs=2)  # interrupted in generation 0
+    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
+    taken = train_in(tmp_path / "shared", recipe, epochs=1)
+    assert taken is not None
+    assert taken.generation == 0
+    assert train_in(tmp_path / "shared", recipe) is None  # now in generation 1 by itself
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+
+
+def test_a_damaged_moment_is_named_and_the_generation_trained(tmp_path: Path) -> None:
+    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
+    leader = store_of(tiny_recipe(), tmp_path / "shared")
+    damaged = leader.folder / "moments" / "g000-relearned" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8] + bytes(8))
+    recipe = tiny_recipe(SEAL)
+    with pytest.warns(SealRayWarning, match=rf"not branching from {leader.run_id}: .*truncated or altered"):
+        assert train_in(tmp_path / "shared", recipe) is None
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+
+
+def test_a_source_that_lacks_a_moment_the_run_keeps_is_not_used(tmp_path: Path) -> None:
+    train_in(tmp_path, tiny_recipe(), epochs=4, moments=("relearned",))
+    assert train_in(tmp_path, tiny_recipe(SEAL), epochs=1) is None  # it keeps `init` too
+
+
+def test_other_seeds_data_and_damaged_lists_are_never_taken_for_the_same(tmp_path: Path) -> None:
+    train_in(tmp_path, tiny_recipe(seed=1), epochs=4)
+    assert train_in(tmp_path, tiny_recipe(SEAL), epochs=1) is None
+    train_in(tmp_path, tiny_recipe(seed=2), epochs=4)
+    path = store_of(tiny_recipe(seed=2), tmp_path).folder / "generations.json"
+    for damage in ("", "[", json.dumps({"keys": 1, "moments": 2}), json.dumps({"keys": []}), "[" * 100_000):
+        path.write_text(damage)
+        assert train_in(tmp_path, tiny_recipe(SEAL, seed=2), epochs=1) is None
+
+
+def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
+    recipe = tiny_recipe(SEAL)
+    for survived in range(4):  # dies before each of the writes in turn
+        writes = iter(range(99))
+
+        def dying(*_: Any, survived: int = survived, writes: Any = writes) -> None:
+            if next(writes) == survived:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            for name in ("keep_moment", "adopt", "open"):
+                real = getattr(Store, name)
+                patch.setattr(Store, name, lambda *a, real=real: (dying(), real(*a))[1])
+            with pytest.raises(KeyboardInterrupt):
+                train_in(tmp_path / "shared", recipe)
+    store = store_of(recipe, tmp_path / "shared")
+    store.open(store.latest())  # what a launch does first
+    train_in(tmp_path / "shared", recipe)
+    train_in(tmp_path / "alone", recipe, share=False)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
