@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console as RichConsole
 
-from seal_ray.errors import SealRayError
+from seal_ray.errors import ConfigError, SealRayError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,13 +23,17 @@ data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
 app.add_typer(data_app, name="data")
 out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
-File = Annotated[Path, typer.Argument(help="A run's YAML file.", show_default=False)]
+File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
     typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
 ]
 Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
 Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
+]
 
 
 @app.command()
@@ -38,10 +42,7 @@ def train(
     set_: Set = None,
     workers: Workers = None,
     storage: Storage = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
     from seal_ray.console import Console
@@ -63,19 +64,76 @@ def train(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep's YAML file.", show_default=False)],
+    set_: Set = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    address: Address = None,
+    concurrent: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Runs at once; default: as many as the cluster holds."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share/--no-share", help="Train what runs have in common once, or in each.")
+    ] = True,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="One run after the other in this process, without Ray.")
+    ] = False,
+) -> None:
+    """Train all runs of a sweep and compare them. The same command again does what is left."""
+    from seal_ray.controller import run_sweep
+    from seal_ray.report.leaderboard import notes, to_table
+    from seal_ray.results import prepare_sweep, problems, totals, write_results
+    from seal_ray.sweep import load_sweep
+
+    runs = prepare_sweep(load_sweep(file, _overrides(set_, workers, storage)))
+    run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
+    lines, found = write_results(runs)
+    out.print(to_table(lines, runs.sweep.name))
+    for line in [*notes(lines), f"{totals(found)}; {runs.folder}/results.md"]:
+        out.print(f"  {line}", markup=False)
+    if list(problems(found)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def validate(file: File, set_: Set = None) -> None:
-    """Check a YAML file; says what is wrong, where, and what to do."""
+    """Check a YAML file of a run or a sweep; says what is wrong, where, and what to do."""
+    from seal_ray.sweep import is_sweep, load_sweep
+
+    if is_sweep(file):
+        found = load_sweep(file, set_ or [])
+        epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
+        out.print(f"{file}: valid ({len(found.runs)} runs, {epochs:,} epochs)", markup=False)
+        return
     job = _load(file, set_, None, None)
     out.print(f"{file}: valid ({job.recipe.method.name}, {job.recipe.budget.epochs} epochs)", markup=False)
 
 
 @app.command()
-def plan(file: File, set_: Set = None, workers: Workers = None, storage: Storage = None) -> None:
-    """Show what a run would do: phases, rates, steps, what it keeps, whether it would resume."""
+def plan(
+    file: File,
+    set_: Set = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Sweep: time a few steps, to estimate.")] = False,
+    images_per_second: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.1, help="Sweep: the speed to estimate with."),
+    ] = None,
+) -> None:
+    """Show what a run or a sweep would do: phases, rates, steps, storage; what is shared."""
     from seal_ray.launch import prepare_job
     from seal_ray.plan import make_plan
+    from seal_ray.sweep import is_sweep
     from seal_ray.tables import plan_table
 
+    if is_sweep(file):
+        _plan_sweep(file, _overrides(set_, workers, storage), images_per_second, measure)
+        return
+    if images_per_second or measure:
+        raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
     planned = prepare_job(_load(file, set_, workers, storage))
     for part in plan_table(make_plan(planned), planned):
         out.print(part)
@@ -177,15 +235,32 @@ def prepare(
     )
 
 
+def _plan_sweep(file: Path, overrides: list[str], images_per_second: float | None, measure: bool) -> None:
+    from seal_ray.results import prepare_sweep
+    from seal_ray.sweep import load_sweep
+    from seal_ray.sweep_plan import measured_speed, plan_sweep
+    from seal_ray.tables import sweep_plan_table
+
+    runs = prepare_sweep(load_sweep(file, overrides))
+    speed = measured_speed(runs) if measure else images_per_second
+    for part in sweep_plan_table(plan_sweep(runs, speed), runs):
+        out.print(part)
+
+
 def _load(file: Path, overrides: list[str] | None, workers: int | None, storage: str | None) -> Any:
     from seal_ray.recipe import load_job
 
-    given = list(overrides or [])
+    return load_job(file, _overrides(overrides, workers, storage))
+
+
+def _overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
+    """The assignments of --set, and of the options that are short for one."""
+    assignments = list(given or [])
     if workers is not None:
-        given.append(f"placement.workers={workers}")
+        assignments.append(f"placement.workers={workers}")
     if storage is not None:
-        given.append(f"placement.storage={json.dumps(storage)}")
-    return load_job(file, given)
+        assignments.append(f"placement.storage={json.dumps(storage)}")
+    return assignments
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def auto_threads(shards: int) -> int:
-    """Intra-op threads of a worker: the cores divided by the shards, at least 1.
+def auto_threads(shards: int, runs: int = 1) -> int:
+    """Intra-op threads of a worker: the cores divided by the shards of the runs side by side, at least 1.
 
     By shards and not by workers, so that a run computes the same bits when it goes on with another number
     of workers; and never more threads than cores, which would slow two workers to a tenth.
     """
-    return max(1, usable_cores() // shards)
+    return max(1, usable_cores() // (shards * runs))
 
 
 def prepare_process(threads: int, device: torch.device, *, deterministic: bool, precision: str) -> None:

@@ -118,7 +118,8 @@ def launch(planned: Planned, console: Console) -> Outcome:
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
         try:
             with _stop_on_signal(planned.store, console):
-                return train_under_lease(planned, token, use_gpu, _follow(planned.store, console))
+                news = _follow(planned.store, console)
+                return train_under_lease(planned.job, planned.store, token, use_gpu, news)
         finally:
             console.finish()
 
@@ -139,13 +140,15 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
 
 
-def train_under_lease(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
+def train_under_lease(
+    job: Job, store: Store, token: str, use_gpu: bool, show_news: Callable[[], None]
+) -> Outcome:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
 
     def fit() -> None:
         try:
-            ended.update(_trainer(planned, token, use_gpu).fit().return_value)
+            ended.update(_trainer(job, store, token, use_gpu).fit().return_value)
         except Exception as error:
             ended["reason"] = f"{_last_line(error)}; the same command goes on after the last committed epoch"
 
@@ -157,10 +160,10 @@ def train_under_lease(planned: Planned, token: str, use_gpu: bool, show_news: Ca
     show_news()
     if ended["status"] == "failed":
         with contextlib.suppress(CheckpointError):
-            planned.store.set_status(**ended)
-    planned.store.clear_stop()
-    shutil.rmtree(planned.store.folder / "ray", ignore_errors=True)
-    return Outcome(planned.run_id, ended["status"], ended["reason"])
+            store.set_status(**ended)
+    store.clear_stop()
+    shutil.rmtree(store.folder / "ray", ignore_errors=True)
+    return Outcome(store.run_id, ended["status"], ended["reason"])
 
 
 @contextlib.contextmanager
@@ -251,18 +254,18 @@ def _follow(store: Store, console: Console) -> Callable[[], None]:
     return show_news
 
 
-def _trainer(planned: Planned, token: str, use_gpu: bool) -> Any:
+def _trainer(job: Job, store: Store, token: str, use_gpu: bool) -> Any:
     """The TorchTrainer of a run. Its own folder holds nothing that matters and is removed afterwards."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from seal_ray.worker import work
 
-    placement, store = planned.job.placement, planned.store
+    placement = job.placement
     return TorchTrainer(
         work,
         train_loop_config={
-            "job": planned.job.model_dump(mode="json"),
+            "job": job.model_dump(mode="json"),
             "run_id": store.run_id,
             "folder": str(store.folder),
             "token": token,

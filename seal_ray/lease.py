@@ -45,7 +45,7 @@ def hold_lease(folder: Path) -> Iterator[str]:
     finally:
         done.set()
         beating.join()
-        with _locked(folder):
+        with locked(folder):
             if owns(folder, token):
                 (folder / "lease.json").unlink()
 
@@ -69,8 +69,27 @@ def owner(folder: Path) -> str | None:
 @contextlib.contextmanager
 def unowned(folder: Path) -> Iterator[bool]:
     """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
-    with _locked(folder):
+    with locked(folder):
         yield owner(folder) is None
+
+
+class Pulse:
+    """Whether the owners of runs are alive, judged by looking at their leases again and again.
+
+    An owner elsewhere counts as alive until its heartbeat has been the same for TIME_TO_LIVE seconds.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[dict[str, Any], float]] = {}
+
+    def alive(self, folder: Path) -> bool:
+        """Whether somebody alive trains the run in `folder`."""
+        lease = _read(folder)
+        if not lease or _is_here(lease):
+            return bool(lease) and _runs_here(lease)
+        if self._seen.get(folder, ({}, 0.0))[0] != lease:
+            self._seen[folder] = (lease, time.monotonic())
+        return time.monotonic() - self._seen[folder][1] < TIME_TO_LIVE
 
 
 def _acquire(folder: Path) -> str:
@@ -78,7 +97,7 @@ def _acquire(folder: Path) -> str:
     seen = _read(folder)
     if seen and not _is_here(seen):
         _wait_for_silence(folder, seen)
-    with _locked(folder):
+    with locked(folder):
         lease = _read(folder)
         alive = _runs_here(lease) if _is_here(lease) else lease != seen
         if lease and alive:
@@ -104,7 +123,7 @@ def _beat(folder: Path, token: str, done: threading.Event) -> None:
     process = psutil.Process()
     while not done.wait(HEARTBEAT):
         # A full disk must not end the run: the lease is then merely not renewed.
-        with contextlib.suppress(OSError), _locked(folder):
+        with contextlib.suppress(OSError), locked(folder):
             if not owns(folder, token):
                 return
             _write(folder, token, process.pid, process.create_time())
@@ -158,8 +177,8 @@ def _boot() -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time reads and writes the lease."""
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time reads and writes leases here."""
     descriptor = os.open(folder / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -14,6 +14,9 @@ from rich.text import Text
 
 from seal_ray.launch import Planned
 from seal_ray.plan import Plan, PlannedPhase, cores_for
+from seal_ray.results import SweepRuns
+from seal_ray.screen import clock
+from seal_ray.sweep_plan import SweepPlan
 
 
 def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
@@ -77,6 +80,39 @@ def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
         + (f"; would go on with epoch {plan.done + 1}" if 0 < plan.done < plan.epochs else ""),
     ]
     return [table, Text("\n".join(totals))]
+
+
+def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
+    """A sweep's plan: its runs as a table, the generation tree, then its totals."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(runs.sweep.name), title_justify="left")
+    for heading, justify in _SWEEP_COLUMNS:
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for run in plan.runs:
+        cells = (run.run_id, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", run.status)
+        table.add_row(*map(Text, cells))
+    placement = runs.planned[0].job.placement
+    needed = f"{placement.workers} worker{'s' * (placement.workers > 1)} a run"
+    fits = f"{plan.at_once} run{'s' * (plan.at_once > 1)} at once on this machine's {plan.cores} cores"
+    if placement.workers > plan.cores:
+        fits = f"more than this machine's {plan.cores} cores: needs a cluster"
+    hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
+    totals = [
+        f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing, {plan.left:,} left to train",
+        f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
+        f"workers   {needed}; {fits}",
+        f"time      {hours}",
+    ]
+    return [table, Text("\n".join(plan.tree) + "\n"), Text("\n".join(totals))]
+
+
+_SWEEP_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
+    ("run", "left"),
+    ("setting", "left"),
+    ("seed", "right"),
+    ("epochs", "right"),
+    ("trains", "right"),
+    ("status", "left"),
+]
 
 
 @contextmanager

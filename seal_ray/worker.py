@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 
 def work(config: dict[str, Any]) -> dict[str, str]:
-    """Train until the run ends; returns {status, reason}. config: {job, run_id, folder, token}.
+    """What Ray Train runs on each worker: train until the run ends; returns {status, reason}.
 
-    Divergence and errors that a user caused are returned and not raised, because Ray Train would retry an
-    exception, which cannot help.
+    config: {job, run_id, folder, token}.
     """
     import ray.train
     import ray.train.torch
@@ -39,9 +38,18 @@ def work(config: dict[str, Any]) -> dict[str, str]:
     store = Store(folder, config["run_id"], job.placement.keep.checkpoints, lambda: owns(folder, token))
     if world.leads:
         _show_warnings_in(store)
+    return train_to_end(job, store, world, lambda row: ray.train.report(dict(row)))
+
+
+def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], object]) -> dict[str, str]:
+    """Train on this worker until the run ends, and report each epoch; returns {status, reason}.
+
+    Divergence and errors that a user caused are returned and not raised, because Ray Train would retry an
+    exception, which cannot help.
+    """
     try:
         for row in train_job(job, store, world):
-            ray.train.report(dict(row))
+            report(row)
     except Diverged as error:
         return {"status": "diverged", "reason": str(error)}
     except SealRayError as error:

@@ -1,0 +1,295 @@
+"""The leaderboard of a sweep: one line per setting over its seeds, beside its baseline and its cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import TYPE_CHECKING, Any
+
+from seal_ray.errors import ConfigError
+from seal_ray.report.statistics import Difference, Estimate, estimate, paired
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run of a sweep, finished or not. Accuracies are in per cent of the validation images."""
+
+    run_id: str
+    setting: Mapping[str, str]  # axis -> label, {"method": "seal", "budget.generation_length": "4"}
+    seed: int
+    status: str  # finished | diverged | failed | stopped | pruned | new | ...
+    reason: str
+    top1: float | None  # after the last epoch of the last generation; of finished runs only
+    best_top1: float | None
+    epochs: int  # the budget
+    epochs_trained: int  # by this run itself
+    epochs_shared: int  # taken over from another run
+    images: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting over its seeds."""
+
+    setting: Mapping[str, str]
+    runs: int  # asked for
+    finished: int
+    top1: Estimate | None  # over the finished runs
+    difference: Difference | None  # to the baseline, paired by seed
+    is_baseline: bool
+    epochs: int  # the budget of each run
+    epochs_trained: int  # these three summed over the seeds, unfinished runs included
+    epochs_shared: int
+    images: int
+    problems: tuple[str, ...]  # one for each run that is not finished
+
+
+def leaderboard(results: Sequence[RunResult], baseline: Mapping[str, str]) -> tuple[Line, ...]:
+    """One line per setting, in the order in which the settings first appear.
+
+    `baseline` maps axes to labels, {"method": "normal"}: a setting is compared with the setting that has
+    these labels and is otherwise the same. Two runs of one setting and seed are a ConfigError: they would
+    count as two seeds.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[RunResult]] = {}
+    for result in results:
+        groups.setdefault(_key(result.setting), []).append(result)
+    scores = {key: _scores(runs) for key, runs in groups.items()}
+    lines = []
+    for key, runs in groups.items():
+        rival = _key({**runs[0].setting, **baseline})
+        difference = None if rival == key else paired(scores[key], scores.get(rival, {}))
+        lines.append(_line(runs, list(scores[key].values()), difference, is_baseline=rival == key))
+    return tuple(lines)
+
+
+def _line(
+    runs: Sequence[RunResult], top1: Sequence[float], difference: Difference | None, *, is_baseline: bool
+) -> Line:
+    return Line(
+        setting=runs[0].setting,
+        runs=len(runs),
+        finished=len(top1),
+        top1=estimate(top1) if top1 else None,
+        difference=difference,
+        is_baseline=is_baseline,
+        epochs=runs[0].epochs,
+        epochs_trained=sum(run.epochs_trained for run in runs),
+        epochs_shared=sum(run.epochs_shared for run in runs),
+        images=sum(run.images for run in runs),
+        problems=tuple(
+            ": ".join(filter(None, (run.run_id, run.status, run.reason)))
+            for run in sorted(runs, key=lambda run: run.seed)
+            if run.status != "finished"
+        ),
+    )
+
+
+def _key(setting: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(setting.items())
+
+
+def _scores(runs: Sequence[RunResult]) -> dict[int, float]:
+    """Seed -> top-1 of the finished runs of one setting."""
+    ids: dict[int, str] = {}
+    scores = {}
+    for run in runs:
+        if run.seed in ids:
+            labels = " ".join(f"{axis}={label}" for axis, label in run.setting.items())
+            raise ConfigError(
+                f"runs {ids[run.seed]} and {run.run_id} have the same setting ({labels}) and the same "
+                f"seed {run.seed}: give each value of an axis a label of its own"
+            )
+        ids[run.seed] = run.run_id
+        if run.status == "finished":
+            assert run.top1 is not None, run.run_id
+            scores[run.seed] = run.top1
+    return scores
+
+
+def to_json(name: str, lines: Sequence[Line], results: Sequence[RunResult]) -> dict[str, Any]:
+    """Everything, unrounded: the lines in their order, the runs by id; equal input gives equal text."""
+    return {
+        "name": name,
+        "lines": [_line_json(line) for line in lines],
+        "runs": [
+            {**vars(run), "setting": dict(sorted(run.setting.items()))}
+            for run in sorted(results, key=lambda run: run.run_id)
+        ],
+    }
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    difference: dict[str, Any] | None = None
+    if line.difference is not None:
+        difference = asdict(line.difference)
+        if line.difference.significant is not None:  # below six seeds the word is not used
+            difference["significant"] = line.difference.significant
+    return {
+        **vars(line),
+        "setting": dict(sorted(line.setting.items())),
+        "top1": None if line.top1 is None else asdict(line.top1),
+        "difference": difference,
+        "problems": list(line.problems),
+    }
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """One row per line, numbers unrounded, empty where there is none."""
+    axes = _axes(lines)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*axes, *_CSV_COLUMNS])
+    for line in lines:
+        top1, difference = line.top1, line.difference
+        writer.writerow(
+            [
+                *(line.setting.get(axis, "") for axis in axes),
+                line.runs,
+                line.epochs,
+                *(astuple(top1) if top1 else (0, None, None, None, None)),
+                line.is_baseline,
+                *(astuple(difference) if difference else (0, None, None, None, None, None)),
+                line.epochs_trained,
+                line.epochs_shared,
+                line.images,
+                "; ".join(line.problems),
+            ]
+        )
+    return text.getvalue()
+
+
+_CSV_COLUMNS = (
+    *("runs", "epochs"),
+    *("finished", "top1", "top1_low", "top1_high", "top1_interval"),  # an Estimate
+    "is_baseline",
+    *("pairs", "difference", "difference_low", "difference_high", "p", "smallest_p"),  # a Difference
+    *("epochs_trained", "epochs_shared", "images", "problems"),
+)
+
+
+def to_markdown(lines: Sequence[Line]) -> str:
+    """An aligned GitHub table; labels are shown as they are."""
+    axes = _shown_axes(lines)
+    heads = [*_headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
+    rows = [[_escape(cell) for cell in row] for row in [heads, *(_cells(line, axes) for line in lines)]]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rules = ["-" * width if i < len(axes) else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+
+    def row_text(row: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if i < len(axes) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |\n"
+
+    return "".join(map(row_text, [rows[0], rules, *rows[1:]]))
+
+
+def to_table(lines: Sequence[Line], title: str) -> Table:
+    """The same table for the terminal; long labels are folded, numbers never."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    axes = _shown_axes(lines)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
+    table.padding = (0, 1, 0, 0)  # two axes and their numbers fit in 120 columns
+    for heading in _headings(axes):
+        table.add_column(Text(heading), overflow="fold", max_width=17)
+    for heading in _NUMBERS:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(Text, _cells(line, axes)))  # Text: markup in a label is not obeyed
+    return table
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
+    """What a reader of the table must know, as plain text (not markup), one line each."""
+    axes = _shown_axes(lines)
+    said = []
+    if single := [line for line in lines if line.finished == 1]:
+        said.append(_about(single, lines, axes) + "one seed: no interval")
+    compared = [(line, line.difference) for line in lines if line.difference is not None]
+    for n, floor in sorted({(d.n, d.smallest_p) for _, d in compared if d.significant is None}):
+        if floor is not None:
+            said.append(f"p cannot fall below {floor:.3g} with {n} seeds")
+    if sum(difference.p is not None for _, difference in compared) > 1:
+        said.append("each p is of one comparison: none is corrected for their number")
+    for line, difference in compared:
+        if difference.n < line.finished:
+            pairs = f"{difference.n} of its {line.finished} seeds"
+            said.append(f"{_name(line, axes)}: compared over {pairs}, those its baseline has finished too")
+    for line in lines:
+        if line.difference is None and line.finished and not line.is_baseline:
+            said.append(f"{_name(line, axes)}: no difference, its baseline has finished none of its seeds")
+    if len(budgets := sorted({line.epochs for line in lines})) > 1:
+        said.append(f"runs of {', '.join(map(str, budgets))} epochs: lines differ in compute")
+    return said + [problem for line in lines for problem in line.problems]
+
+
+_NUMBERS = (
+    *("n", "top1 %", "95 %\ninterval"),
+    *("difference", "its 95 %\ninterval", "p"),
+    *("epochs\ntrained", "epochs\nshared"),
+)
+
+
+def _cells(line: Line, axes: Sequence[str]) -> list[str]:
+    """A row, rounded for display: the labels of the axes, then what `_NUMBERS` heads."""
+    top1, difference = line.top1, line.difference
+    return [
+        *(line.setting.get(axis, "-") for axis in axes),
+        str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}",
+        f"{top1.mean:.2f}" if top1 else "-",
+        _interval(top1, "z.2f"),
+        f"{difference.mean:+z.2f}" if difference else "baseline" if line.is_baseline else "-",
+        _interval(difference, "+z.2f"),
+        f"{difference.p:.3g}" if difference and difference.p is not None else "-",
+        f"{line.epochs_trained:,}",
+        f"{line.epochs_shared:,}",
+    ]
+
+
+def _interval(of: Estimate | Difference | None, form: str) -> str:
+    if of is None or of.low is None or of.high is None:
+        return "-"
+    return f"{of.low:{form}} … {of.high:{form}}"
+
+
+def _axes(lines: Iterable[Line]) -> list[str]:
+    """Every axis, in the order in which they first appear."""
+    return list(dict.fromkeys(axis for line in lines for axis in line.setting))
+
+
+def _shown_axes(lines: Sequence[Line]) -> list[str]:
+    """The axes that vary; all of them when none does."""
+    axes = _axes(lines)
+    return [axis for axis in axes if len({line.setting.get(axis) for line in lines}) > 1] or axes
+
+
+def _headings(axes: Sequence[str]) -> list[str]:
+    """The last word of each axis, `generation_length`; the whole path where two would be the same."""
+    last = [axis.rpartition(".")[2] for axis in axes]
+    return [word if last.count(word) == 1 else axis for word, axis in zip(last, axes, strict=True)]
+
+
+def _name(line: Line, axes: Sequence[str]) -> str:
+    words = zip(_headings(axes), axes, strict=True)
+    return " ".join(f"{word}={line.setting[axis]}" for word, axis in words if axis in line.setting)
+
+
+def _about(some: Sequence[Line], lines: Sequence[Line], axes: Sequence[str]) -> str:
+    """Which lines a note is about; nothing when it is about all of them."""
+    return "" if len(some) == len(lines) else ", ".join(_name(line, axes) for line in some) + ": "
+
+
+def _escape(cell: str) -> str:
+    r"""A cell as Markdown shows it literally: `a|b` becomes `a\|b`."""
+    return re.sub(r"([\\|*<`])", r"\\\1", " ".join(cell.split()))

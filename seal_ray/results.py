@@ -1,0 +1,116 @@
+"""What a sweep has come to, read from its run folders, and the files that say so.
+
+`<storage>/sweeps/<name>/` holds results.csv, results.json and results.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seal_ray.data.subset import steps_per_epoch, training_indices
+from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.files import saving, write_durably
+from seal_ray.launch import Planned, prepare_job
+from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.runs import summarise
+from seal_ray.sweep import Setting, Sweep
+
+
+@dataclass(frozen=True)
+class SweepRuns:
+    """A sweep whose data is there: its runs in order, each with its setting."""
+
+    sweep: Sweep
+    planned: tuple[Planned, ...]
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The setting of each run, by its id."""
+        return {one.run_id: run.setting for one, run in zip(self.planned, self.sweep.runs, strict=True)}
+
+    @property
+    def names(self) -> dict[str, tuple[str, int]]:
+        """A short name of the setting of each run, with its seed, by its id: labels of the axes that vary."""
+        settings = self.settings
+        axes = [axis for axis in self.sweep.runs[0].setting if len({s[axis] for s in settings.values()}) > 1]
+        seeds = {one.run_id: one.job.recipe.seed for one in self.planned}
+        return {run: (" ".join(s[axis] for axis in axes), seeds[run]) for run, s in settings.items()}
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.planned[0].store.folder.parent / "sweeps" / self.sweep.name
+
+
+def prepare_sweep(sweep: Sweep) -> SweepRuns:
+    """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
+    planned = tuple(prepare_job(run.job) for run in sweep.runs)
+    owners: dict[str, Setting] = {}
+    for one, run in zip(planned, sweep.runs, strict=True):
+        if one.run_id in owners:
+            raise ConfigError(
+                f"{sweep.name}: {dict(owners[one.run_id])} and {dict(run.setting)} are the same run "
+                f"{one.run_id}; leave one out with `exclude`"
+            )
+        owners[one.run_id] = run.setting
+    return SweepRuns(sweep, planned)
+
+
+def results(runs: SweepRuns) -> list[RunResult]:
+    """How each run stands."""
+    return [_result(one, runs.settings[one.run_id]) for one in runs.planned]
+
+
+def _result(planned: Planned, setting: Setting) -> RunResult:
+    recipe, store = planned.job.recipe, planned.store
+    found = summarise(store.folder) if (store.folder / "job.yaml").exists() else None
+    try:
+        rows = store.rows()
+    except CheckpointError:
+        rows = []
+    own = sum(row["trained_by"] == store.run_id for row in rows)
+    steps = steps_per_epoch(
+        training_indices(planned.train_labels(), recipe.data.per_class), recipe.batch_size
+    )
+    finished = found is not None and found["status"] == "finished"
+    return RunResult(
+        run_id=store.run_id,
+        setting=setting,
+        seed=recipe.seed,
+        status=found["status"] if found else "new",
+        reason=found["reason"] if found else "",
+        top1=found["top1"] if found and finished else None,
+        best_top1=found["best_top1"] if found else None,
+        epochs=recipe.budget.epochs,
+        epochs_trained=own,
+        epochs_shared=len(rows) - own,
+        images=len(rows) * steps * recipe.batch_size,
+    )
+
+
+def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
+    """Compute the leaderboard and write it beside the runs; returns it with the runs it is made of."""
+    found = results(runs)
+    lines = leaderboard(found, runs.sweep.baseline)
+    text = json.dumps(to_json(runs.sweep.name, lines, found), indent=1) + "\n"
+    contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": to_markdown(lines)}
+    with saving(runs.folder):
+        for name, content in contents.items():
+            write_durably(runs.folder / name, content.encode())
+    return lines, found
+
+
+def totals(found: Sequence[RunResult]) -> str:
+    """Epochs asked for, trained and shared, in words."""
+    asked = sum(result.epochs for result in found)
+    trained = sum(result.epochs_trained for result in found)
+    shared = sum(result.epochs_shared for result in found)
+    return f"{asked:,} epochs asked for, {trained:,} trained, {shared:,} shared"
+
+
+def problems(found: Sequence[RunResult]) -> Iterator[RunResult]:
+    """The runs that did not end as they should: neither finished nor stopped early on purpose."""
+    return (result for result in found if result.status not in ("finished", "pruned"))

@@ -1,0 +1,321 @@
+"""The leaderboard of hand-made sweeps: who is compared with whom, what is said, what is never said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from seal_ray.errors import ConfigError
+from seal_ray.report.leaderboard import (
+    Line,
+    RunResult,
+    leaderboard,
+    notes,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_table,
+)
+from seal_ray.report.statistics import estimate, paired
+
+LENGTH = "budget.generation_length"
+NORMAL = {"method": "normal"}
+
+
+def run(method: str, seed: int, top1: float | None, **changes: object) -> RunResult:
+    """A finished run of 16 epochs, or one that diverged when it has no score."""
+    setting = {"method": method, LENGTH: str(changes.pop("length", "4"))}
+    plain = RunResult(
+        run_id=f"{method}-s{seed}-l{setting[LENGTH]}",
+        setting=setting,
+        seed=seed,
+        status="diverged" if top1 is None else "finished",
+        reason="" if top1 is not None else "loss is nan in epoch 7",
+        top1=top1,
+        best_top1=None if top1 is None else top1 + 0.5,
+        epochs=16,
+        epochs_trained=12,
+        epochs_shared=4,
+        images=12_000,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def runs(method: str, scores: list[float | None], **changes: object) -> list[RunResult]:
+    return [run(method, seed, top1, **changes) for seed, top1 in enumerate(scores)]
+
+
+THREE_SEEDS = [
+    *runs("normal", [50.0, 51.0, 52.0]),
+    *runs("seal", [51.0, 53.0, 55.0]),
+    *runs("normal", [40.0, 41.0, 42.0], length="8"),
+    *runs("seal", [39.5, 41.5, None], length="8"),
+]
+
+
+def printed(lines: tuple[Line, ...], title: str = "trial", width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(to_table(lines, title))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def markdown_cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in text.splitlines()]
+
+
+def everything(lines: tuple[Line, ...], results: list[RunResult]) -> str:
+    shown = [json.dumps(to_json("x", lines, results)), to_csv(lines), to_markdown(lines), printed(lines)]
+    return "\n".join([*shown, *notes(lines)])
+
+
+def test_lines_come_as_their_settings_first_appear() -> None:
+    lines = leaderboard(THREE_SEEDS, NORMAL)
+    names = [(line.setting["method"], line.setting[LENGTH]) for line in lines]
+    assert names == [("normal", "4"), ("seal", "4"), ("normal", "8"), ("seal", "8")]
+    assert [line.is_baseline for line in lines] == [True, False, True, False]
+
+
+def test_a_line_sums_its_seeds_and_is_compared_at_the_same_length() -> None:
+    normal, seal, _, _ = leaderboard(THREE_SEEDS, NORMAL)
+    assert (seal.runs, seal.finished, seal.problems) == (3, 3, ())
+    assert seal.top1 == estimate([51.0, 53.0, 55.0])
+    assert seal.difference == paired({0: 51.0, 1: 53.0, 2: 55.0}, {0: 50.0, 1: 51.0, 2: 52.0})
+    assert seal.difference is not None
+    assert (seal.difference.mean, seal.difference.p, seal.difference.smallest_p) == (2.0, 0.25, 0.25)
+    assert (seal.epochs, seal.epochs_trained, seal.epochs_shared, seal.images) == (16, 36, 12, 36_000)
+    assert normal.difference is None
+
+
+def test_a_diverged_run_is_a_problem_but_its_epochs_were_paid() -> None:
+    seal = leaderboard(THREE_SEEDS, NORMAL)[3]
+    assert (seal.runs, seal.finished) == (3, 2)
+    assert seal.problems == ("seal-s2-l8: diverged: loss is nan in epoch 7",)
+    assert seal.top1 == estimate([39.5, 41.5])
+    assert seal.difference == paired({0: 39.5, 1: 41.5}, {0: 40.0, 1: 41.0})
+    assert (seal.epochs_trained, seal.images) == (36, 36_000)
+
+
+def test_a_score_counts_only_when_its_run_is_finished() -> None:
+    (line,) = leaderboard([run("seal", 0, 50.0), run("seal", 1, 90.0, status="pruned")], NORMAL)
+    assert (line.finished, line.top1) == (1, estimate([50.0]))
+    assert line.problems == ("seal-s1-l4: pruned",)
+
+
+def test_seeds_that_only_one_side_has_are_left_out_of_the_difference() -> None:
+    results = [*runs("normal", [50.0, None, 52.0, 53.0]), *runs("seal", [52.0, 9.0, 53.0])]
+    seal = leaderboard(results, NORMAL)[1]
+    assert seal.top1 == estimate([52.0, 9.0, 53.0])
+    assert seal.difference == paired({0: 52.0, 2: 53.0}, {0: 50.0, 2: 52.0})
+    told = notes(leaderboard(results, NORMAL))
+    assert any("method=seal: compared over 2 of its 3 seeds" in note for note in told)
+    assert "p cannot fall below 0.5 with 2 seeds" in told
+
+
+def test_a_baseline_may_fix_several_axes() -> None:
+    lines = leaderboard(THREE_SEEDS, {"method": "normal", LENGTH: "4"})
+    assert [line.is_baseline for line in lines] == [True, False, False, False]
+    assert lines[2].difference == paired({0: 40.0, 1: 41.0, 2: 42.0}, {0: 50.0, 1: 51.0, 2: 52.0})
+
+
+def test_a_setting_without_its_baseline_says_so() -> None:
+    results = [*runs("normal", [50.0]), *runs("seal", [51.0]), *runs("seal", [52.0], length="8")]
+    lines = leaderboard(results, NORMAL)
+    assert [line.difference is None for line in lines] == [True, False, True]
+    (note,) = [note for note in notes(lines) if "no difference" in note]
+    assert note.startswith("method=seal generation_length=8: no difference, its baseline has finished none")
+
+
+def test_two_runs_of_one_setting_and_seed_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"runs seal-s0-l4 and other have the same setting \(method=seal"):
+        leaderboard([run("seal", 0, 50.0), run("seal", 0, 51.0, run_id="other")], NORMAL)
+
+
+def test_one_seed_is_one_seed() -> None:
+    lines = leaderboard([*runs("normal", [50.0]), *runs("seal", [51.25])], NORMAL)
+    assert notes(lines) == ["one seed: no interval"]
+    assert markdown_cells(to_markdown(lines))[3] == ["seal", "1", "51.25", "-", "+1.25", "-", "-", "12", "4"]
+
+
+def test_nothing_is_shown_as_minus_zero() -> None:
+    lines = leaderboard([*runs("normal", [50.0, 50.0]), *runs("seal", [49.999, 49.998])], NORMAL)
+    assert markdown_cells(to_markdown(lines))[3][4] == "+0.00"
+
+
+def test_one_seed_among_several_is_named() -> None:
+    lines = leaderboard([*runs("normal", [50.0, 51.0]), *runs("seal", [51.25])], NORMAL)
+    assert "method=seal: one seed: no interval" in notes(lines)
+
+
+def test_the_smallest_p_is_said_where_it_is_too_large_to_decide() -> None:
+    assert "p cannot fall below 0.25 with 3 seeds" in notes(leaderboard(THREE_SEEDS, NORMAL))
+    six = [*runs("normal", [50.0] * 6), *runs("seal", [51.0, 52.0, 53.0, 54.0, 55.0, 56.0])]
+    assert notes(leaderboard(six, NORMAL)) == []
+
+
+def test_several_comparisons_are_said_to_be_uncorrected() -> None:
+    results = [*runs("normal", [50.0, 51.0]), *runs("seal", [51.0, 53.0]), *runs("llf", [52.0, 53.0])]
+    corrected = "each p is of one comparison: none is corrected for their number"
+    assert corrected in notes(leaderboard(results, NORMAL))
+    assert corrected not in notes(leaderboard(results[:4], NORMAL))
+
+
+def test_unequal_budgets_are_said() -> None:
+    results = [*runs("normal", [50.0]), *runs("seal", [51.0], epochs=32)]
+    assert "runs of 16, 32 epochs: lines differ in compute" in notes(leaderboard(results, NORMAL))
+
+
+def test_a_setting_that_never_finished_shows_dashes_and_its_reasons() -> None:
+    results = [*runs("normal", [50.0, 51.0]), *runs("seal", [None, None])]
+    lines = leaderboard(results, NORMAL)
+    assert (lines[1].top1, lines[1].difference) == (None, None)
+    assert markdown_cells(to_markdown(lines))[3] == ["seal", "0 of 2", "-", "-", "-", "-", "-", "24", "8"]
+    assert notes(lines) == list(lines[1].problems)
+    assert len(lines[1].problems) == 2
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, False), (3, False), (5, False), (6, True)])
+def test_the_word_significant_is_never_used_below_six_seeds(seeds: int, said: bool) -> None:
+    results = [*runs("normal", [50.0] * seeds), *runs("seal", [60.0 + seed for seed in range(seeds)])]
+    lines = leaderboard(results, NORMAL)
+    assert ("significant" in everything(lines, results)) is said
+
+
+def test_json_holds_everything_unrounded_and_survives_a_round_trip() -> None:
+    results = [*runs("normal", [50.123456789, 51.0]), *runs("seal", [52.0, None])]
+    record = to_json("trial", leaderboard(results, NORMAL), results)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record["name"] == "trial"
+    normal, seal = record["lines"]
+    assert normal["top1"]["mean"] == pytest.approx((50.123456789 + 51) / 2, abs=1e-12)
+    assert seal["difference"] == {
+        **{"n": 1, "mean": 52.0 - 50.123456789, "low": None, "high": None},
+        **{"p": None, "smallest_p": None},
+    }
+    assert seal["problems"] == ["seal-s1-l4: diverged: loss is nan in epoch 7"]
+    assert RunResult(**record["runs"][0]) == results[0]
+    assert [entry["run_id"] for entry in record["runs"]] == sorted(result.run_id for result in results)
+
+
+def test_csv_parses_back() -> None:
+    results = [*runs("normal", [50.0, 51.0]), *runs('a,"b"\n|c', [52.125, None])]
+    lines = leaderboard(results, NORMAL)
+    normal, other = csv.DictReader(io.StringIO(to_csv(lines), newline=""))
+    assert (other["method"], other[LENGTH]) == ('a,"b"\n|c', "4")
+    assert (other["runs"], other["finished"], other["top1_low"]) == ("2", "1", "")
+    assert (float(other["top1"]), float(other["difference"]), other["p"]) == (52.125, 2.125, "")
+    assert (normal["is_baseline"], normal["difference"], other["is_baseline"]) == ("True", "", "False")
+    assert lines[0].top1 is not None
+    assert (float(normal["top1_low"]), normal["top1_interval"]) == (lines[0].top1.low, "t")
+    assert other["problems"] == lines[1].problems[0]
+    assert (normal["epochs"], normal["epochs_trained"], normal["epochs_shared"]) == ("16", "24", "8")
+    assert normal["images"] == "24000"
+
+
+def test_a_markdown_table_is_aligned_and_rounded() -> None:
+    text = to_markdown(leaderboard(THREE_SEEDS, NORMAL))
+    heads, rules, *rows = markdown_cells(text)
+    assert heads == [
+        *("method", "generation_length", "n", "top1 %", "95 % interval"),
+        *("difference", "its 95 % interval", "p", "epochs trained", "epochs shared"),
+    ]
+    assert [rule[-2:] for rule in rules] == ["--"] * 2 + ["-:"] * 8
+    assert rows == [
+        ["normal", "4", "3", "51.00", "48.52 … 53.48", "baseline", "-", "-", "36", "12"],
+        ["seal", "4", "3", "53.00", "48.03 … 57.97", "+2.00", "-0.48 … +4.48", "0.25", "36", "12"],
+        ["normal", "8", "3", "41.00", "38.52 … 43.48", "baseline", "-", "-", "36", "12"],
+        ["seal", "8", "2 of 3", "40.50", "27.79 … 53.21", "+0.00", "-6.35 … +6.35", "1", "36", "12"],
+    ]
+    bars = {tuple(i for i, letter in enumerate(row) if letter == "|") for row in text.splitlines()}
+    assert len(bars) == 1
+
+
+def test_markdown_escapes_what_would_break_a_row() -> None:
+    lines = leaderboard([*runs("normal", [50.0]), *runs("a|b\\|c <i>\nd", [51.0])], NORMAL)
+    rows = to_markdown(lines).splitlines()
+    assert len(rows) == 4
+    assert r"| a\|b\\\|c \<i> d |" in rows[3]
+
+
+def test_markup_in_labels_and_titles_is_shown_as_it_is() -> None:
+    lines = leaderboard([*runs("normal", [50.0]), *runs("[red]x[/red]", [51.0])], NORMAL)
+    text = printed(lines, title="[bold]trial")
+    assert "[red]x[/red]" in text
+    assert "[bold]trial" in text
+
+
+def test_the_terminal_table_shows_what_the_markdown_shows() -> None:
+    lines = leaderboard(THREE_SEEDS, NORMAL)
+    shown = [row.split() for row in printed(lines).splitlines()]
+    for row in markdown_cells(to_markdown(lines))[2:]:
+        assert " ".join(row).split() in shown
+
+
+def test_two_axes_fit_in_120_columns_whatever_the_terminal() -> None:
+    name = "a-method-with-a-name-of-more-than-twenty-letters"
+    results = [
+        *runs("normal", [50.0, 62.0, 55.0], epochs_trained=1_600, epochs_shared=1_600),
+        *runs(name, [58.0, 54.0, 68.0], length="160"),
+        *runs(name, [58.0, 54.0, 68.0, None]),
+    ]
+    text = printed(leaderboard(results, NORMAL), width=300)
+    assert "-22.92 … +31.58" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_narrow_terminal_folds_labels_and_keeps_numbers_whole() -> None:
+    name = "a-method-with-a-name-of-more-than-twenty-letters"
+    results = [*runs("normal", [1.0, 99.0, 50.0]), *runs(name, [99.0, 1.0, 60.0])]
+    lines = leaderboard(results, NORMAL)
+    text = printed(lines, width=90)
+    assert max(map(len, text.splitlines())) <= 90
+    for cell in markdown_cells(to_markdown(lines))[3][1:]:
+        assert cell in text
+    assert name in "".join(row.split(" ")[0] for row in text.splitlines())
+
+
+def test_axes_that_do_not_vary_are_not_shown_unless_there_is_no_other() -> None:
+    lines = leaderboard(THREE_SEEDS[:6], NORMAL)
+    assert markdown_cells(to_markdown(lines))[0][:2] == ["method", "n"]
+    assert markdown_cells(to_markdown(lines[:1]))[0][:3] == ["method", "generation_length", "n"]
+    assert to_csv(lines).startswith(f"method,{LENGTH},runs,")
+
+
+def test_axes_of_the_same_last_word_keep_their_path() -> None:
+    settings = [{"a.lr": "1", "b.lr": "2", "c.x": "1"}, {"a.lr": "2", "b.lr": "1"}]
+    results = [run("seal", 0, 50.0 + i, setting=setting) for i, setting in enumerate(settings)]
+    cells = markdown_cells(to_markdown(leaderboard(results, {"a.lr": "9"})))
+    assert cells[0][:3] == ["a.lr", "b.lr", "x"]
+    assert cells[3][:3] == ["2", "1", "-"]
+
+
+def test_output_is_the_same_for_any_order_of_seeds_and_axes() -> None:
+    scores = random.Random(3)
+    results = [
+        *runs("normal", [scores.uniform(40, 60) for _ in range(12)]),
+        *runs("seal", [*(scores.uniform(40, 60) for _ in range(10)), None, None]),
+    ]
+    mixed = [results[0], *reversed(results[1:12]), *reversed(results[12:])]
+    mixed = [replace(one, setting=dict(reversed(one.setting.items()))) for one in mixed]
+    once, again = (
+        json.dumps(to_json("x", leaderboard(some, NORMAL), some), sort_keys=False)
+        for some in (results, mixed)
+    )
+    assert once == again
+    assert to_markdown(leaderboard(results, NORMAL)) == to_markdown(leaderboard(mixed, NORMAL))
+
+
+def test_importing_it_brings_neither_rich_nor_ray_nor_torch() -> None:
+    code = (
+        "import sys, seal_ray.report.leaderboard;"
+        "print([m for m in ('rich', 'ray', 'torch', 'wandb', 'scipy.stats') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
