@@ -7,6 +7,7 @@ only truth: nothing is restored from Tune's own files, and the same command agai
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -15,20 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console as RichConsole
 
 from seal_ray.data.beton import verify
+from seal_ray.desk import Desk, Task, follow_for_tune
 from seal_ray.device import auto_threads
-from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError
-from seal_ray.launch import POLL, Planned, check_resources, ray_session, train_under_lease
+from seal_ray.errors import ClusterError, ConfigError, SealRayError
+from seal_ray.launch import GRACE, POLL, Planned, check_resources, ray_session
 from seal_ray.queue import Claim, Queue
-from seal_ray.recipe import Job
+from seal_ray.recipe import Job, Placement
 from seal_ray.results import SweepRuns
 from seal_ray.screen import SweepScreen
-from seal_ray.store import Store
 from seal_ray.sweep import EarlyStopping
 
 TUNE_SETTINGS = {
@@ -82,7 +84,16 @@ def run_sweep(
             train_here(queue, screen.refresh)
         else:
             use_gpu = check_resources(planned[0].job)
-            train_on_ray(queue, screen.refresh, concurrent=at_once, use_gpu=use_gpu, stopping=stopping)
+            train_on_ray(
+                queue,
+                screen.refresh,
+                planned[0].job.placement,
+                folder=runs.folder,
+                runs=len(planned),
+                concurrent=at_once,
+                use_gpu=use_gpu,
+                stopping=stopping,
+            )
 
 
 def _side_by_side(planned: Planned, runs: int) -> Planned:
@@ -115,19 +126,29 @@ def concurrency(job: Job, wanted: int | None) -> int:
 def train_on_ray(
     queue: Queue,
     show_news: Callable[[], None],
+    placement: Placement,
     *,
+    folder: Path,
+    runs: int,
     concurrent: int,
     use_gpu: bool,
     stopping: EarlyStopping | None,
 ) -> None:
     """Train the queue's runs, `concurrent` at once, under a Ray that is initialised, until none is left."""
+    import ray
+
+    from seal_ray.slots import Slots
+
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
+    desk = ray.remote(num_cpus=0)(Desk).remote()
+    failures = runs * (placement.retries + 1)
+    slots = Slots(desk, placement, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
 
     def tune() -> None:
         try:
-            _tune(queue, concurrent, use_gpu, stopping)
+            _tune(queue, desk, concurrent, stopping)
         except BaseException as error:
             failure.append(error)
 
@@ -137,6 +158,7 @@ def train_on_ray(
         while thread.is_alive():
             thread.join(POLL)
             show_news()
+    slots.close(GRACE)
     show_news()
     if failure:
         raise failure[0]
@@ -161,7 +183,8 @@ def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
     show_news()
 
 
-def _tune(queue: Queue, concurrent: int, use_gpu: bool, stopping: EarlyStopping | None) -> None:
+def _tune(queue: Queue, desk: Any, concurrent: int, stopping: EarlyStopping | None) -> None:
+    """Let Tune run a trial for each run of the queue."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -171,13 +194,14 @@ def _tune(queue: Queue, concurrent: int, use_gpu: bool, stopping: EarlyStopping 
         grace_period=stopping.after_epochs,
         reduction_factor=stopping.reduction_factor,
     )
+    follow = functools.partial(follow_for_tune, desk)
     with tempfile.TemporaryDirectory(prefix="seal-ray-tune-") as scratch:
         tune.Tuner(
-            tune.with_resources(trial, tune.PlacementGroupFactory([NO_CPU])),
+            tune.with_resources(follow, tune.PlacementGroupFactory([NO_CPU])),
             tune_config=tune.TuneConfig(
                 metric="top1",
                 mode="max",
-                search_alg=_searcher(queue, use_gpu),
+                search_alg=_searcher(queue, desk),
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
@@ -187,61 +211,41 @@ def _tune(queue: Queue, concurrent: int, use_gpu: bool, stopping: EarlyStopping 
         ).fit()
 
 
-def trial(config: dict[str, Any]) -> None:
-    """What a Tune trial runs: Ray Train, and a report to Tune at the end of each generation."""
-    from ray import tune
-
-    job, store = Job.model_validate(config["job"]), Store(**config["store"])
-    length, told = job.recipe.budget.length, 0
-
-    def report_generations() -> None:
-        nonlocal told
-        with contextlib.suppress(CheckpointError):  # being rewritten; the next look finds it whole
-            rows = store.rows()
-            while len(rows) >= told + length:
-                told += length
-                tune.report({"epochs": told, "top1": rows[told - 1]["val_top1"]})
-
-    train_under_lease(job, store, config["token"], config["use_gpu"], report_generations)
-
-
-def _searcher(queue: Queue, use_gpu: bool) -> Any:
+def _searcher(queue: Queue, desk: Any) -> Any:
     """The queue as a Tune searcher."""
+    import ray
     from ray.tune.search import Searcher
 
     class Generations(Searcher):  # type: ignore[misc]
         """Suggests the run that may start next, or None while each waits for a shared generation."""
 
-        def __init__(self) -> None:
+        def __init__(self, queue: Queue, desk: Any) -> None:
             super().__init__(metric="top1", mode="max")
+            self.queue, self.desk = queue, desk
             self.claims: dict[str, Claim] = {}
-            self.starts: dict[str, int] = {}
+
+        def __getstate__(self) -> dict[str, Any]:
+            """Tune pickles what it was given, to restore from; nobody does."""
+            return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            claim = queue.claim()
+            claim = self.queue.claim()
             if claim is None:
-                return None if queue.left else Searcher.FINISHED
+                return None if self.queue.left else Searcher.FINISHED
             self.claims[trial_id] = claim
-            planned = claim.planned
-            self.starts[planned.run_id] = self.starts.get(planned.run_id, 0) + 1
-            return {
-                "job": planned.job.model_dump(mode="json"),
-                "store": {"folder": planned.store.folder, "run_id": planned.run_id},
-                "token": claim.token,
-                "use_gpu": use_gpu,
-            }
-
-        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            """The queue reads the run folders."""
+            ray.get(self.desk.put.remote(_task(claim)))
+            return {"run": claim.planned.run_id, "token": claim.token}
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            planned = self.claims.pop(trial_id).planned
-            again = error and self.starts[planned.run_id] <= planned.job.placement.retries
-            if not again:
-                _say_how_it_ended(planned, error)
-            queue.release(planned, again=again)
+            claim = self.claims.pop(trial_id)
+            _, outcome = ray.get(self.desk.follow.remote(claim.token, 0))
+            self.queue.release(claim.planned, again=outcome is None and error)
+            if outcome is None and not error:
+                _say(claim.planned, "pruned", "by early stopping")
+            elif outcome and outcome["status"] == "failed":
+                _say(claim.planned, **outcome)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the run folders are the truth."""
@@ -249,19 +253,27 @@ def _searcher(queue: Queue, use_gpu: bool) -> Any:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing."""
 
-    return Generations()
+    return Generations(queue, desk)
 
 
-def _say_how_it_ended(planned: Planned, error: bool) -> None:
+def _task(claim: Claim) -> Task:
+    """A claimed run for the desk, with news of the generations that are there already."""
+    job, store = claim.planned.job, claim.planned.store
+    rows, length = store.rows(), job.recipe.budget.length
+    ends = [row for row in rows if row["epoch"] + 1 == length]
+    return {
+        "job": job.model_dump(mode="json"),
+        "folder": str(store.folder),
+        "token": claim.token,
+        "retries": job.placement.retries,
+        "news": [{"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]} for row in ends],
+    }
+
+
+def _say(planned: Planned, status: str, reason: str) -> None:
     """Record why a run that did not end by itself is not trained any further."""
-    if planned.store.status().get("status") != "running":
-        return
     with contextlib.suppress(SealRayError):
-        epochs = len(planned.store.rows())
-        if error:
-            planned.store.set_status("failed", reason="its trial died again and again; see Ray's logs")
-        else:
-            planned.store.set_status("pruned", reason=f"by early stopping, after {epochs} epochs")
+        planned.store.set_status(status, reason=reason)
 
 
 @contextlib.contextmanager

@@ -41,12 +41,12 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
 
     def backward(shards: Sequence[Shard], outcomes: Tensor | None) -> None:
         network.zero_grad(set_to_none=True)
-        for k, (images, labels) in enumerate(shards):
+        for k, (images, labels, keep) in enumerate(shards):
             waits = wrapped is not None and k < len(shards) - 1
             moving = contextlib.nullcontext() if k == 0 and outcomes is not None else _still(norms)
             with wrapped.no_sync() if wrapped is not None and waits else contextlib.nullcontext(), moving:
                 with run.autocast():
-                    logits = forward(images)
+                    logits = forward(images, keep)
                     with torch.no_grad():
                         taught = teacher(images).float() if teacher is not None else None
                 logits = logits.float()

@@ -29,7 +29,7 @@ from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.files import saving, write_durably
 from seal_ray.lease import hold_lease
 from seal_ray.lineage import generation_keys, run_id
-from seal_ray.recipe import Job, dump_job
+from seal_ray.recipe import Job, Placement, dump_job
 from seal_ray.store import Store
 from seal_ray.tracking import wandb_mode
 
@@ -119,7 +119,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
         try:
             with _stop_on_signal(planned.store, console):
                 news = _follow(planned.store, console)
-                return train_under_lease(planned.job, planned.store, token, use_gpu, news)
+                return _train(planned, token, use_gpu, news)
         finally:
             console.finish()
 
@@ -140,17 +140,21 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
 
 
-def train_under_lease(
-    job: Job, store: Store, token: str, use_gpu: bool, show_news: Callable[[], None]
-) -> Outcome:
+def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
+    from seal_ray.worker import work
+
+    store, placement = planned.store, planned.job.placement
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
+    job = planned.job.model_dump(mode="json")
+    config = {"job": job, "run_id": store.run_id, "folder": str(store.folder), "token": token}
 
     def fit() -> None:
         try:
-            ended.update(_trainer(job, store, token, use_gpu).fit().return_value)
+            run = trainer(work, config, token, placement, use_gpu, store.folder / "ray", placement.retries)
+            ended.update(run.fit().return_value)
         except Exception as error:
-            ended["reason"] = f"{_last_line(error)}; the same command goes on after the last committed epoch"
+            ended["reason"] = f"{last_line(error)}; the same command goes on after the last committed epoch"
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
@@ -254,33 +258,31 @@ def _follow(store: Store, console: Console) -> Callable[[], None]:
     return show_news
 
 
-def _trainer(job: Job, store: Store, token: str, use_gpu: bool) -> Any:
-    """The TorchTrainer of a run. Its own folder holds nothing that matters and is removed afterwards."""
+def trainer(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    name: str,
+    placement: Placement,
+    use_gpu: bool,
+    folder: Path,
+    failures: int,
+) -> Any:
+    """A TorchTrainer that runs `loop` on the placement's workers. `folder` gets nothing that matters."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from seal_ray.worker import work
-
-    placement = job.placement
     return TorchTrainer(
-        work,
-        train_loop_config={
-            "job": job.model_dump(mode="json"),
-            "run_id": store.run_id,
-            "folder": str(store.folder),
-            "token": token,
-        },
+        loop,
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
         ),
         run_config=RunConfig(
-            name=token,
-            storage_path=str(store.folder / "ray"),
-            failure_config=FailureConfig(
-                max_failures=placement.retries, controller_failure_limit=placement.retries
-            ),
+            name=name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=failures),
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
     )
@@ -316,6 +318,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Of a remote traceback the last line is the error itself."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -53,11 +53,15 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(out * 8 * width, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, 3, H, W)."""
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Logits (N, classes) of images (N, 3, H, W).
+
+        keep: what the pooled features (N, features) are multiplied by, the mask of dropout.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        features = self.avgpool(x).flatten(1)
+        logits: Tensor = self.fc(features if keep is None else features * keep)
         return logits
 
 
@@ -109,6 +113,13 @@ def weighted_layers(network: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Li
 def stages(network: nn.Module) -> tuple[str, ...]:
     """Names of the direct children that hold parameters, in depth order; the last one is the classifier."""
     return tuple(name for name, child in network.named_children() if any(True for _ in child.parameters()))
+
+
+def pooled_features(network: nn.Module) -> int:
+    """The number of features that the classifier reads."""
+    classifier = network.get_submodule(stages(network)[-1])
+    assert isinstance(classifier, nn.Linear)
+    return classifier.in_features
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class Model(BaseModel):
         default="imagenet", description="7x7 stride 2 and pool, or 3x3"
     )
     width: int = Field(default=64, ge=1, description="channels of the first stage")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the pooled features dropped while training"
+    )
 
 
 class Optimizer(BaseModel):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from seal_ray.data.images import Images, TrainingEpoch, epoch_order
+from seal_ray.data.images import Images, TrainingEpoch, dropout_masks, epoch_order
 from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision
 from seal_ray.edits import EditContext
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.lineage import run_id
-from seal_ray.network import Parts, build, stages
+from seal_ray.network import Parts, build, pooled_features, stages
 from seal_ray.optim import build_optimizer, load_optimizer_state, optimizer_state
 from seal_ray.schedule import Phase, Position, Row, first_epochs
 from seal_ray.snapshot import Snapshot
@@ -129,25 +129,26 @@ class Run:
 
     def training_epoch(self, position: Position) -> TrainingEpoch:
         """This worker's batches of an epoch."""
-        recipe, at = self.recipe, (position.generation, position.epoch)
+        recipe, at = self.recipe, asdict(position)
         order = epoch_order(
-            self.indices,
-            batch_size=recipe.batch_size,
-            shards=recipe.shards,
-            seed=recipe.seed,
-            generation=position.generation,
-            epoch=position.epoch,
+            self.indices, batch_size=recipe.batch_size, shards=recipe.shards, seed=recipe.seed, **at
         )
         first = self.world.rank * self.accumulation
+        mine = slice(first, first + self.accumulation)
+        masks = None
+        if p := recipe.model.dropout:
+            drawn = dropout_masks(p, order, pooled_features(self.network), seed=recipe.seed, **at)
+            masks = (mask[mine] for mask in drawn)
         return TrainingEpoch(
             self.train,
-            order[:, first : first + self.accumulation],
+            order[:, mine],
             self.labels,
             self.images,
             recipe.augment,
             self.world.device,
             self.memory_format,
-            stream(recipe.seed, "augment", *at),
+            stream(recipe.seed, "augment", position.generation, position.epoch),
+            masks,
         )
 
     def teacher(self) -> nn.Module:

@@ -2,13 +2,13 @@
 
 A sweep names a `base` run, `axes` (recipe fields and the values each takes) and a number of seeds. `grid`
 crosses the axes, `zip` walks along them together, `random` draws `samples` settings, `list` has its
-settings written out. What a run is called, its *setting*, is its label on each axis.
+settings written out. What a run is called, its *setting*, is its label on each axis. The values of an axis
+are a list, labelled by what they are, or a mapping of labels to values.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
+from seal_ray.distributions import is_distribution, sample
 from seal_ray.errors import ConfigError
-from seal_ray.recipe import Job
+from seal_ray.recipe import Job, Recipe
 from seal_ray.validation import STRICT, parse, refuse
 from seal_ray.yaml_file import Document, Keys, at, dotted, override, put, read
 
@@ -54,7 +55,12 @@ class SweepFile(BaseModel):
     axes: dict[str, Any] | list[dict[str, Any]] = Field(
         description="recipe fields and their values; in mode list the settings themselves"
     )
-    samples: int | None = Field(default=None, ge=1, description="mode random: settings to draw")
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_RUNS,
+        description="mode random: settings to draw; one drawn again is the same",
+    )
     sample_seed: int = Field(default=0, ge=0, description="mode random: which settings are drawn")
     exclude: list[dict[str, Any]] = Field(default=[], description="settings to leave out")
     seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
@@ -72,9 +78,11 @@ class SweepFile(BaseModel):
         if listed != (self.mode == "list"):
             wanted = "a list of settings" if self.mode == "list" else "a mapping of axes"
             problems.append(f"axes: mode {self.mode} needs {wanted}")
-        if (self.samples is None) == (self.mode == "random"):
-            what = "needs samples" if self.mode == "random" else "draws nothing; remove samples"
-            problems.append(f"samples: mode {self.mode} {what}")
+        if self.mode == "random" and self.samples is None:
+            problems.append("samples: mode random needs it: how many settings to draw")
+        for field in sorted({"samples", "sample_seed"} & self.model_fields_set):
+            if self.mode != "random":
+                problems.append(f"{field}: mode {self.mode} draws nothing; remove it, or set mode: random")
         refuse("SweepFile", problems)
         return self
 
@@ -123,7 +131,11 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     document = Document({"name": Path(path).stem, **document.value}, document.places)
     file = parse(document, SweepFile)
     base = _base(file, document, Path(path))
-    settings = list(_settings(file, document))
+    place = document.places[("axes",)]
+    settings = list(itertools.islice(_settings(file, document), MAX_RUNS + 1))
+    if len(settings) > MAX_RUNS:
+        raise ConfigError(f"{place}: axes: make more than {MAX_RUNS} settings; narrow them")
+    _check_distinct(settings, document)
     kept = [
         setting for setting in settings if not any(_matches(rule, _labels(setting)) for rule in file.exclude)
     ]
@@ -131,28 +143,36 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     if not kept:
         raise ConfigError(f"{document.places[('exclude',)]}: exclude: leaves no run; remove a rule")
     if len(kept) * file.seeds > MAX_RUNS:
-        raise ConfigError(f"{path}: has {len(kept) * file.seeds} runs, more than {MAX_RUNS}; narrow its axes")
-    runs = tuple(_runs(file, base, kept))
-    labels = [_labels(setting) for setting in kept]
-    return Sweep(file.name, runs, _baseline(file, labels, document), file.early_stopping)
+        runs = f"{len(kept)} settings x {file.seeds} seeds"
+        raise ConfigError(f"{place}: axes: {runs} are more than {MAX_RUNS} runs; narrow them, or lower seeds")
+    baseline = _baseline(file, [_labels(setting) for setting in kept], document)
+    return Sweep(file.name, tuple(_runs(file, base, kept, place)), baseline, file.early_stopping)
 
 
 def _base(file: SweepFile, document: Document, path: Path) -> Document:
     """The document of a job: that of the base file, with the sweep's own sections over it."""
-    base = read(path.parent / file.base) if file.base else Document({}, {(): str(path)})
-    base = Document({**base.value, "name": file.name}, {**base.places, ("name",): f"{path}"})
-    for section in ("recipe", "placement"):
-        if (section,) in document.places:
-            base = _merge(base, document, (section,))
-    if "recipe" not in base.value:
+    base = Document({}, {(): document.places[()]})
+    if file.base is not None:
+        try:
+            base = read(path.parent / file.base)
+        except ConfigError as error:
+            problems = str(error).split("\n")
+            place = document.places[("base",)]
+            raise ConfigError("\n".join(f"{place}: base: {problem}" for problem in problems)) from None
+    elif "recipe" not in document.value:
         raise ConfigError(f"{path}:1: has neither base nor recipe; add `base: RUN.yaml` or the recipe itself")
+    base = Document({**base.value, "name": file.name}, {**base.places, ("name",): str(path)})
+    for section in ("recipe", "placement"):
+        if section in document.value:
+            base = _merge(base, document, (section,))
     return base
 
 
 def _merge(base: Document, over: Document, path: Keys) -> Document:
-    """What `over` says at `path`, field by field; a method is replaced as a whole."""
+    """What `over` says at `path`, field by field; a method that is named is replaced as a whole."""
     ours, theirs = at(base.value, path), at(over.value, path)
-    if not (isinstance(ours, dict) and isinstance(theirs, dict)) or path == ("recipe", "method"):
+    named = path == ("recipe", "method")
+    if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
         return put(base, path, over, path)
     for key in theirs:
         base = _merge(base, over, (*path, key))
@@ -160,7 +180,7 @@ def _merge(base: Document, over: Document, path: Keys) -> Document:
 
 
 def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]]:
-    """The value on each axis of every setting, before exclusion."""
+    """The value on each axis of every setting, before exclusion; in mode random each one drawn once."""
     if isinstance(file.axes, list):
         axes = list(dict.fromkeys(axis for setting in file.axes for axis in setting))
         for i, setting in enumerate(file.axes):
@@ -169,14 +189,19 @@ def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]
             yield {axis: given.get(axis, AS_IN_BASE) for axis in axes}
         return
     if file.mode == "random":
-        for sample in range(file.samples or 0):
-            rng = np.random.default_rng([file.sample_seed, sample])
-            yield {axis: _drawn(axis, document, rng) for axis in file.axes}
+        drawn = set()
+        for index in range(file.samples or 0):
+            rng = np.random.default_rng([file.sample_seed, index])
+            setting = {axis: _drawn(axis, document, rng) for axis in file.axes}
+            labels = tuple(_labels(setting).values())
+            if labels not in drawn:
+                yield setting
+            drawn.add(labels)
         return
     crossed = {axis: _values(axis, document) for axis in file.axes}
     if file.mode == "zip":
-        lengths = {axis: len(held) for axis, held in crossed.items()}
-        if len(set(lengths.values())) > 1:
+        if len({len(values) for values in crossed.values()}) > 1:
+            lengths = ", ".join(f"{axis} of {len(values)}" for axis, values in crossed.items())
             place = document.places[("axes",)]
             raise ConfigError(f"{place}: axes: mode zip needs axes of equal length, not {lengths}")
         combinations: Iterator[Any] = zip(*crossed.values(), strict=True)
@@ -200,68 +225,29 @@ def _values(axis: str, document: Document) -> list[_Value]:
         raise ConfigError(
             f"{document.places[path]}: {dotted(path)}: must be a list of values, or label: value"
         )
-    labels = [value.label for value in values]
-    for value in values:
-        if labels.count(value.label) > 1:
-            place = document.places[value.held]
-            raise ConfigError(
-                f"{place}: {dotted(path)}: {value.label!r} is there twice; keep one, or name them"
-            )
     return values
 
 
 def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
     """A value of an axis in mode random: drawn from a distribution, or one of its values."""
     path: Keys = ("axes", axis)
-    held = at(document.value, path)
     name = ""
-    if not _is_distribution(held):
-        choice = _values(axis, document)[int(rng.integers(len(held)))]
+    held = at(document.value, path)
+    if not is_distribution(held):
+        values = _values(axis, document)
+        choice = values[int(rng.integers(len(values)))]
         name = choice.label if isinstance(held, dict) else ""
-        held, path = at(document.value, choice.held), choice.held
+        if name and len(values) == 1 and is_distribution(at(document.value, choice.held)):
+            problem = f"names its single value {name!r}; for a field of that name write [{{{name}: ...}}]"
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+        path = choice.held
+        held = at(document.value, path)
     try:
-        value = _sample(held, rng)
+        value = sample(held, rng)
     except ConfigError as error:
         raise ConfigError(f"{document.places[path]}: {dotted(path)}: {error}") from None
-    label = _label(value)
-    return _Value(
-        f"{name} {label}" if name and name != label else label, _placed(value, document.places[path]), ()
-    )
-
-
-DISTRIBUTIONS = ("uniform", "log_uniform", "integer")
-
-
-def _is_distribution(held: Any) -> bool:
-    return isinstance(held, dict) and len(held) == 1 and next(iter(held)) in DISTRIBUTIONS
-
-
-def _sample(held: Any, rng: np.random.Generator) -> Any:
-    """`held` with each {distribution: [low, high]} in it replaced by a draw of three significant digits."""
-    if not _is_distribution(held):
-        return {key: _sample(value, rng) for key, value in held.items()} if isinstance(held, dict) else held
-    name, bounds = next(iter(held.items()))
-    if not isinstance(bounds, list) or len(bounds) != 2 or not all(type(b) in (int, float) for b in bounds):
-        raise ConfigError(f"{name} needs [low, high]")
-    low, high = bounds
-    if not low < high or (name == "log_uniform" and low <= 0):
-        raise ConfigError(f"{name} needs low < high" + (", both above 0" if name == "log_uniform" else ""))
-    if name == "integer":
-        return int(rng.integers(math.ceil(low), math.floor(high) + 1))
-    if name == "log_uniform":
-        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-    return float(f"{rng.uniform(low, high):.3g}")
-
-
-def _placed(value: Any, place: str) -> Document:
-    """A value that no file holds as such, as if it stood at `place`."""
-    return Document(value, dict(_paths(value, (), place)))
-
-
-def _paths(value: Any, path: Keys, place: str) -> Iterator[tuple[Keys, str]]:
-    yield path, place
-    for key, held in value.items() if isinstance(value, dict) else ():
-        yield from _paths(held, (*path, key), place)
+    drawn = "" if name and value == held else _label(value)
+    return _Value(f"{name} {drawn}".strip(), Document(value, {(): document.places[path]}), ())
 
 
 def _labels(setting: Mapping[str, _Value]) -> Setting:
@@ -274,6 +260,18 @@ def _matches(rule: Mapping[str, Any], labels: Setting) -> bool:
         labels.get(axis) in [_label(held) for held in (wanted if isinstance(wanted, list) else [wanted])]
         for axis, wanted in rule.items()
     )
+
+
+def _check_distinct(settings: Sequence[Mapping[str, _Value]], document: Document) -> None:
+    """ConfigError for a setting that is there twice, at the value that makes it so."""
+    first: dict[tuple[str, ...], Mapping[str, _Value]] = {}
+    for setting in settings:
+        before = first.setdefault(tuple(_labels(setting).values()), setting)
+        if before is not setting:
+            again = (value.held for axis, value in setting.items() if value.held != before[axis].held)
+            path = next(again, ("axes",))
+            said = _said(_labels(setting))
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {said} is there twice; keep one")
 
 
 def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: Document) -> None:
@@ -302,36 +300,49 @@ def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) ->
     return wanted
 
 
-def _runs(file: SweepFile, base: Document, settings: Sequence[Mapping[str, _Value]]) -> Iterator[SweepRun]:
+def _runs(
+    file: SweepFile, base: Document, settings: Sequence[Mapping[str, _Value]], place: str
+) -> Iterator[SweepRun]:
     """The jobs of the settings; ConfigError lists what is wrong with any of them, each problem once."""
     problems: dict[str, str] = {}
+    seen: dict[Recipe, Setting] = {}
     for setting in settings:
         document = base
-        for axis, value in setting.items():
-            if value is not AS_IN_BASE:
+        for axis, value in sorted(setting.items(), key=lambda item: item[0].count(".")):
+            if value is not AS_IN_BASE:  # a method comes before its fields
                 document = put(document, ("recipe", *axis.split(".")), value.source, value.held)
+        labels = _labels(setting)
         try:
             job = parse(document, Job)
         except ConfigError as error:
-            for problem in str(error).splitlines():
-                problems.setdefault(
-                    problem, ", ".join(f"{a}: {label}" for a, label in _labels(setting).items())
-                )
+            for problem in str(error).split("\n"):
+                problems.setdefault(problem, _said(labels))
             continue
         first = job.recipe.seed
         for seed in range(first, first + file.seeds):
             recipe = job.recipe.model_copy(update={"seed": seed})
-            yield SweepRun(job.model_copy(update={"recipe": recipe}), _labels(setting))
+            before = seen.setdefault(recipe, labels)
+            if before is not labels:
+                problem = f"{_said(labels)} computes the same as {_said(before)}; remove one"
+                raise ConfigError(f"{place}: axes: {problem}")
+            yield SweepRun(job.model_copy(update={"recipe": recipe}), labels)
     if problems:
-        raise ConfigError("\n".join(f"{what} (first in the setting {one})" for what, one in problems.items()))
+        raise ConfigError("\n".join(f"{what} (first in {one})" for what, one in problems.items()))
+
+
+def _said(labels: Setting) -> str:
+    """A setting in words."""
+    return f"the setting ({', '.join(f'{axis}: {label}' for axis, label in labels.items())})"
 
 
 def _label(value: Any) -> str:
-    """A short name of a value: text as it is, numbers without padding, a mapping as name(field=...)."""
+    """A name of a value, short and exact: text as it is, a mapping as name(field=...)."""
     if isinstance(value, dict):
         fields = ", ".join(f"{key}={_label(held)}" for key, held in value.items() if key != "name")
         name = str(value.get("name", ""))
         return f"{name}({fields})" if name and fields else name or fields
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)

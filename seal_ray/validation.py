@@ -58,8 +58,10 @@ SYNONYMS = {
 KINDS = {
     "bool_type": "true or false",
     "dataclass_type": "a mapping",
+    "dict_type": "a mapping of fields",
     "float_type": "a number",
     "int_type": "a whole number",
+    "list_type": "a list",
     "literal_error": "{expected}",
     "model_type": "a mapping",
     "string_type": "text",

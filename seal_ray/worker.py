@@ -37,7 +37,7 @@ def work(config: dict[str, Any]) -> dict[str, str]:
     world = World.current(ray.train.torch.get_device())
     store = Store(folder, config["run_id"], job.placement.keep.checkpoints, lambda: owns(folder, token))
     if world.leads:
-        _show_warnings_in(store)
+        show_warnings_in(store)
     return train_to_end(job, store, world, lambda row: ray.train.report(dict(row)))
 
 
@@ -60,7 +60,7 @@ def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], o
     return {"status": store.status()["status"], "reason": ""}
 
 
-def _show_warnings_in(store: Store) -> None:
+def show_warnings_in(store: Store) -> None:
     """Put this process's own warnings where the launch shows them; a worker has no terminal."""
     show = warnings.showwarning
 

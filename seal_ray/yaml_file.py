@@ -107,7 +107,10 @@ def at(value: Any, path: Keys) -> object:
     """What `path` leads to; None when it leads nowhere."""
     key: Any
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else value[key] if isinstance(value, list) else None
+        if isinstance(value, dict):
+            value = value.get(key)
+        else:
+            value = value[key] if isinstance(value, list) and isinstance(key, int) else None
     return value
 
 

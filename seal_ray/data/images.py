@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Augment
 
 Split = Literal["train", "val"]
-Shard = tuple[Tensor, Tensor]
-"""Images (n, 3, H, W), float32 and normalised, and their labels (n,), on the device."""
+Shard = tuple[Tensor, Tensor, Tensor | None]
+"""Images (n, 3, H, W), float32 and normalised, their labels (n,) and, where there is dropout, the mask of
+their features (n, features), on the device.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Images:
 class TrainingEpoch:
     """One worker's share of an epoch: `steps` lists of `accumulation` shards, augmented on the device.
 
-    order: (steps, accumulation, shard size) sample indices of this worker.
+    order: (steps, accumulation, shard size) sample indices of this worker. masks: of dropout, for each step
+    (accumulation, shard size, features); None without dropout.
     """
 
     loader: Loader
@@ -85,6 +88,7 @@ class TrainingEpoch:
     device: torch.device
     memory_format: torch.memory_format
     generator: torch.Generator
+    masks: Iterator[Tensor] | None = None
 
     @property
     def steps(self) -> int:
@@ -99,15 +103,19 @@ class TrainingEpoch:
         )
         labels = torch.from_numpy(self.labels)
         per_step = torch.from_numpy(self.order).flatten(1)
-        pin = self.device.type == "cuda"
+        shards = self.order.shape[1]
         batches = self.loader.batches(self.order.reshape(-1))
         for indices, pixels in zip(per_step, batches, strict=True):
-            moved = (pixels.pin_memory() if pin else pixels).to(self.device, non_blocking=True)
-            moved = crop_and_flip(moved, draws.at(indices, self.device), padding=padding)
+            moved = crop_and_flip(self._moved(pixels), draws.at(indices, self.device), padding=padding)
             x = normalise(moved, self.images.mean, self.images.std, self.memory_format)
             y = labels[indices].to(self.device, non_blocking=True)
-            shards = self.order.shape[1]
-            yield list(zip(x.chunk(shards), y.chunk(shards), strict=True))
+            keep = [None] * shards if self.masks is None else self._moved(next(self.masks)).unbind()
+            yield list(zip(x.chunk(shards), y.chunk(shards), keep, strict=True))
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """A large tensor of the CPU on the device, without waiting for it."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
 
 
 def epoch_order(
@@ -118,3 +126,19 @@ def epoch_order(
     steps = len(indices) // batch_size
     order: Indices = indices[shuffled[: steps * batch_size]]
     return order.reshape(steps, shards, batch_size // shards)
+
+
+def dropout_masks(
+    p: float, order: Indices, features: int, *, seed: int, generation: int, epoch: int
+) -> Iterator[Tensor]:
+    """For each step of an epoch, what the features of the global batch are multiplied by: float32
+    (shards, shard size, features), 0 with probability `p` and otherwise 1 / (1 - p).
+
+    order: that of the whole epoch, whichever part of it a worker trains on. Masks are data of the batch and
+    no state of the network, so that neither a resumed run nor another number of workers changes them.
+    Source: Srivastava et al., JMLR 15 (2014), in the form scaled while training.
+    """
+    generator = stream(seed, "dropout", generation, epoch)
+    steps, shards, size = order.shape
+    for _ in range(steps):
+        yield (torch.rand(shards, size, features, generator=generator) >= p) / (1 - p)

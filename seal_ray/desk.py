@@ -1,0 +1,108 @@
+"""Where a sweep's driver leaves runs to be trained, workers fetch them, and Tune's trials learn how they go.
+
+An actor of its own. This module needs nothing but Ray, so that processes which only pass on news start fast.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+PATIENCE = 10.0
+POLL = 0.2
+"""Seconds between two looks at the desk."""
+WAIT = "wait"
+"""The answer to a slot for which there is nothing to do yet."""
+
+Task = dict[str, Any]
+"""A run to train: {token, retries, news, ...}. The token of its lease names it; a slot reads the rest."""
+
+
+class Desk:
+    """What is to be trained, who trains it, what has come of it. A slot has one task at a time."""
+
+    def __init__(self) -> None:
+        self._todo: deque[Task] = deque()
+        self._held: dict[int, Task] = {}
+        self._starts: dict[str, int] = {}
+        self._news: dict[str, list[dict[str, Any]]] = {}
+        self._outcomes: dict[str, dict[str, str]] = {}
+        self._closed = ""
+
+    def put(self, task: Task) -> None:
+        """Leave a run to be trained. Its news so far: of generations that are done already."""
+        self._news[task["token"]] = list(task["news"])
+        if self._closed:
+            self._outcomes[task["token"]] = {"status": "failed", "reason": self._closed}
+        else:
+            self._todo.append(task)
+
+    def take(self, slot: int) -> Task | str | None:
+        """The task of a slot: the one it has not ended, when its workers were started anew; or the next.
+
+        WAIT: none yet; None: no more will come. A run whose workers died more than `retries` times failed.
+        """
+        task = self._held.get(slot)
+        if task is None and self._todo:
+            task = self._held[slot] = self._todo.popleft()
+        if task is None:
+            return None if self._closed else WAIT
+        starts = self._starts[task["token"]] = self._starts.get(task["token"], 0) + 1
+        if starts > task["retries"] + 1:
+            self.end(
+                slot, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
+            )
+            return self.take(slot)
+        return task
+
+    def tell(self, token: str, news: dict[str, Any]) -> None:
+        """News of a run: the end of a generation, {epochs, top1}. Told once, however often it is trained."""
+        if all(known["epochs"] != news["epochs"] for known in self._news[token]):
+            self._news[token].append(news)
+
+    def end(self, slot: int, outcome: dict[str, str]) -> None:
+        """The slot's run has ended, {status, reason}; the slot is free."""
+        self._outcomes[self._held.pop(slot)["token"]] = outcome
+
+    def follow(self, token: str, seen: int) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
+        """News of a run after the first `seen`, and its outcome once it has ended."""
+        return self._news[token][seen:], self._outcomes.get(token)
+
+    def close(self, reason: str = "the sweep has ended") -> None:
+        """No more runs come; those that no slot has taken fail for this reason."""
+        self._closed = reason
+        for task in self._todo:
+            self._outcomes[task["token"]] = {"status": "failed", "reason": reason}
+        self._todo.clear()
+
+    def lose(self, slot: int, reason: str) -> None:
+        """A slot has broken down: its run failed."""
+        if slot in self._held:
+            self.end(slot, {"status": "failed", "reason": reason})
+
+
+def follow_for_tune(desk: Any, config: dict[str, Any]) -> None:
+    """What a Tune trial runs: report the end of each generation of its run until that has ended."""
+    import ray
+    from ray import tune
+
+    seen, outcome = 0, None
+    while outcome is None:
+        news, outcome = ray.get(desk.follow.remote(config["token"], seen))
+        for one in news:
+            tune.report(one)
+        seen += len(news)
+        if outcome is None:
+            time.sleep(POLL)
+
+
+def ask(desk: Any, slot: int) -> Task | str | None:
+    """The slot's next task; WAIT when there is none for PATIENCE seconds, so that no one waits in silence."""
+    import ray
+
+    deadline = time.monotonic() + PATIENCE
+    while (answer := ray.get(desk.take.remote(slot))) == WAIT and time.monotonic() < deadline:
+        time.sleep(POLL)
+    task: Task | str | None = answer
+    return task

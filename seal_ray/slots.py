@@ -1,0 +1,85 @@
+"""Slots: groups of Ray Train workers that train one run of a sweep after the other and stay warm between.
+
+Starting workers takes as long as a short run, so a sweep starts them once. When one dies, Ray Train starts
+the slot's workers anew and they go on with the run at its last committed epoch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from seal_ray.desk import Task, ask
+from seal_ray.files import make_folder
+from seal_ray.launch import last_line, trainer
+from seal_ray.lease import owns
+from seal_ray.recipe import Job, Placement
+from seal_ray.store import Store
+from seal_ray.worker import show_warnings_in, train_to_end
+from seal_ray.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.schedule import Row
+
+
+class Slots:
+    """`count` groups of workers as `placement` says, which train what lies on the desk until it is closed.
+
+    folder: where all hosts see the same; a new folder in it is in use until `close`. failures: how often
+    workers may die in all.
+    """
+
+    def __init__(
+        self, desk: Any, placement: Placement, *, count: int, use_gpu: bool, folder: Path, failures: int
+    ) -> None:
+        make_folder(folder)
+        self._desk, self._scratch = desk, Path(tempfile.mkdtemp(prefix="ray-", dir=folder))
+        self._settings = (placement, use_gpu, self._scratch, failures)
+        self._threads = [threading.Thread(target=self._fit, args=(i,), daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Let the workers end, for `timeout` seconds at most; what is left of them ends with Ray."""
+        ray.get(self._desk.close.remote())
+        for thread in self._threads:
+            thread.join(timeout)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _fit(self, slot: int) -> None:
+        try:
+            trainer(serve, {"desk": self._desk, "slot": slot}, f"slot-{slot}", *self._settings).fit()
+        except Exception as error:
+            ray.get(self._desk.lose.remote(slot, last_line(error)))
+
+
+def serve(config: dict[str, Any]) -> None:
+    """What Ray Train runs on each worker of a slot. config: {desk, slot}."""
+    import ray.train.torch
+
+    desk, slot = config["desk"], config["slot"]
+    world = World.current(ray.train.torch.get_device())
+    while (task := world.lead(lambda: ask(desk, slot))) is not None:
+        if not isinstance(task, str):  # WAIT: ask again
+            outcome = _train(task, world, desk)
+            if world.leads:
+                ray.get(desk.end.remote(slot, outcome))
+
+
+def _train(task: Task, world: World, desk: Any) -> dict[str, str]:
+    job, folder, token = Job.model_validate(task["job"]), Path(task["folder"]), task["token"]
+    store = Store(folder, folder.name, job.placement.keep.checkpoints, lambda: owns(folder, token))
+    if world.leads:
+        show_warnings_in(store)
+
+    def report(row: Row) -> None:
+        if world.leads and row["epoch"] + 1 == job.recipe.budget.length:
+            news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
+            ray.get(desk.tell.remote(token, news))
+
+    return train_to_end(job, store, world, report)
