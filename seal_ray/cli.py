@@ -84,12 +84,13 @@ def sweep(
     """Train all runs of a sweep and compare them. The same command again does what is left."""
     from seal_ray.controller import run_sweep
     from seal_ray.report.leaderboard import notes, to_table
-    from seal_ray.results import prepare_sweep, problems, totals, write_results
+    from seal_ray.results import prepare_sweep, problems, totals, track_results, write_results
     from seal_ray.sweep import load_sweep
 
     runs = prepare_sweep(load_sweep(file, _overrides(set_, workers, storage)))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
     lines, found = write_results(runs)
+    track_results(runs, lines)
     out.print(to_table(lines, runs.sweep.name))
     for line in [*notes(lines), f"{totals(found)}; {runs.folder}/results.md"]:
         out.print(f"  {line}", markup=False)

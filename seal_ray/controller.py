@@ -38,8 +38,11 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that fails at once has no news
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+ENDED = ("finished", "diverged")
+"""How a run stands that is never trained any further; with early stopping also when it was pruned."""
 NO_CPU = {"node:__internal_head__": 0.001}
 """What a trial occupies: nothing that its run's workers need, so that it can never keep them waiting."""
 
@@ -65,35 +68,40 @@ def run_sweep(
             "--in-process: one run at a time, to its end, without Ray; leave out --address, --concurrent and "
             "early_stopping"
         )
-    ended = ("finished", "diverged", "pruned") if stopping else ("finished", "diverged")
+    ended = (*ENDED, "pruned") if stopping else ENDED
     if all(one.store.status().get("status") in ended for one in runs.planned):
         rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
         return
     for dataset in {one.dataset.folder: one.dataset for one in runs.planned}.values():
         verify(dataset)
+    with ray_session(address) if not in_process else contextlib.nullcontext():
+        train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)
+
+
+def train_sweep(
+    runs: SweepRuns, rich: RichConsole, *, share: bool, concurrent: int | None, in_process: bool
+) -> None:
+    """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
+    at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
+    planned = [_side_by_side(one, at_once) for one in runs.planned]
+    ended = ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
     with contextlib.ExitStack() as stack:
-        at_once = 1
-        if not in_process:
-            stack.enter_context(ray_session(address))
-            at_once = concurrency(runs.planned[0].job, concurrent)
-        planned = [_side_by_side(one, at_once) for one in runs.planned]
         screen = stack.enter_context(contextlib.closing(SweepScreen(planned, runs.names, rich)))
         queue = Queue(planned, share=share, ended=ended, note=screen.note)
         stack.callback(queue.close)
         if in_process:
             train_here(queue, screen.refresh)
-        else:
-            use_gpu = check_resources(planned[0].job)
-            train_on_ray(
-                queue,
-                screen.refresh,
-                planned[0].job.placement,
-                folder=runs.folder,
-                runs=len(planned),
-                concurrent=at_once,
-                use_gpu=use_gpu,
-                stopping=stopping,
-            )
+            return
+        train_on_ray(
+            queue,
+            screen.refresh,
+            planned[0].job.placement,
+            folder=runs.folder,
+            runs=len(planned),
+            concurrent=at_once,
+            use_gpu=check_resources(planned[0].job),
+            stopping=runs.sweep.early_stopping,
+        )
 
 
 def _side_by_side(planned: Planned, runs: int) -> Planned:

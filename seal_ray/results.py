@@ -17,6 +17,7 @@ from seal_ray.launch import Planned, prepare_job
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.runs import summarise
 from seal_ray.sweep import Setting, Sweep
+from seal_ray.tracking import track_leaderboard
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
         for name, content in contents.items():
             write_durably(runs.folder / name, content.encode())
     return lines, found
+
+
+def track_results(runs: SweepRuns, lines: Sequence[Line]) -> None:
+    """Send the leaderboard to W&B, into the sweep's group; its id stays as seeds and methods are added."""
+    first = runs.planned[0]
+    tracked = f"sweep-{runs.sweep.name}-{first.run_id}"
+    tracking = first.job.placement.tracking
+    track_leaderboard(runs.sweep.name, tracked, tracking, runs.folder, to_csv(lines))
 
 
 def totals(found: Sequence[RunResult]) -> str:

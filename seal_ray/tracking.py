@@ -7,6 +7,8 @@ is given up with one warning, and metrics.jsonl still has everything.
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import netrc
 import os
 import queue
@@ -24,7 +26,7 @@ from seal_ray.schedule import Row
 from seal_ray.store import Store
 
 if TYPE_CHECKING:
-    from seal_ray.recipe import Job
+    from seal_ray.recipe import Job, Tracking
 
 PATIENCE = 30.0
 """Seconds that closing a tracker may take."""
@@ -88,7 +90,8 @@ class _Closed:
 class Wandb:
     """A W&B run that is fed from a thread, each epoch at the step of its number.
 
-    Online, epochs that W&B lacks (of an offline launch, or lost in a kill) come first, from metrics.jsonl.
+    Epochs that W&B lacks come first, from metrics.jsonl: those that another run has trained, and online those
+    of an offline launch or lost in a kill.
     """
 
     def __init__(self, job: Job, store: Store, data: str, mode: str) -> None:
@@ -111,15 +114,16 @@ class Wandb:
 
     def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
         try:
+            first = mode == "online" or not list(store.folder.glob("wandb/offline-run-*"))
             run = start_run(job, store.run_id, store.folder, data, mode)
-            held = epochs_held(run) if mode == "online" else None
+            held = epochs_held(run) if mode == "online" else 0 if first else None
             while not isinstance(row := self._queue.get(), _Closed):
                 epoch = row["global_epoch"]
                 for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
                     log_epoch(run, missing)
                 held = None if held is None else max(held, epoch + 1)
             run.finish()
-            if held is not None and epochs_held(run) < held:
+            if mode == "online" and epochs_held(run) < (held or 0):
                 self._give_up("W&B did not take every epoch; `seal-ray sync` brings it those it lacks")
         except Exception as error:
             self._give_up(f"W&B is given up for this launch ({type(error).__name__}: {error})")
@@ -139,19 +143,69 @@ def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
 
     Raises what W&B raises. W&B is imported here.
     """
-    import wandb
-
-    recipe, tracking = job.recipe, job.placement.tracking
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=tracking.project,
-        entity=tracking.entity,
+    recipe = job.recipe
+    run = _init(
+        job.placement.tracking,
+        folder,
+        mode,
         id=run_id,
         name=run_id,
         group=job.name,
         job_type="train",
         tags=[recipe.method.name, recipe.model.arch, data],
         config=recipe.model_dump(mode="json"),
+    )
+    run.define_metric("global_epoch")
+    run.define_metric("*", step_metric="global_epoch")
+    run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
+    return run
+
+
+def track_leaderboard(name: str, run_id: str, tracking: Tracking, folder: Path, table: str) -> None:
+    """Send a sweep's leaderboard (CSV) to the sweep's group as a table, within PATIENCE seconds or never."""
+    mode = wandb_mode(tracking.wandb)
+    if mode == "off":
+        return
+    columns, *rows = csv.reader(io.StringIO(table))
+    failure = ["W&B did not answer"]
+
+    def send() -> None:
+        try:
+            import wandb
+
+            run = _init(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
+            run.log(
+                {"leaderboard": wandb.Table(columns=columns, data=[list(map(_number, row)) for row in rows])}
+            )
+            run.finish()
+            failure.clear()
+        except Exception as error:
+            failure[:] = [f"{type(error).__name__}: {error}"]
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if failure:
+        text = f"W&B did not get the leaderboard ({failure[0]}); it is in {folder}"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+        end_service()
+
+
+def _number(cell: str) -> float | str | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell or None
+
+
+def _init(tracking: Tracking, folder: Path, mode: str, **what: Any) -> Any:
+    """wandb.init as every run of ours needs it."""
+    import wandb
+
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
         dir=str(folder),
         mode="online" if mode == "online" else "offline",
         resume="allow" if mode == "online" else None,
@@ -163,11 +217,8 @@ def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
             x_transaction_log_flush_interval=1.0,
             **RETRIES,
         ),
+        **what,
     )
-    run.define_metric("global_epoch")
-    run.define_metric("*", step_metric="global_epoch")
-    run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
-    return run
 
 
 def log_epoch(run: Any, row: Row) -> None:

@@ -1,0 +1,132 @@
+"""A sweep under a real Ray: shared generations once, early stopping, failures, and no way to deadlock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from seal_ray.controller import run_sweep, train_sweep
+from seal_ray.errors import ClusterError
+from seal_ray.results import SweepRuns, results, write_results
+from seal_ray.store import Store
+from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def train(
+    runs: SweepRuns, *, share: bool = True, concurrent: int | None = None, in_process: bool = False
+) -> str:
+    console, printed = screen()
+    train_sweep(runs, console, share=share, concurrent=concurrent, in_process=in_process)
+    write_results(runs)
+    return printed.getvalue()
+
+
+def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
+    digits: Path, tmp_path: Path
+) -> None:
+    runs = small_sweep(digits, tmp_path / "ray", seeds=2)
+    printed = train(runs, concurrent=2)
+    made = {run.run_id: run for run in results(runs)}
+    assert {run.status for run in made.values()} == {"finished"}
+    assert sum(run.epochs for run in made.values()) == 36
+    assert sum(run.epochs_trained for run in made.values()) == 36 - 2 * 2 * 2
+    assert printed.count("generation 0 taken over from") == 4
+    for run, makers in trained_where(runs).items():
+        assert len(makers) == 6
+        assert run in makers[2:]
+
+    alone = small_sweep(digits, tmp_path / "alone", seeds=2)
+    train(alone, share=False, in_process=True)
+    assert metrics_of(runs) == metrics_of(alone)
+    assert all(set(makers) == {run} for run, makers in trained_where(alone).items())
+    lines = [
+        (runs.folder.parent.parent.parent / name / "sweeps/small/results.md") for name in ("ray", "alone")
+    ]
+    assert [line.split("|")[2:5] for line in lines[0].read_text().splitlines()] == [
+        line.split("|")[2:5] for line in lines[1].read_text().splitlines()
+    ]
+    assert not list(runs.folder.glob("ray-*"))
+    assert not list((tmp_path / "ray").glob("*/lease.json"))
+
+
+def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial(digits: Path, tmp_path: Path) -> None:
+    workers = int(ray.cluster_resources()["CPU"])
+    runs = small_sweep(
+        digits,
+        tmp_path / "runs",
+        recipe={"shards": workers},
+        placement={"workers": workers},
+        axes={"method": {"normal": "normal", "llf": "llf"}},
+    )
+    train(runs)
+    assert [run.status for run in results(runs)] == ["finished"] * 2
+
+
+def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs")
+    with pytest.raises(ClusterError, match=r"--concurrent 99: .* give at most \d+"):
+        train(runs, concurrent=99)
+    large = small_sweep(digits, tmp_path / "runs", recipe={"shards": 32}, placement={"workers": 32})
+    with pytest.raises(ClusterError, match="32 workers need a CPU each"):
+        train(large)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_them(
+    digits: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "axes": {"optimizer.lr": {"good": 0.1, "useless": 1e-7, "hopeless": 1e-8}},
+        "recipe": {"budget": {"epochs": 8, "generation_length": 2}},
+    }
+    stopping = {"early_stopping": {"after_epochs": 2, "reduction_factor": 2.0}}
+    runs = small_sweep(digits, tmp_path / "runs", **changes, **stopping)
+    train(runs, concurrent=1)
+    found = {run.setting["optimizer.lr"]: run for run in results(runs)}
+    assert found["good"].status == "finished"
+    assert found["hopeless"].status == "pruned"
+    assert found["hopeless"].reason == "by early stopping"
+    assert 2 <= found["hopeless"].epochs_trained < 8
+    assert found["hopeless"].top1 is None
+
+    console, printed = screen()
+    run_sweep(runs, console, share=True, address=None, concurrent=None, in_process=False)
+    assert printed.getvalue() == "small: every run has ended already, nothing to train\n"
+    patient = small_sweep(digits, tmp_path / "runs", **changes)
+    train(patient, in_process=True)
+    assert [run.status for run in results(patient)] == ["finished"] * 3
+
+
+def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
+    methods = {**METHODS, "broken": {"name": "seal", "ascent_rate": 1e12}}
+    runs = small_sweep(digits, tmp_path / "runs", axes={"method": methods})
+    printed = train(runs, concurrent=1)
+    found = {run.setting["method"]: run for run in results(runs)}
+    assert [found[name].status for name in METHODS] == ["finished"] * 3
+    assert found["broken"].status == "diverged"
+    assert "in generation 1, epoch 0, phase ascend" in found["broken"].reason
+    assert found["broken"].epochs_shared == 2
+    assert "diverged: " in printed
+
+
+def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_sweep(digits, tmp_path / "runs")
+    leader = runs.planned[0].store
+    leader.folder.mkdir(parents=True)
+    (leader.folder / "checkpoints").write_text("in the way")
+    train(runs, concurrent=1)
+    found = {run.setting["method"]: run for run in results(runs)}
+    assert found["normal"].status == "failed"
+    assert "cannot save" in found["normal"].reason
+    assert [found[name].status for name in ("llf", "seal")] == ["finished"] * 2
+    assert sum(run.epochs_trained for run in found.values()) == 6 + 4
+    (leader.folder / "checkpoints").unlink()
+    train(runs, concurrent=1)  # the same command again
+    assert [run.status for run in results(runs)] == ["finished"] * 3
+    assert Store(leader.folder, leader.run_id).rows()[0]["trained_by"] != leader.run_id
