@@ -7,6 +7,7 @@ run trains nothing; Ray keeps no state that matters.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -53,8 +54,11 @@ class Planned:
     job: Job
     dataset: Dataset
     store: Store
-    keys: tuple[str, ...]
-    """Those of the run's generations."""
+
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the run's generations."""
+        return generation_keys(self.job.recipe, self.dataset.training_identity)
 
     @property
     def run_id(self) -> str:
@@ -89,8 +93,7 @@ def prepare_job(job: Job) -> Planned:
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
     dataset = load_dataset(Path(data.path))
     identity = run_id(recipe, dataset.training_identity)
-    store = Store(storage / identity, identity, placement.keep.checkpoints)
-    return Planned(job, dataset, store, generation_keys(recipe, dataset.training_identity))
+    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 
 
 def _local_folder(storage: str) -> Path:
@@ -131,7 +134,7 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
     with saving(store.folder):
         write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
     store.record_generations(planned.keys, moments)
-    _mend_metrics(store)
+    store.mend()
     if not share:
         return
     taken = branch(store, planned.job.recipe, planned.dataset.training_identity, moments)
@@ -304,14 +307,6 @@ def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _mend_metrics(store: Store) -> None:
-    """Put metrics that were damaged back to what the newest usable checkpoint says."""
-    try:
-        store.rows()
-    except CheckpointError:
-        store.open(store.latest())
 
 
 def _first_line(error: BaseException) -> str:

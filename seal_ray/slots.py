@@ -12,8 +12,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from seal_ray.desk import Task, ask
 from seal_ray.files import make_folder
 from seal_ray.launch import last_line, trainer
@@ -46,12 +44,16 @@ class Slots:
 
     def close(self, timeout: float) -> None:
         """Let the workers end, for `timeout` seconds at most; what is left of them ends with Ray."""
+        import ray
+
         ray.get(self._desk.close.remote())
         for thread in self._threads:
             thread.join(timeout)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _fit(self, slot: int) -> None:
+        import ray
+
         try:
             trainer(serve, {"desk": self._desk, "slot": slot}, f"slot-{slot}", *self._settings).fit()
         except Exception as error:
@@ -60,6 +62,7 @@ class Slots:
 
 def serve(config: dict[str, Any]) -> None:
     """What Ray Train runs on each worker of a slot. config: {desk, slot}."""
+    import ray
     import ray.train.torch
 
     desk, slot = config["desk"], config["slot"]
@@ -72,6 +75,8 @@ def serve(config: dict[str, Any]) -> None:
 
 
 def _train(task: Task, world: World, desk: Any) -> dict[str, str]:
+    import ray
+
     job, folder, token = Job.model_validate(task["job"]), Path(task["folder"]), task["token"]
     store = Store(folder, folder.name, job.placement.keep.checkpoints, lambda: owns(folder, token))
     if world.leads:

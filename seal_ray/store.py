@@ -63,9 +63,7 @@ class Store:
         when there are checkpoints and none is usable.
         """
         tried = []
-        for folder in self._checkpoints():
-            if not (folder / "manifest.json").exists():
-                continue
+        for folder in self._completed():
             try:
                 return self._read(folder)
             except CheckpointError as error:
@@ -105,9 +103,20 @@ class Store:
             for surplus in found[found.index(written) + self.checkpoints :]:
                 remove_snapshot(surplus)
 
+    def mend(self) -> None:
+        """Put metrics back to what the newest checkpoint says, if damaged or if there is no checkpoint."""
+        try:
+            astray = bool(self.rows()) and not self._completed()
+        except CheckpointError:
+            astray = True
+        if astray:
+            self.open(self.latest())
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Go on from a state that was trained elsewhere: it becomes the newest checkpoint."""
         assert snapshot.position is not None
+        if not self._completed():
+            self.open(snapshot)  # first, so that nobody finds a checkpoint without its metrics
         with self._saving():
             write_snapshot(self.folder / "checkpoints" / _name(snapshot.position), snapshot)
         self.open(snapshot)
@@ -223,6 +232,9 @@ class Store:
         if found and [folder.name for folder in folders] == [_name(Position(0, 0))]:
             found.add(hashlib.sha256(b"").hexdigest())
         return found
+
+    def _completed(self) -> list[Path]:
+        return [folder for folder in self._checkpoints() if (folder / "manifest.json").exists()]
 
     def _checkpoints(self) -> list[Path]:
         parent = self.folder / "checkpoints"

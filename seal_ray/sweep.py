@@ -136,9 +136,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     if len(settings) > MAX_RUNS:
         raise ConfigError(f"{place}: axes: make more than {MAX_RUNS} settings; narrow them")
     _check_distinct(settings, document)
-    kept = [
-        setting for setting in settings if not any(_matches(rule, _labels(setting)) for rule in file.exclude)
-    ]
+    kept = [one for one in settings if not any(_matches(rule, _labels(one)) for rule in file.exclude)]
     _check_rules(file, settings, document)
     if not kept:
         raise ConfigError(f"{document.places[('exclude',)]}: exclude: leaves no run; remove a rule")
@@ -201,7 +199,7 @@ def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]
     crossed = {axis: _values(axis, document) for axis in file.axes}
     if file.mode == "zip":
         if len({len(values) for values in crossed.values()}) > 1:
-            lengths = ", ".join(f"{axis} of {len(values)}" for axis, values in crossed.items())
+            lengths = ", ".join(f"{_label(axis)} of {len(values)}" for axis, values in crossed.items())
             place = document.places[("axes",)]
             raise ConfigError(f"{place}: axes: mode zip needs axes of equal length, not {lengths}")
         combinations: Iterator[Any] = zip(*crossed.values(), strict=True)
@@ -216,7 +214,7 @@ def _values(axis: str, document: Document) -> list[_Value]:
     path: Keys = ("axes", axis)
     held = at(document.value, path)
     if isinstance(held, dict):
-        values = [_Value(label, document, (*path, label)) for label in held]
+        values = [_Value(_label(label), document, (*path, label)) for label in held]
     elif isinstance(held, list):
         values = [_Value(_label(value), document, (*path, i)) for i, value in enumerate(held)]
     else:
@@ -285,7 +283,9 @@ def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: D
 
 def _known(labels: Sequence[Setting]) -> str:
     axes = {axis: list(dict.fromkeys(one[axis] for one in labels)) for axis in labels[0]}
-    return "axes are " + "; ".join(f"{axis}: {', '.join(values[:8])}" for axis, values in axes.items())
+    return "axes are " + "; ".join(
+        f"{_label(axis)}: {', '.join(values[:8])}" for axis, values in axes.items()
+    )
 
 
 def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) -> Setting:
@@ -332,7 +332,7 @@ def _runs(
 
 def _said(labels: Setting) -> str:
     """A setting in words."""
-    return f"the setting ({', '.join(f'{axis}: {label}' for axis, label in labels.items())})"
+    return f"the setting ({', '.join(f'{_label(axis)}: {label}' for axis, label in labels.items())})"
 
 
 def _label(value: Any) -> str:
@@ -345,4 +345,5 @@ def _label(value: Any) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return str(value)
+    text = str(value)
+    return text if text.isprintable() else repr(text)  # a label is one line

@@ -126,7 +126,7 @@ def loading(data: BenchData) -> Iterator[Result]:
 
 def bare_epoch(data: BenchData, width: int) -> Iterator[Result]:
     run = open_run(data, width)
-    batches = [(x.clone(), y) for ((x, y),) in run.training_epoch(Position(0, 1))]
+    batches = [(x.clone(), y) for ((x, y, _),) in run.training_epoch(Position(0, 1))]
     network = open_run(data, width).network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 

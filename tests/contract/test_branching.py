@@ -41,6 +41,7 @@ def train_in(
     """Train a run of `storage`, for at most `epochs` epochs; returns what it took over before."""
     store = store_of(recipe, storage)
     store.record_generations(generation_keys(recipe, IMAGES.identity), moments)
+    store.mend()  # as a launch does
     taken = branch(store, recipe, IMAGES.identity, moments) if share else None
     execution = Execution(moments=moments)
     for trained, _ in enumerate(fit(recipe, IMAGES, store=store, execution=execution), start=1):
@@ -180,7 +181,7 @@ def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
 ) -> None:
     train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
     recipe = tiny_recipe(SEAL)
-    for survived in range(4):  # dies before each of the writes in turn
+    for survived in range(5):  # dies before each of the writes in turn
         writes = iter(range(99))
 
         def dying(*_: Any, survived: int = survived, writes: Any = writes) -> None:
@@ -193,8 +194,6 @@ def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
                 patch.setattr(Store, name, lambda *a, real=real: (dying(), real(*a))[1])
             with pytest.raises(KeyboardInterrupt):
                 train_in(tmp_path / "shared", recipe)
-    store = store_of(recipe, tmp_path / "shared")
-    store.open(store.latest())  # what a launch does first
     train_in(tmp_path / "shared", recipe)
     train_in(tmp_path / "alone", recipe, share=False)
     same_run(recipe, tmp_path / "shared", tmp_path / "alone")

@@ -81,23 +81,19 @@ def processes_marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-class Launch:
-    """One `seal-ray train` and all that it starts."""
+class Command:
+    """One `seal-ray` command and all that it starts."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.mark = uuid.uuid4().hex
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "job.yaml").write_text(dump_job(job))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from seal_ray.cli import main; main()", "train", "job.yaml"],
-            cwd=folder,
+            [sys.executable, "-c", "from seal_ray.cli import main; main()", *arguments],
             env=environment(self.mark),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # as a shell gives each command a process group
         )
-        self.store = open_store(job.placement.storage, job.recipe, images_of(job))
 
     def processes(self) -> list[psutil.Process]:
         """Everything that carries this launch's mark."""
@@ -106,11 +102,6 @@ class Launch:
     def workers(self) -> list[psutil.Process]:
         """The processes that train."""
         return [process for process in self.processes() if "RayTrainWorker" in " ".join(process.cmdline())]
-
-    def wait_for_epochs(self, count: int) -> None:
-        """Until the run, not only this launch, has committed so many epochs."""
-        self.until(lambda: len(self.store.rows()) >= count)
-        assert self.process.poll() is None, self.process.communicate()[0]
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Until the condition holds or the command has ended."""
@@ -128,6 +119,27 @@ class Launch:
             time.sleep(0.1)
         return printed
 
+    def kill_all(self) -> None:
+        """End whatever is left of it."""
+        for process in self.processes():
+            process.kill()
+        self.process.communicate()
+
+
+class Launch(Command):
+    """One `seal-ray train` of a job, and its run."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.yaml").write_text(dump_job(job))
+        super().__init__("train", str(folder / "job.yaml"))
+        self.store = open_store(job.placement.storage, job.recipe, images_of(job))
+
+    def wait_for_epochs(self, count: int) -> None:
+        """Until the run, not only this launch, has committed so many epochs."""
+        self.until(lambda: len(self.store.rows()) >= count)
+        assert self.process.poll() is None, self.process.communicate()[0]
+
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Job], Launch]]:
@@ -141,9 +153,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     yield launch
     for one in started:
-        for process in one.processes():
-            process.kill()
-        one.process.communicate()
+        one.kill_all()
 
 
 def images_of(job: Job) -> Images:

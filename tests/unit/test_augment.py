@@ -147,7 +147,7 @@ def test_a_training_epoch_is_padded_cropped_flipped_and_normalised_in_that_order
     ]
     for step in range(4):
         shards = [shard for epoch in per_worker for shard in epoch[step]]
-        for (x, y), indices in zip(shards, order[step], strict=True):
+        for (x, y, _), indices in zip(shards, order[step], strict=True):
             assert y.tolist() == loader.labels[indices].tolist()
             for pixels, i in zip(x, indices, strict=True):
                 cut = plain(loader.images[i], int(draws.top[i]), int(draws.left[i]), bool(draws.flip[i]), 2)

@@ -40,6 +40,7 @@ CHANGES: dict[str, Any] = {
     "model.arch": "resnet34",
     "model.stem": "cifar",
     "model.width": 8,
+    "model.dropout": 0.1,
     "method.split_at": "layer2",
     "budget.generation_length": 6,
     "optimizer.lr": 0.2,
@@ -215,7 +216,7 @@ def test_a_run_id_is_the_hash_of_exactly_what_is_written_here() -> None:
     common = {
         "semantics": 1,
         "data": ["images", None, 0.0],
-        "model": {"arch": "resnet18", "stem": "imagenet", "width": 4},
+        "model": {"arch": "resnet18", "stem": "imagenet", "width": 4, "dropout": 0.0},
         "augment": {"crop_padding": 4, "flip": True},
         "optimizer": ["sgd", 0.9, 5e-4, None],
         "loss": {"label_smoothing": 0.1},

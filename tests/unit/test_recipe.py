@@ -28,7 +28,7 @@ FULL = """\
 name: tiny-imagenet-seal
 recipe:
   data: {path: data/tiny-imagenet-200, per_class: null, label_noise: 0.0}
-  model: {arch: resnet50, stem: imagenet, width: 64}
+  model: {arch: resnet50, stem: imagenet, width: 64, dropout: 0.0}
   method: {name: seal, split_at: layer3, ascent_share: 0.25, ascent_rate: 0.01}
   budget: {epochs: 1600, generation_length: 160}
   optimizer: {name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4, schedule: cosine,
@@ -111,6 +111,7 @@ def recipes(draw):
             "arch": draw(st.sampled_from(sorted(RESNETS))),
             "stem": draw(st.sampled_from(["imagenet", "cifar"])),
             "width": draw(st.integers(1, 128)),
+            "dropout": draw(st.floats(0, 1, exclude_max=True)),
         },
         method=method,
         budget=Budget(length * draw(st.integers(1, 12)), length),

@@ -1,0 +1,1 @@
+"""What trained networks have learned: prediction depth, similarity, movement and calibration."""

@@ -1,0 +1,272 @@
+"""How curved the training loss is at given weights, in one call and one JSON-able result.
+
+Quick look: 200 images, 2 probes x 40 steps. For papers: 2,000 images, 10 x 100. The images should be a
+fixed class-balanced subset of the training set, without augmentation; the loss is without weight decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from analysis.hessian import HessianOperator, hessian_operator
+from analysis.lanczos import (
+    Density,
+    Eigenpairs,
+    Estimate,
+    Quadrature,
+    extremes,
+    lanczos,
+    negative_mass,
+    ritz_pairs,
+    share_within,
+    spectral_density,
+    trace,
+)
+from analysis.similarity import weight_norms
+from seal_ray.errors import ConfigError
+from seal_ray.network import Parts
+from seal_ray.streams import stream
+
+TRACE_PROBES = 10
+SHARPNESS_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a result depends on besides weights and images."""
+
+    loss: str
+    label_smoothing: float
+    part: str
+    images: int
+    batch: int
+    steps: int
+    probes: int
+    top: int
+    trace_probes: int
+    sharpness_steps: int
+    seed: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Eigenvalue:
+    """An eigenvalue lies within `residual` of `value`."""
+
+    value: float
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """The Hessian of the mean training loss by the parameters of one part, dim of them.
+
+    pairs: the `top` lowest and highest eigenpairs, residuals measured. negative: the share of eigenvalues
+    below zero. gradient_overlap: the share of the gradient's squared norm in the span of the `top` highest
+    eigenvectors (Gur-Ari et al. 2018, arXiv 1812.04754). weight_norms: of every stage, because with batch
+    norm the eigenvalues fall as weights grow, and the function stays. sharpness: free of that scale.
+    """
+
+    settings: Settings
+    names: tuple[str, ...]  # of the parameters, in the order of the vectors
+    dim: int
+    loss: float
+    gradient_norm: float
+    gradient_overlap: float
+    pairs: Eigenpairs
+    trace: Estimate
+    negative: Estimate
+    density: Density
+    rules: tuple[Quadrature, ...]  # one per probe
+    weight_norms: dict[str, float]
+    sharpness: Eigenvalue
+
+    @property
+    def largest(self) -> list[Eigenvalue]:
+        """The `top` largest eigenvalues, descending."""
+        return self._eigenvalues()[: -self.settings.top - 1 : -1]
+
+    @property
+    def smallest(self) -> list[Eigenvalue]:
+        """The `top` smallest eigenvalues, ascending."""
+        return self._eigenvalues()[: self.settings.top]
+
+    def _eigenvalues(self) -> list[Eigenvalue]:
+        values, residuals = self.pairs.values.tolist(), self.pairs.residuals.tolist()
+        return [Eigenvalue(value, residual) for value, residual in zip(values, residuals, strict=True)]
+
+    @property
+    def top_vectors(self) -> Tensor:
+        """(top, dim), the eigenvectors of the largest eigenvalues, orthonormal."""
+        return self.pairs.vectors[-self.settings.top :]
+
+    def movement_share(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+        """The share of the squared distance between two states, in this part, in the span of top_vectors."""
+        moved = [(after[name] - before[name]).reshape(-1) for name in self.names]
+        return share_within(torch.cat(moved), self.top_vectors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dictionaries; the eigenvectors stay behind."""
+        return {
+            "settings": asdict(self.settings),
+            "parameters": self.dim,
+            "loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "gradient_overlap": self.gradient_overlap,
+            "largest": [asdict(eigenvalue) for eigenvalue in self.largest],
+            "smallest": [asdict(eigenvalue) for eigenvalue in self.smallest],
+            "trace": asdict(self.trace),
+            "negative_mass": asdict(self.negative),
+            "sharpness": asdict(self.sharpness),
+            "weight_norms": self.weight_norms,
+            "density": {
+                "sigma": self.density.sigma,
+                "grid": self.density.grid.tolist(),
+                "values": self.density.values.tolist(),
+                "spread": self.density.spread.tolist(),
+                "nodes": [rule.nodes.tolist() for rule in self.rules],
+                "weights": [rule.weights.tolist() for rule in self.rules],
+            },
+        }
+
+
+def measure_curvature(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    parts: Parts,
+    part: str = "all",
+    label_smoothing: float,
+    steps: int = 40,
+    probes: int = 2,
+    top: int = 5,
+    seed: int = 0,
+    batch: int = 100,
+    graph_bytes: int = 2 << 30,
+    basis_bytes: int = 2 << 30,
+) -> Curvature:
+    """All of `Curvature` from the same `probes` Lanczos runs of `steps` steps.
+
+    network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
+    probes x steps, 2 x top for true residuals, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks.
+    As many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over
+    the data. graph_bytes: see hessian_operator. The result is a pure function of weights, images and
+    settings on one device; neither memory bound changes it beyond rounding.
+    Raises ConfigError where hessian_operator does, for fewer than 2 probes, and for a `top` above half the
+    steps.
+    """
+    chosen = {name: p for name, p in network.named_parameters() if parts.holds(part, name)}
+    _require_room(top, steps, probes, dim=sum(p.numel() for p in chosen.values()))
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+    batches = list(zip(images.split(batch), labels.split(batch), strict=True))
+    operator = hessian_operator(network, batches, loss, list(chosen.values()), graph_bytes=graph_bytes)
+    gradient = operator.gradient
+
+    def draws(purpose: str, run: int) -> Tensor:
+        return torch.randn(operator.dim, generator=stream(seed, f"curvature-{purpose}", run)).to(gradient)
+
+    pairs, rules = _spectrum(operator, lambda run: draws("lanczos", run), steps, probes, top, basis_bytes)
+    pairs = pairs.remeasured(operator)
+    signs = torch.stack([draws("trace", run).sign() for run in range(TRACE_PROBES)])
+    scaled = ScaledOperator(operator, filter_scale(chosen.values()))
+    (sharpest,) = lanczos(scaled, draws("sharpness", 0)[None], SHARPNESS_STEPS)
+    normalised = ritz_pairs(sharpest, 1)
+    return Curvature(
+        settings=Settings(
+            loss="cross entropy",
+            label_smoothing=label_smoothing,
+            part=part,
+            images=len(images),
+            batch=batch,
+            steps=steps,
+            probes=probes,
+            top=top,
+            trace_probes=TRACE_PROBES,
+            sharpness_steps=SHARPNESS_STEPS,
+            seed=seed,
+            dtype=str(gradient.dtype).removeprefix("torch."),
+        ),
+        names=tuple(chosen),
+        dim=operator.dim,
+        loss=operator.loss,
+        gradient_norm=gradient.norm().item(),
+        gradient_overlap=share_within(gradient, pairs.vectors[-top:]),
+        pairs=pairs,
+        trace=trace(operator, signs, pairs.vectors, pairs.images),
+        negative=negative_mass(rules),
+        density=spectral_density(rules),
+        rules=rules,
+        weight_norms=weight_norms(network, network.state_dict()),
+        sharpness=Eigenvalue(normalised.values[-1].item(), normalised.residuals[-1].item()),
+    )
+
+
+def _require_room(top: int, steps: int, probes: int, dim: int) -> None:
+    if probes < 2:
+        raise ConfigError(f"curvature: {probes} probe(s) have no spread between them; use at least 2")
+    if not 1 <= top <= min(steps, dim) // 2:
+        raise ConfigError(
+            f"curvature: {steps} steps in {dim} dimensions find at most {min(steps, dim) // 2} eigenvalues "
+            f"at each end, not top={top}; ask for fewer, or take more steps"
+        )
+
+
+def _spectrum(
+    operator: HessianOperator,
+    start: Callable[[int], Tensor],
+    steps: int,
+    probes: int,
+    top: int,
+    basis_bytes: int,
+) -> tuple[Eigenpairs, tuple[Quadrature, ...]]:
+    """The extremes and quadratures of runs from start(0), start(1), ..., as many at a time as fit."""
+    together = max(1, basis_bytes // (operator.gradient.nbytes * (steps + 1)))
+    pairs: list[Eigenpairs] = []
+    rules: list[Quadrature] = []
+    for first in range(0, probes, together):
+        starts = torch.stack([start(run) for run in range(first, min(first + together, probes))])
+        runs = lanczos(operator, starts, steps)
+        pairs = [extremes(runs, top, pairs)]
+        rules += [run.quadrature() for run in runs]
+        del runs  # their bases, before the next ones are made
+    return pairs[0], tuple(rules)
+
+
+def filter_scale(parameters: Iterable[Tensor]) -> Tensor:
+    """(dim,), how large a step each weight takes for granted: the norm of its filter, a vector's own size.
+
+    For a tensor of two or more dimensions the norm of its slice along the first one (a convolution's
+    filter, a linear layer's row); for a vector, its absolute values.
+    """
+    scales = [
+        p.flatten(1).norm(dim=1, keepdim=True).expand(-1, p[0].numel()) if p.dim() > 1 else p.abs()
+        for p in (parameter.detach() for parameter in parameters)
+    ]
+    return torch.cat([scale.reshape(-1) for scale in scales])
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledOperator:
+    """D H D with D = diag(scale): the Hessian by weights measured in units of `scale` (dim,).
+
+    With filter_scale its largest eigenvalue is twice the adaptive sharpness per squared radius to second
+    order (ASAM, Kwon et al. 2021, arXiv 2102.11600): where batch norm undoes the scale of a filter, it does
+    not depend on that scale, as the plain eigenvalues do (Dinh et al. 2017, arXiv 1703.04933).
+    """
+
+    operator: HessianOperator
+    scale: Tensor
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """(k, dim) -> (k, dim), D H D times each row."""
+        return self.operator.products(vectors * self.scale) * self.scale

@@ -1,0 +1,214 @@
+"""Prediction depth: from which place in the network on k-NN probes agree with its prediction.
+
+Source: Baldock, Maennel and Neyshabur, NeurIPS 2021, arXiv 2106.09647, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.features import Features, extract, probes
+from analysis.neighbours import nearest, vote
+from seal_ray.errors import ConfigError, DataError
+from seal_ray.streams import stream
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images of one split as the network sees them, with their labels.
+
+    labels: int64 (N,); of training images those that were trained on, wrong ones included.
+    batches: the normalised images (B, C, H, W) at ascending indices, batch by batch.
+    """
+
+    labels: Tensor
+    batches: Callable[[Tensor], Iterator[Tensor]]
+
+    @classmethod
+    def from_tensors(cls, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> Examples:
+        """Normalised images (N, C, H, W) in memory."""
+        return cls(labels, lambda indices: (images[some] for some in indices.split(batch_size)))
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What was measured of N examples of a split. All int64 on the CPU.
+
+    indices: (N,), which examples of the split. depths: (N,), 0 to the number of probes P.
+    probe_predictions: (P, N). predictions: (N,), the network's. labels: (N,).
+    """
+
+    indices: Tensor
+    depths: Tensor
+    probe_predictions: Tensor
+    predictions: Tensor
+    labels: Tensor
+
+    def summary(self) -> dict[str, Any]:
+        """Of all points, and of those predicted rightly and wrongly apart: how many, mean, histogram.
+
+        histogram[d] is the number of points of depth d, for d from 0 to P. mean is None without points.
+        """
+        correct = self.predictions == self.labels
+        groups = {"all": torch.ones_like(correct), "correct": correct, "wrong": ~correct}
+        return {name: self._summary(self.depths[chosen]) for name, chosen in groups.items()}
+
+    def _summary(self, depths: Tensor) -> dict[str, Any]:
+        return {
+            "count": len(depths),
+            "mean": depths.double().mean().item() if len(depths) else None,
+            "histogram": torch.bincount(depths, minlength=len(self.probe_predictions) + 1).tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Depths:
+    """Prediction depths of training and validation points, and all that determined them."""
+
+    probes: tuple[str, ...]
+    train: Points
+    val: Points
+    k: int
+    max_features: int
+    shapes: dict[str, tuple[int, ...]]  # of each probe's embedding after pooling
+    support_size: int
+    exclude_self: bool
+    seed: int
+
+    def summary(self) -> dict[str, Any]:
+        """The settings and both splits' summaries, as JSON holds them."""
+        return {
+            "probes": list(self.probes),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "k": self.k,
+            "max_features": self.max_features,
+            "support_size": self.support_size,
+            "exclude_self": self.exclude_self,
+            "seed": self.seed,
+            "train": self.train.summary(),
+            "val": self.val.summary(),
+        }
+
+
+def measure_depth(
+    network: nn.Module,
+    train: Examples,
+    val: Examples,
+    *,
+    k: int = 30,
+    support_size: int = 10_000,
+    points: int | None = None,
+    max_features: int = 2048,
+    exclude_self: bool = True,
+    layers: Sequence[str] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Depths:
+    """Prediction depths under `network`, which is on `device`, of train and val points.
+
+    The support is a class-balanced subset of `support_size` training examples (all, if there are fewer).
+    Measured are the support's own points, each left out of its neighbours when exclude_self, and the
+    val examples; with `points` a class-balanced subset of that many of either (all, if fewer). layers: the
+    probes in depth order, by default `probes(network)`; see `extract`.
+    Raises ConfigError when the support offers fewer than k neighbours, and as `extract` does; DataError for
+    labels that the network has no output for and for embeddings that are not finite.
+    """
+    names = tuple(layers) if layers is not None else probes(network)
+    support = balanced_subset(train.labels, min(support_size, len(train.labels)), seed)
+    offered = len(support) - exclude_self
+    if not 1 <= k <= offered:
+        raise ConfigError(
+            f"k: {k} neighbours, but a support of {len(support)} training images offers {offered} "
+            f"(exclude_self={exclude_self}); raise support_size or lower k"
+        )
+    labels = train.labels[support]
+    of_support, of_val = (
+        balanced_subset(truth, len(truth) if points is None else min(points, len(truth)), seed)
+        for truth in (labels, val.labels)
+    )
+    known, new = (
+        _embed(network, names, split, indices, max_features, device)
+        for split, indices in ((train, support), (val, of_val))
+    )
+    classes = known.logits.shape[1]
+    if (greatest := int(labels.max())) >= classes:
+        raise DataError(f"label {greatest} among the training images, but the network has {classes} outputs")
+
+    def ask(features: Features, rows: Tensor, exclude: Tensor | None) -> Tensor:
+        votes = []
+        for name in names:
+            queries, embedded = features.layers[name][rows], known.layers[name]
+            neighbours = nearest(queries, embedded, k, exclude=exclude, ordered=False, device=device)
+            votes.append(vote(labels[neighbours], classes))
+        return torch.stack(votes)
+
+    asked = ask(known, of_support, of_support if exclude_self else None)
+    return Depths(
+        probes=names,
+        train=_points(support[of_support], labels[of_support], known.logits[of_support], asked),
+        val=_points(of_val, val.labels[of_val], new.logits, ask(new, torch.arange(len(of_val)), None)),
+        k=k,
+        max_features=max_features,
+        shapes=known.shapes,
+        support_size=len(support),
+        exclude_self=exclude_self,
+        seed=seed,
+    )
+
+
+def prediction_depth(probe_predictions: Tensor, network_predictions: Tensor) -> Tensor:
+    """The smallest l such that probes l, l + 1, ..., last all give the network's prediction, int64 (N,).
+
+    0 where all agree, P where the last one disagrees. probe_predictions: (P, N); network_predictions: (N,).
+    """
+    disagree = probe_predictions != network_predictions
+    following = torch.arange(1, len(probe_predictions) + 1, device=disagree.device)
+    return (disagree * following[:, None]).amax(dim=0)
+
+
+def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Ascending indices of `size` examples, as evenly spread over the classes as these allow.
+
+    Drawn from the seed alone. A smaller subset is part of a larger one. Raises ConfigError when there are
+    fewer than `size` examples.
+    """
+    if size > len(labels):
+        raise ConfigError(f"a subset of {size} was asked for, but there are only {len(labels)} examples")
+    shuffled = torch.randperm(len(labels), generator=stream(seed, "balanced_subset"))
+    by_class = labels[shuffled].sort(stable=True)
+    starts = torch.searchsorted(by_class.values, by_class.values)
+    # An example's turn: how many of its class were drawn before it. Then every class's first, second, ...
+    turn = torch.empty_like(shuffled)
+    turn[by_class.indices] = torch.arange(len(labels)) - starts
+    return shuffled[turn.sort(stable=True).indices[:size]].sort().values
+
+
+def _points(indices: Tensor, labels: Tensor, logits: Tensor, probe_predictions: Tensor) -> Points:
+    predictions = logits.argmax(dim=1)
+    return Points(
+        indices=indices,
+        depths=prediction_depth(probe_predictions, predictions),
+        probe_predictions=probe_predictions,
+        predictions=predictions,
+        labels=labels,
+    )
+
+
+def _embed(
+    network: nn.Module,
+    layers: Sequence[str],
+    split: Examples,
+    indices: Tensor,
+    max_features: int,
+    device: torch.device | str,
+) -> Features:
+    features = extract(network, split.batches(indices), layers, max_features=max_features, device=device)
+    for name, embedded in features.layers.items():
+        if not embedded.isfinite().all():
+            raise DataError(f"the embeddings at {name!r} are not all finite; the network has diverged")
+    return features

@@ -1,0 +1,175 @@
+"""Dropout is data of the batch: exact on resume, the same for any number of workers, absent elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from seal_ray.data.images import dropout_masks, epoch_order
+from seal_ray.network import ResNet, build, pooled_features
+from seal_ray.recipe import Recipe
+from seal_ray.run import Execution, Run
+from seal_ray.schedule import Position
+from seal_ray.streams import stream
+from seal_ray.train import evaluate
+from seal_ray.world import World
+from tests.ranks import on_ranks
+from tests.runs import case_id, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
+
+METHODS: list[dict[str, Any]] = [
+    {"name": "seal", "ascent_rate": 0.3},
+    {"name": "seal", "ascent_loss": "confident_error", "ascent_rate": 0.5},
+    {"name": "sam"},
+    {"name": "ban"},
+]
+ORDER = np.arange(24).reshape(4, 2, 3)
+FEATURES = 32  # of a ResNet-18 of width 4
+
+
+def dropping(p: float, method: dict[str, Any] | str = "normal", **changes: Any) -> Recipe:
+    return tiny_recipe(method, model={"arch": "resnet18", "width": 4, "dropout": p}, **changes)
+
+
+def masks(
+    p: float = 0.25, features: int = FEATURES, seed: int = 0, generation: int = 1, epoch: int = 2
+) -> torch.Tensor:
+    drawn = dropout_masks(p, ORDER, features, seed=seed, generation=generation, epoch=epoch)
+    return torch.stack(list(drawn))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=case_id)
+def test_a_run_resumed_at_every_epoch_boundary_is_bit_identical(
+    method: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = dropping(0.5, method)
+    train_run(recipe, tmp_path / "undisturbed")
+    for _ in range(12):
+        train_run(recipe, tmp_path / "interrupted", epochs=1)
+    run_id = open_store(recipe, tmp_path).run_id
+    for generation in range(3):
+        for epoch in range(4):
+            same_state(
+                checkpoint(tmp_path / "undisturbed", run_id, generation, epoch),
+                checkpoint(tmp_path / "interrupted", run_id, generation, epoch),
+            )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=case_id)
+def test_two_shards_in_one_process_give_the_bits_of_two_ranks(method: dict[str, Any], tmp_path: Path) -> None:
+    recipe = dropping(0.5, method)
+    on_ranks(1, train_run, recipe, str(tmp_path / "one"))
+    on_ranks(2, train_run, recipe, str(tmp_path / "two"))
+    one, two = (open_store(recipe, tmp_path / name).rows() for name in ("one", "two"))
+    for key in ("weights_sha256", "train_loss", "val_loss"):
+        assert [row[key] for row in one] == [row[key] for row in two]
+    assert len({row["weights_sha256"] for row in one}) == 12
+
+
+def test_a_mask_drops_a_share_and_keeps_the_expectation() -> None:
+    drawn = masks(0.25, features=1000)
+    assert drawn.shape == (4, 2, 3, 1000)
+    assert drawn.dtype == torch.float32
+    assert set(drawn.unique().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+    # 24,000 draws: one standard deviation of the dropped share is 0.0028.
+    assert (drawn == 0).double().mean().item() == pytest.approx(0.25, abs=0.015)
+    assert drawn.double().mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_logits_are_those_of_the_kept_features_scaled_up() -> None:
+    network = build("resnet18", classes=3, stem="imagenet", width=4, generator=stream(0, "init")).eval()
+    assert isinstance(network, ResNet)
+    features: list[torch.Tensor] = []
+    network.avgpool.register_forward_hook(lambda module, given, out: features.append(out.flatten(1)))
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert pooled_features(network) == FEATURES
+    keep = masks(0.25)[0, 0]
+    with torch.no_grad():
+        network.fc.bias.copy_(torch.tensor([1.0, -2.0, 3.0]))
+        logits = network(x, keep)
+        plain = network(x)
+    for row in range(3):
+        kept = keep[row] > 0
+        assert 0 < kept.sum() < FEATURES
+        expected = F.linear(features[0][row, kept] / 0.75, network.fc.weight[:, kept], network.fc.bias)
+        torch.testing.assert_close(logits[row], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain, F.linear(features[1], network.fc.weight, network.fc.bias))
+
+
+def test_masks_are_a_pure_function_of_seed_and_position() -> None:
+    assert torch.equal(masks(), masks())
+    others = [masks(), masks(seed=1), masks(generation=0), masks(epoch=3), masks(generation=2, epoch=1)]
+    steps = [step for drawn in others for step in drawn]
+    assert all(not torch.equal(a, b) for i, a in enumerate(steps) for b in steps[:i])
+    assert all(not torch.equal(step[0], step[1]) for step in steps)  # nor do the shards of a step agree
+
+
+def calls_of(recipe: Recipe, epochs: int) -> list[tuple[bool, torch.Tensor | None]]:
+    """For each call of a network: whether it was in training mode, and the mask that it was given."""
+    calls: list[tuple[bool, torch.Tensor | None]] = []
+
+    def note(module: torch.nn.Module, given: Any) -> None:
+        if isinstance(module, ResNet):
+            calls.append((module.training, given[1] if len(given) > 1 else None))
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        train_run(recipe, None, epochs)
+    finally:
+        hook.remove()
+    return calls
+
+
+def test_training_sees_the_masks_of_its_position_and_both_passes_of_sam_the_same() -> None:
+    recipe = dropping(0.5, "sam")
+    seen = iter([mask for training, mask in calls_of(recipe, 2) if training])
+    for epoch in range(2):
+        order = epoch_order(np.arange(30), batch_size=12, shards=2, seed=0, generation=0, epoch=epoch)
+        for step in dropout_masks(0.5, order, FEATURES, seed=0, generation=0, epoch=epoch):
+            for expected in (*step, *step):
+                mask = next(seen)
+                assert mask is not None
+                assert torch.equal(mask, expected)
+    assert next(seen, "nothing more") == "nothing more"
+
+
+def test_evaluation_and_teachers_drop_nothing() -> None:
+    calls = calls_of(dropping(0.5, "ban", budget={"epochs": 4, "generation_length": 2}), 4)
+    assert {(training, mask is None) for training, mask in calls} == {(True, False), (False, True)}
+    # 2 steps of 2 shards an epoch; one evaluation batch an epoch, and the teacher once a shard in two epochs.
+    assert sum(training for training, _ in calls) == 4 * 4
+    assert sum(not training for training, _ in calls) == 4 * 1 + 2 * 4
+
+
+def test_scores_of_the_same_weights_do_not_depend_on_dropout() -> None:
+    scores = []
+    for p in (0.0, 0.9):
+        run = Run(dropping(p), tiny_images(), None, World(), Execution())
+        scores.append({key: value for key, value in evaluate(run).items() if key != "seconds_eval"})
+    assert scores[0] == scores[1]
+
+
+def digests(recipe: Recipe) -> list[str]:
+    return [result.row["weights_sha256"] for result in train_run(recipe, None, 6)]
+
+
+def test_without_dropout_nothing_is_drawn_and_nothing_changes() -> None:
+    unset, none = tiny_recipe(), dropping(0.0)
+    assert unset == none
+    assert open_store(unset, ".").run_id == open_store(none, ".").run_id
+    assert open_store(unset, ".").run_id != open_store(dropping(0.5), ".").run_id
+    run = Run(none, tiny_images(), None, World(), Execution())
+    assert all(keep is None for shards in run.training_epoch(Position(0, 0)) for _, _, keep in shards)
+    # A chance of 1e-30 keeps every feature, times exactly 1: other code, the same bits.
+    assert digests(unset) == digests(dropping(1e-30))
+
+
+def test_what_is_dropped_changes_training() -> None:
+    half = dropping(0.5)
+    runs = [digests(recipe) for recipe in (dropping(0.0), half, dropping(0.25))]
+    assert all(len({run[epoch] for run in runs}) == 3 for epoch in range(6))

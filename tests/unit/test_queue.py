@@ -1,0 +1,149 @@
+"""Which run of a sweep may start: alone, beside another sweep on the same storage, after failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seal_ray.controller import train_sweep
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources import open_source
+from seal_ray.errors import ConfigError
+from seal_ray.queue import Queue, work_of
+from seal_ray.results import SweepRuns, results
+from seal_ray.tree import epochs_to_train
+from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
+
+ENDED = ("finished", "diverged")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
+    return folder
+
+
+def queue_of(runs: SweepRuns, *, share: bool = True) -> tuple[Queue, list[str]]:
+    notes: list[str] = []
+    return Queue(runs.planned, share=share, ended=ENDED, note=notes.append), notes
+
+
+def train(runs: SweepRuns, *, share: bool = True) -> str:
+    console, printed = screen()
+    train_sweep(runs, console, share=share, concurrent=None, in_process=True)
+    return printed.getvalue()
+
+
+def test_runs_that_would_train_the_same_generation_are_held_back(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", seeds=2)
+    queue, _ = queue_of(runs)
+    claims = [queue.claim(), queue.claim()]
+    assert [claim and claim.planned.run_id.rsplit("-", 1)[0] for claim in claims] == [
+        "normal-s0",
+        "normal-s1",
+    ]
+    assert queue.claim() is None
+    assert queue.left
+    assert claims[0] is not None
+    queue.release(claims[0].planned)  # it failed before it finished a generation: another one takes over
+    again = queue.claim()
+    assert again is not None
+    assert again.planned.run_id.startswith("llf-s0")
+    queue.close()
+    unshared, _ = queue_of(runs, share=False)
+    assert len({unshared.claim().planned.run_id for _ in range(6)}) == 6  # type: ignore[union-attr]
+    unshared.close()
+
+
+def test_another_sweep_on_the_storage_holds_runs_back_until_it_has_trained_what_they_share(
+    digits: Path, tmp_path: Path
+) -> None:
+    ours = small_sweep(digits, tmp_path / "runs", axes={"method": {"llf": "llf", "seal": "seal"}})
+    theirs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal", "llf": "llf"}})
+    their_queue, _ = queue_of(theirs)
+    claim = their_queue.claim()
+    assert claim is not None
+    our_queue, notes = queue_of(ours)
+    assert our_queue.claim() is None
+    their_queue.release(claim.planned)
+    train(theirs)
+    seal = our_queue.claim()  # llf is finished by now, by the other sweep
+    assert seal is not None
+    assert seal.planned.run_id.startswith("seal")
+    assert notes == [f"{seal.planned.run_id}: generation 0 taken over from {theirs.planned[1].run_id}"]
+    assert our_queue.claim() is None
+    assert not our_queue.left
+    our_queue.close()
+
+
+def test_two_sweeps_at_once_train_each_generation_once(digits: Path, tmp_path: Path) -> None:
+    axes = [{"method": dict(list(METHODS.items())[:2])}, {"method": dict(list(METHODS.items())[1:])}]
+    sweeps = [
+        small_sweep(
+            digits, tmp_path / "runs", tmp_path / f"sweep-{i}.yaml", name=f"sweep-{i}", axes=one, seeds=2
+        )
+        for i, one in enumerate(axes)
+    ]
+    command = [sys.executable, "-c", "from seal_ray.cli import main; main()", "sweep", "--in-process"]
+    processes = [
+        subprocess.Popen([*command, str(tmp_path / f"sweep-{i}.yaml")], stdout=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    printed = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    works = {one.run_id: work_of(one) for runs in sweeps for one in runs.planned}
+    made = {run: makers for runs in sweeps for run, makers in trained_where(runs).items()}
+    trained = sum(makers.count(run) for run, makers in made.items())
+    assert trained == sum(epochs_to_train(list(works.values()))) == 2 * (6 + 4 + 4)
+
+    alone = small_sweep(digits, tmp_path / "alone", seeds=2)
+    train(alone, share=False)
+    both = {**metrics_of(sweeps[0]), **metrics_of(sweeps[1])}
+    assert both == metrics_of(alone)
+
+
+def test_a_finished_sweep_trains_nothing_and_a_larger_one_only_what_is_new(
+    digits: Path, tmp_path: Path
+) -> None:
+    small = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal", "llf": "llf"}})
+    train(small)
+    before = trained_where(small)
+    assert "generation" not in train(small)
+    larger = small_sweep(
+        digits, tmp_path / "runs", seeds=2, recipe={"budget": {"epochs": 8, "generation_length": 2}}
+    )
+    train(larger)
+    assert trained_where(small) == before
+    found = {(run.setting["method"], run.seed): run for run in results(larger)}
+    assert found["normal", 0].epochs_shared == found["llf", 0].epochs_shared == 6
+    assert found["seal", 0].epochs_shared == 2
+    assert sum(run.epochs_trained for run in found.values()) == 2 + 2 + 6 + (8 + 6 + 6)
+
+
+def test_sharing_needs_the_moments_it_starts_from(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", placement={"keep": {"moments": ["ascended"]}})
+    with pytest.raises(ConfigError, match=r"placement\.keep\.moments: .*`relearned` .*--no-share"):
+        queue_of(runs)
+    queue_of(runs, share=False)
+
+
+def test_two_settings_that_are_the_same_run_are_refused(digits: Path, tmp_path: Path) -> None:
+    rates = {"method.ascent_rate": [0.1, 0.2]}  # of which one generation knows nothing
+    recipe = {"method": "seal", "budget": {"epochs": 2, "generation_length": 2}}
+    with pytest.raises(ConfigError, match="are the same run seal-s0-"):
+        small_sweep(digits, tmp_path, axes=rates, recipe=recipe)
+
+
+def test_a_stop_lets_the_running_one_end_and_starts_nothing_more(digits: Path, tmp_path: Path) -> None:
+    queue, _ = queue_of(small_sweep(digits, tmp_path / "runs"))
+    claim = queue.claim()
+    assert claim is not None
+    queue.stop()
+    assert claim.planned.store.stop_requested()
+    assert queue.claim() is None
+    assert not queue.left
+    queue.close()
