@@ -20,16 +20,15 @@ $(STAMP): pyproject.toml constraints.txt setup.sh
 	@touch $@
 
 ifdef DATA
-quickstart: setup ## Train normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
 	$(BIN)/seal-ray data prepare tiny-imagenet --source "$(DATA)" --classes 10 --to $(RUN)/data/tiny-imagenet-10
-	$(BIN)/seal-ray train jobs/runs/laptop/normal.yaml jobs/runs/laptop/llf.yaml jobs/runs/laptop/seal.yaml \
-	  --storage $(RUN)/tiny-imagenet --set recipe.data.path=$(RUN)/data/tiny-imagenet-10
+	$(BIN)/seal-ray sweep jobs/sweeps/laptop.yaml --storage $(RUN)/tiny-imagenet \
+	  --set recipe.data.path=$(RUN)/data/tiny-imagenet-10
 	$(BIN)/seal-ray runs --storage $(RUN)/tiny-imagenet
 else
-quickstart: setup ## Train normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
-	$(BIN)/seal-ray train jobs/runs/quickstart/normal.yaml jobs/runs/quickstart/llf.yaml \
-	  jobs/runs/quickstart/seal.yaml --storage $(RUN)/digits
+	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
 	$(BIN)/seal-ray runs --storage $(RUN)/digits
 endif
 

@@ -9,6 +9,7 @@ are a list, labelled by what they are, or a mapping of labels to values.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ class SweepFile(BaseModel):
     def _fits_together(self) -> Self:
         listed = isinstance(self.axes, list)
         problems = []
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
+            problems.append(f"name: {self.name!r} cannot name a folder; use letters, digits, - and _")
         if not self.axes:
             problems.append(
                 "axes: is empty; name a recipe field and its values, such as method: [normal, seal]"

@@ -144,7 +144,7 @@ def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
     Raises what W&B raises. W&B is imported here.
     """
     recipe = job.recipe
-    run = _init(
+    run = init_run(
         job.placement.tracking,
         folder,
         mode,
@@ -173,7 +173,7 @@ def track_leaderboard(name: str, run_id: str, tracking: Tracking, folder: Path, 
         try:
             import wandb
 
-            run = _init(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
+            run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
             run.log(
                 {"leaderboard": wandb.Table(columns=columns, data=[list(map(_number, row)) for row in rows])}
             )
@@ -198,7 +198,7 @@ def _number(cell: str) -> float | str | None:
         return cell or None
 
 
-def _init(tracking: Tracking, folder: Path, mode: str, **what: Any) -> Any:
+def init_run(tracking: Tracking, folder: Path, mode: str, **what: Any) -> Any:
     """wandb.init as every run of ours needs it."""
     import wandb
 

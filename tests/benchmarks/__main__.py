@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seal_ray.device import usable_cores
-from tests.benchmarks import services, training
+from tests.benchmarks import analysis_curvature, analysis_depth, services, sweeps, training
 from tests.benchmarks.measure import Result
 
 
@@ -24,7 +24,8 @@ def main() -> None:
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         data = training.synthetic_images(Path(folder))
-        for benchmark in (*training.BENCHMARKS, *services.BENCHMARKS):
+        modules = (training, services, sweeps, analysis_depth, analysis_curvature)
+        for benchmark in (benchmark for module in modules for benchmark in module.BENCHMARKS):
             for result in benchmark(data):
                 results.append(result)
                 console.print(f"  {result.what}: {result.shown}", markup=False)

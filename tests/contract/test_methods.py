@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import seal_ray.methods
-from seal_ray.lineage import generation_key
+from seal_ray.lineage import generation_keys
 from seal_ray.methods import METHODS, Method
 from seal_ray.network import build
 from seal_ray.schedule import first_epochs
@@ -126,8 +126,8 @@ SHARED = ("normal", "llf", "seal", "ke", "dsd")
 @pytest.mark.parametrize("method", CASES, ids=case_id)
 def test_the_first_generation_is_shared_by_those_that_begin_plainly(method: dict[str, Any]) -> None:
     split = {"split_at": method["split_at"]} if "split_at" in method else {}
-    plain = generation_key(tiny_recipe({"name": "normal", **split}), "images", 0)
-    ours = generation_key(tiny_recipe(method), "images", 0)
+    plain = generation_keys(tiny_recipe({"name": "normal", **split}), "images")[0]
+    ours = generation_keys(tiny_recipe(method), "images")[0]
     assert (ours == plain) == (method["name"] in SHARED and method.get("schedule") != "long")
 
 
@@ -136,7 +136,7 @@ def test_runs_with_the_key_of_a_generation_have_its_bits(
     trained: Callable[[dict[str, Any]], Trained], method: dict[str, Any]
 ) -> None:
     one, plain = trained(method), trained({"name": "normal"})
-    alike = generation_key(one.recipe, "images", 0) == generation_key(plain.recipe, "images", 0)
+    alike = generation_keys(one.recipe, "images")[0] == generation_keys(plain.recipe, "images")[0]
     bits = changed(one.moment(0, "relearned").weights, plain.moment(0, "relearned").weights)
     if alike:
         assert bits == set()

@@ -21,7 +21,7 @@ import pytest
 
 from seal_ray import lease
 from seal_ray.errors import ClusterError
-from seal_ray.lease import hold_lease, owner, owns
+from seal_ray.lease import Pulse, hold_lease, owner, owns
 
 HOLDER = """
 import socket, sys, time
@@ -344,3 +344,31 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Mo
         until(lambda: json.loads((tmp_path / "lease.json").read_bytes())["beat"] > beat)
         assert len(failed) == 3
         assert owns(tmp_path, token)
+
+
+def test_an_owner_elsewhere_is_alive_while_its_heartbeat_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = write(tmp_path, host="elsewhere")
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(lease, "time", clock)
+    pulse = Pulse()
+    assert not pulse.alive(tmp_path / "another")
+    assert pulse.alive(tmp_path)
+    for beat in (1.0, 2.0):
+        clock.now += lease.TIME_TO_LIVE - 1
+        (tmp_path / "lease.json").write_text(json.dumps({**fields, "beat": beat}))
+        assert pulse.alive(tmp_path)
+    clock.now += lease.TIME_TO_LIVE - 1
+    assert pulse.alive(tmp_path)
+    clock.now += 1
+    assert not pulse.alive(tmp_path)
+    (tmp_path / "lease.json").write_text(json.dumps({**fields, "beat": 3.0}))
+    assert pulse.alive(tmp_path)
+
+
+def test_an_owner_here_is_alive_while_its_process_is(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        assert Pulse().alive(tmp_path)
+        os.kill(other.pid, signal.SIGKILL)
+        until(lambda: not Pulse().alive(tmp_path))

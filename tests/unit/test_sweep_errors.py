@@ -78,6 +78,7 @@ BAD = {
         "recipe.optimizer.momentum",
         "must be less than 1, not",
     ),
+    "a name that leaves the folder": ("axes: {seed: [1]}\nname: ../up #!\n", "name", "cannot name a folder"),
     "no axes": ("axes: {} #!\n", "axes", "is empty; name a recipe field and its values, such as method:"),
     "no settings": (LIST.rstrip() + " [] #!\n", "axes", "is empty"),
     "axes of text": ("axes: method #!\n", "axes", "must be a mapping of fields or a list, not 'method'"),

@@ -15,8 +15,9 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from seal_ray import tracking
+from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
-from seal_ray.tracking import NoTracker, Tracker, open_tracker, wandb_mode
+from seal_ray.tracking import NoTracker, Tracker, open_tracker, track_leaderboard, wandb_mode
 from tests.runs import tiny_recipe
 
 ROWS = [
@@ -229,3 +230,49 @@ def test_rows_arrive_in_order_and_before_the_end(tmp_path: Path, monkeypatch: py
     track(tmp_path, rows)
     assert seen == rows
     assert run.calls[-1] == "finish"
+
+
+def test_epochs_that_another_run_has_trained_come_first(tmp_path: Path) -> None:
+    """A branched run has them in metrics.jsonl when it begins; a later launch does not log them twice."""
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    track(tmp_path, ROWS[2:])
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-seal-s0-x.wandb")
+    until(lambda: len(history(path)) == 3)
+    assert history(path) == ROWS
+    more = {"run_id": "seal-s0-x", "generation": 1, "global_epoch": 3, "val_top1": 60.0, "phase": "relearn"}
+    (tmp_path / "metrics.jsonl").write_text(lines + json.dumps(more) + "\n")
+    track(tmp_path, [more])
+    both = [row for p in tmp_path.glob("wandb/offline-run-*/run-seal-s0-x.wandb") for row in history(p)]
+    assert sorted(row["global_epoch"] for row in both) == [0, 1, 2, 3]
+
+
+def test_a_leaderboard_becomes_a_table_of_the_sweeps_group(tmp_path: Path) -> None:
+    settings = job().placement.tracking
+    track_leaderboard(
+        "frequency", "sweep-frequency-x", settings, tmp_path, "method,n,top1\nseal,3,55.5\nllf,0,\n"
+    )
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-sweep-frequency-x.wandb")
+    (run,) = [r.run for r in records(path) if r.WhichOneof("record_type") == "run"]
+    assert (run.run_group, run.job_type, run.project) == ("frequency", "sweep", "trial")
+    (row,) = history(path)
+    assert row["leaderboard/ncols"] == 3
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
+    assert json.loads(table.read_text())["data"] == [["seal", 3.0, 55.5], ["llf", 0.0, None]]
+
+
+def test_a_leaderboard_that_wandb_refuses_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.warns(SealRayWarning, match=r"did not get the leaderboard \(ConnectionError: nobody there\)"):
+        track_leaderboard("x", "sweep-x", job().placement.tracking, tmp_path, "method,n\nseal,3\n")
+
+
+def test_a_leaderboard_is_not_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    track_leaderboard("x", "sweep-x", job("off").placement.tracking, tmp_path, "method,n\nseal,3\n")
+    assert list(tmp_path.iterdir()) == []

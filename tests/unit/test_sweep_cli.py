@@ -1,0 +1,154 @@
+"""`seal-ray sweep`, `plan` and `validate` on sweeps, as a user meets them. No Ray is started."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from seal_ray import cli
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources import open_source
+from seal_ray.screen import SweepScreen, clock
+from tests.sweeps import METHODS, leaderboard_of, small_sweep
+
+TREE = Path(__file__).parents[1] / "data" / "tree.yaml"
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `seal-ray ARGUMENTS` in this process; returns its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["seal-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def test_the_plan_of_the_tree_says_what_is_shared(run: Command, digits: Path, tmp_path: Path) -> None:
+    options = ("--set", f"recipe.data.path={digits}", "--storage", tmp_path / "runs")
+    code, out, _ = run("plan", TREE, *options)
+    assert code == 0
+    assert "864 asked for, 648 after sharing, 648 left to train" in out
+    assert out.count("(trained once for 4)  [seeds 0, 1, 2]") == 3
+    assert "├─ g1-g5 llf 4" in out
+    assert "time      unknown: give --measure" in out
+    assert not (tmp_path / "runs").exists()
+
+    code, out, _ = run("plan", TREE, *options, "--images-per-second", "1000")
+    # 96 images, 3 steps of 32 an epoch; 36 starts of 15 s, side by side on this machine's cores
+    images = 648 * 96 / 1000
+    shown = re.search(r"time +(\d+):(\d\d)$", out, re.MULTILINE)
+    cores = re.search(r"(\d+) runs? at once", out)
+    assert shown is not None
+    assert cores is not None
+    seconds = images + 15 * 36 / int(cores[1])
+    assert abs(int(shown[1]) * 60 + int(shown[2]) - seconds) <= 1
+
+
+def test_a_plan_can_be_measured(run: Command, digits: Path, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "plan", TREE, "--set", f"recipe.data.path={digits}", "--storage", tmp_path, "--measure"
+    )
+    assert code == 0
+    assert re.search(r"time +\d+:\d\d", out)
+
+
+def test_options_that_would_do_nothing_are_refused(run: Command, digits: Path, tmp_path: Path) -> None:
+    code, _, err = run("plan", "jobs/runs/quickstart/seal.yaml", "--measure")
+    assert (code, err.startswith("error: --measure and --images-per-second: are for sweeps")) == (2, True)
+    small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml")
+    for option in (("--concurrent", "2"), ("--address", "auto")):
+        code, _, err = run("sweep", tmp_path / "small.yaml", "--in-process", *option)
+        assert (code, "leave out --address, --concurrent" in err) == (2, True)
+    stopping = ("--set", "early_stopping={after_epochs: 2}")
+    code, _, err = run("sweep", tmp_path / "small.yaml", "--in-process", *stopping)
+    assert (code, "early_stopping" in err) == (2, True)
+
+
+def test_a_sweep_is_valid_or_says_where_it_is_not(run: Command, tmp_path: Path) -> None:
+    assert run("validate", TREE)[1] == f"{TREE}: valid (36 runs, 864 epochs)\n"
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(TREE.read_text().replace("ke: ke", "ke: kee"))
+    code, _, err = run("validate", bad)
+    assert code == 2
+    assert re.search(r"bad\.yaml:14: recipe\.method: must be .*did you mean 'ke'\?", err)
+
+
+def test_a_sweep_ends_with_its_leaderboard_and_again_trains_nothing(
+    run: Command, digits: Path, tmp_path: Path
+) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml", seeds=2)
+    code, out, _ = run("sweep", tmp_path / "small.yaml", "--in-process")
+    assert code == 0
+    assert out.count("generation 3 of 3  top1") == 6
+    assert out.count("generation 0 taken over from") == 4
+    assert "36 epochs asked for, 28 trained, 8 shared; " in out
+    assert "p cannot fall below 0.5 with 2 seeds" in out
+
+    found = leaderboard_of(runs)
+    assert [line["setting"]["method"] for line in found["lines"]] == list(METHODS)
+    assert {one["status"] for one in found["runs"]} == {"finished"}
+    for line in found["lines"]:
+        scores = [one["top1"] for one in found["runs"] if one["setting"] == line["setting"]]
+        assert line["top1"]["mean"] == pytest.approx(sum(scores) / 2)
+        last = [one.store.rows()[-1]["val_top1"] for one in runs.planned if one.run_id in str(found)]
+        assert set(scores) <= set(last)
+    table = list(csv.DictReader(io.StringIO((runs.folder / "results.csv").read_text())))
+    assert [row["method"] for row in table] == list(METHODS)
+    assert (runs.folder / "results.md").read_text().startswith("| method")
+
+    code, again, _ = run("sweep", tmp_path / "small.yaml", "--in-process")
+    assert code == 0
+    assert again.startswith("small: every run has ended already, nothing to train\n")
+    assert again.splitlines()[1:] == out.splitlines()[-len(again.splitlines()) + 1 :]
+    assert leaderboard_of(runs) == found
+
+
+def test_a_sweep_with_a_diverging_run_says_so_and_ends_with_1(
+    run: Command, digits: Path, tmp_path: Path
+) -> None:
+    methods = {"normal": "normal", "broken": {"name": "seal", "ascent_rate": 1e12}}
+    small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml", axes={"method": methods})
+    code, out, _ = run("sweep", tmp_path / "small.yaml", "--in-process")
+    assert code == 1
+    assert re.search(r"seal-s0-\w+: diverged: .*is not finite in generation 1", out)
+
+
+def test_a_terminal_sees_a_live_table(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs")
+    printed = io.StringIO()
+    console = Console(file=printed, width=120, height=30, force_terminal=True, color_system=None)
+    screen = SweepScreen(runs.planned, runs.names, console)
+    screen.refresh()
+    screen.note("[bold] is printed as it is")
+    screen.close()
+    assert "sweep: 18 epochs left; 0 runs ended, 3 not begun" in printed.getvalue()
+    assert "[bold] is printed as it is" in printed.getvalue()
+
+
+def test_seconds_are_told_as_on_a_clock() -> None:
+    assert [clock(s) for s in (0, 59.6, 61, 3599, 3600, 36061)] == [
+        *("0:00", "1:00", "1:01", "59:59"),
+        *("1:00:00", "10:01:01"),
+    ]
