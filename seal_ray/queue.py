@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal_ray.branch import finished_generations
-from seal_ray.errors import ConfigError, SealRayError
+from seal_ray.errors import ClusterError, ConfigError, SealRayError
 from seal_ray.files import make_folder
 from seal_ray.launch import Planned, begin
 from seal_ray.lease import Pulse, hold_lease, locked
@@ -70,7 +70,10 @@ class Queue:
             if chosen is None:
                 return None
             held = contextlib.ExitStack()
-            token = held.enter_context(hold_lease(chosen.store.folder))
+            try:
+                token = held.enter_context(hold_lease(chosen.store.folder))
+            except ClusterError:  # `seal-ray train` has just begun it
+                return None
             chosen.store.record_generations(chosen.keys, self._moments)
         self._claimed[chosen.run_id] = held
         del self._waiting[chosen.run_id]
@@ -106,9 +109,9 @@ class Queue:
         return planned.store.status().get("status") in self._ended
 
     def _choose(self) -> Planned | None:
-        waiting = list(self._waiting.values())
+        waiting = [one for one in self._waiting.values() if not self._pulse.alive(one.store.folder)]
         if not self._share:
-            return next((one for one in waiting if not self._pulse.alive(one.store.folder)), None)
+            return waiting[0] if waiting else None
         done = {key for key, _ in finished_generations(self._storage, self._moments)}
         training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
         chosen = next_to_start([work_of(one) for one in waiting], training, done)

@@ -12,6 +12,7 @@ from seal_ray.controller import train_sweep
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError
+from seal_ray.lease import hold_lease
 from seal_ray.queue import Queue, work_of
 from seal_ray.results import SweepRuns, results
 from seal_ray.tree import epochs_to_train
@@ -80,6 +81,19 @@ def test_another_sweep_on_the_storage_holds_runs_back_until_it_has_trained_what_
     our_queue.close()
 
 
+def test_a_run_that_is_done_but_still_held_elsewhere_is_left_alone(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal"}})
+    train(runs)
+    store = runs.planned[0].store
+    store.set_status("running")  # as it is between its last moment and its end
+    with hold_lease(store.folder):
+        queue, _ = queue_of(runs)
+        assert queue.claim() is None
+        assert queue.left
+    assert queue.claim() is not None
+    queue.close()
+
+
 def test_two_sweeps_at_once_train_each_generation_once(digits: Path, tmp_path: Path) -> None:
     axes = [{"method": dict(list(METHODS.items())[:2])}, {"method": dict(list(METHODS.items())[1:])}]
     sweeps = [
@@ -90,11 +104,16 @@ def test_two_sweeps_at_once_train_each_generation_once(digits: Path, tmp_path: P
     ]
     command = [sys.executable, "-c", "from seal_ray.cli import main; main()", "sweep", "--in-process"]
     processes = [
-        subprocess.Popen([*command, str(tmp_path / f"sweep-{i}.yaml")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(tmp_path / f"sweep-{i}.yaml")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for i in range(2)
     ]
     printed = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     works = {one.run_id: work_of(one) for runs in sweeps for one in runs.planned}
     made = {run: makers for runs in sweeps for run, makers in trained_where(runs).items()}
     trained = sum(makers.count(run) for run, makers in made.items())

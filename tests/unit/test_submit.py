@@ -1,0 +1,205 @@
+"""What is sent to a cluster, under which name, and what is said when it cannot be reached."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from seal_ray import head, submit
+from seal_ray.errors import ClusterError, ConfigError
+from seal_ray.head import connect
+from seal_ray.submit import Work, attempts, contents, read_work
+
+RUN = {
+    "recipe": {
+        "data": {"path": "/data/x"},
+        "method": "seal",
+        "budget": {"epochs": 4, "generation_length": 2},
+    },
+    "placement": {"storage": "/mnt/runs"},
+}
+SWEEP = {"base": "../runs/run.yaml", "axes": {"method": ["normal", "llf"]}, "seeds": 2}
+TOKEN = "sesame-sesame-sesame"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a run and a sweep, and no token but ours."""
+    for place, fields in {"runs/run.yaml": RUN, "sweeps/sweep.yaml": SWEEP}.items():
+        (tmp_path / "work" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / place).write_text(yaml.safe_dump(fields))
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "work"
+
+
+def run(*overrides: str) -> Work:
+    return read_work("train", Path("runs/run.yaml"), overrides)
+
+
+def test_the_command_of_a_job_is_that_of_the_user() -> None:
+    work = read_work("train", Path("runs/run.yaml"), ["recipe.method={name: llf}"], ["--workers", "1"])
+    words = shlex.split(work.entrypoint)
+    assert words[:5] == ["exec", "python", "-m", "seal_ray", "train"]
+    assert words[5:8] == ["runs/run.yaml", "--set", "recipe.method={name: llf}"]
+    assert words[8:] == ["--workers", "1", "--address", "auto"]
+
+
+def test_a_name_says_what_is_computed_and_where_it_is_stored() -> None:
+    name = run().name
+    assert name.startswith("run-")
+    assert len(name) == len("run-") + 8
+    assert run("placement.retries=7", "placement.tracking.wandb=off").name == name
+    assert run("recipe.seed=0").name == name
+    others = [
+        run("recipe.seed=1"),
+        run("recipe.data.path=/data/y"),
+        run("placement.storage=/mnt/other"),
+        read_work("sweep", Path("sweeps/sweep.yaml")),
+        read_work("sweep", Path("sweeps/sweep.yaml"), ["seeds=3"]),
+    ]
+    assert len({name, *(other.name for other in others)}) == 1 + len(others)
+
+
+def test_a_name_fits_into_an_address() -> None:
+    assert run('name="a b/ü?\\n#"').name.startswith("a-b-")
+    assert run('name="ü"').name.startswith("train-")
+    assert len(run(f"name={'x' * 300}").name) < 60
+
+
+def test_the_package_and_the_files_of_a_sweep_are_sent_and_nothing_else(here: Path) -> None:
+    (here / ".env").write_text("WANDB_API_KEY=secret")
+    found = contents(read_work("sweep", Path("sweeps/sweep.yaml")))
+    places = {str(place) for place in found}
+    assert {"sweeps/sweep.yaml", "runs/run.yaml", "seal_ray/submit.py", "seal_ray/methods/seal.py"} <= places
+    assert "analysis/__init__.py" in places
+    assert {place.split("/")[0] for place in places} == {"sweeps", "runs", "seal_ray", "analysis"}
+    assert not [place for place in places if "__pycache__" in place]
+
+
+def test_more_than_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "LARGEST", 10_000)
+    with pytest.raises(ConfigError, match=r"MiB would be sent.*largest file is .*seal_ray"):
+        contents(run())
+
+
+def test_a_file_outside_the_working_directory_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="outside the working directory"):
+        monkeypatch.chdir(here / "sweeps")
+        read_work("train", here / "runs" / "run.yaml")
+    with pytest.raises(ConfigError, match=r"run\.yaml: is outside the working directory"):
+        read_work("sweep", Path("sweep.yaml"))
+    monkeypatch.chdir(here)
+    assert read_work("train", here / "runs" / "run.yaml").files == (Path("runs/run.yaml"),)
+
+
+def test_a_base_that_would_not_be_found_on_the_cluster_is_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"base: .* is absolute"):
+        read_work("sweep", Path("sweeps/sweep.yaml"), [f"base={here}/runs/run.yaml"])
+
+
+def test_paths_that_end_with_the_job_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        run("placement.storage=runs", "recipe.data.path=data/digits")
+    storage, data = str(error.value).split("\n")
+    assert storage.startswith("runs/run.yaml: placement.storage: runs is relative")
+    assert "--set placement.storage=/mnt/runs" in storage
+    assert "recipe.data.path: data/digits is relative" in data
+    run("placement.storage=s3://bucket/runs")
+
+
+def test_attempts_at_the_same_work_are_told_by_their_number() -> None:
+    ids = ["a-1-a10", "a-1-a2", None, "a-1-a0", "xa-1-a3", "a-1-a4-a1", "a.1-a5", "raysubmit_a-1-a1"]
+    jobs = [SimpleNamespace(submission_id=submitted) for submitted in ids]
+    assert list(attempts("a-1", jobs)) == [2, 10]
+
+
+@contextmanager
+def dashboard(code: int) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that answers everything with one code; its address, and the tokens it was shown."""
+    shown: list[str | None] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            shown.append(self.headers["Authorization"])
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", shown
+        server.shutdown()
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_cluster_that_refuses_our_token_never_has_it_printed(code: int) -> None:
+    with dashboard(code) as (address, shown), pytest.raises(ClusterError, match="RAY_AUTH_TOKEN") as error:
+        connect(address + "/")
+    assert shown == [f"Bearer {TOKEN}"]
+    assert TOKEN not in str(error.value)
+
+
+def test_the_token_is_found_where_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent() -> str | None:
+        with dashboard(401) as (address, shown), pytest.raises(ClusterError):
+            connect(address)
+        return shown[0]
+
+    (tmp_path / "token").write_text("in-a-file\n")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("at-home\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert sent() == f"Bearer {TOKEN}"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    assert sent() == "Bearer in-a-file"
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert sent() == "Bearer at-home"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert sent() is None
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    (tmp_path / ".ray" / "auth_token").unlink()
+    assert sent() is None
+
+
+def test_a_token_that_cannot_be_sent_is_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "two\nlines")
+    with pytest.raises(ClusterError, match="must be one line of ASCII") as error:
+        connect("http://127.0.0.1:1")
+    assert "two" not in str(error.value)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(ClusterError, match=r"RAY_AUTH_TOKEN_PATH: .*none cannot be read"):
+        connect("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", ""])
+def test_an_address_that_is_not_a_dashboards_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="http://HEAD:8265"):
+        connect(address)
+
+
+def test_a_head_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ClusterError, match="no Ray dashboard answers"):
+            connect(f"http://127.0.0.1:{port}")
+    with pytest.raises(ClusterError, match=r"no Ray dashboard answers.*reachable"):
+        connect(f"http://127.0.0.1:{port}")
+    with dashboard(500) as (address, _), pytest.raises(ClusterError, match="answers 500"):
+        connect(address)
