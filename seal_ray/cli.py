@@ -92,7 +92,8 @@ def sweep(
     lines, found = write_results(runs)
     track_results(runs, lines)
     out.print(to_table(lines, runs.sweep.name))
-    for line in [*notes(lines), f"{totals(found)}; {runs.folder}/results.md"]:
+    folder = runs.folder.relative_to(Path.cwd()) if runs.folder.is_relative_to(Path.cwd()) else runs.folder
+    for line in [*notes(lines), f"{totals(found)}; {folder}/results.md"]:
         out.print(f"  {line}", markup=False)
     if list(problems(found)):
         raise typer.Exit(1)
