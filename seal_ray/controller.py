@@ -150,7 +150,7 @@ def train_on_ray(
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
-    desk = ray.remote(num_cpus=0)(Desk).remote()
+    desk = ray.remote(num_cpus=0)(Desk).remote(concurrent)
     failures = runs * (placement.retries + 1)
     slots = Slots(desk, placement, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
 

@@ -22,7 +22,8 @@ Task = dict[str, Any]
 class Desk:
     """What is to be trained, who trains it, what has come of it. A slot has one task at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
         self._todo: deque[Task] = deque()
         self._held: dict[int, Task] = {}
         self._starts: dict[str, int] = {}
@@ -77,9 +78,12 @@ class Desk:
         self._todo.clear()
 
     def lose(self, slot: int, reason: str) -> None:
-        """A slot has broken down: its run failed."""
+        """A slot has broken down: its run failed. When it was the last one, so do all others."""
         if slot in self._held:
             self.end(slot, {"status": "failed", "reason": reason})
+        self._slots -= 1
+        if not self._slots:
+            self.close(reason)
 
 
 def follow_for_tune(desk: Any, config: dict[str, Any]) -> None:

@@ -1,36 +1,64 @@
-"""What can be prepared as a data set: Tiny ImageNet, CIFAR, digits, and folders of images."""
+"""What can be prepared as a data set: Tiny ImageNet, CIFAR, digits, folders of images, transfer targets."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from seal_ray.data.archives import natural_key
-from seal_ray.data.samples import ClassName, Labels, Pixels, Sample, Source, decode
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.samples import ClassName, Pixels, Sample, Source, decode
+from seal_ray.data.targets.catalogue import CATALOGUE, SourceInfo
+from seal_ray.data.targets.files import open_files
+from seal_ray.data.targets.listing import LARGEST, centre_square, fifth_of_each_class, to_source
+from seal_ray.data.targets.readers import TARGETS
 from seal_ray.data.tiny_imagenet import tiny_imagenet
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.streams import stream
 
-__all__ = ["SOURCES", "ClassName", "Sample", "Source", "open_source"]
+__all__ = [
+    "SOURCES",
+    "ClassName",
+    "Sample",
+    "Source",
+    "SourceInfo",
+    "find_prepared",
+    "list_sources",
+    "open_source",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-LARGEST = 4096
+TARGET_SIZE = 64
 
-# What each source is read from, by the options of `open_source`; `download` alone may be left out.
-SOURCES = {
+# What each source is read from, by the options of `open_source`; those of OPTIONAL may be left out.
+SOURCES: dict[str, tuple[str, ...]] = {
     "tiny-imagenet": ("source",),
     "digits": (),
     "folder": ("train", "val", "size"),
     "cifar10": ("source", "download"),
     "cifar100": ("source", "download"),
+    **dict.fromkeys(TARGETS, ("source", "size", "allow_subset")),
 }
+OPTIONAL = ("download", "allow_subset")
+
+
+def list_sources() -> tuple[SourceInfo, ...]:
+    """What can be prepared: the files each source needs, its address, licence and published counts."""
+    return tuple(CATALOGUE[name] for name in SOURCES)
+
+
+def find_prepared(folder: Path) -> Mapping[str, tuple[Path, ...]]:
+    """The data sets that lie in `folder`, one folder each, by the name of their source; damaged ones not."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*/dataset.json")):
+        with suppress(DataError):
+            found.setdefault(load_dataset(path.parent).name, []).append(path.parent)
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def open_source(
@@ -41,8 +69,12 @@ def open_source(
     val: Path | None = None,
     size: int | None = None,
     download: bool = False,
+    allow_subset: bool = False,
 ) -> Source:
     """Read the source called `name` from the options that `SOURCES` lists for it.
+
+    `size` is 64 for the transfer targets if it is not given. Those must be complete, by the published
+    counts, unless `allow_subset` takes what is there.
 
     Raises ConfigError for an unknown name and for an option that is missing or does not apply; DataError when
     what the options point to is missing, incomplete or damaged.
@@ -51,12 +83,16 @@ def open_source(
         near = difflib.get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SOURCES)}"
         raise ConfigError(f"unknown data source {name!r}; {hint}")
-    options = {"source": source, "train": train, "val": val, "size": size, "download": download or None}
-    for option, value in options.items():
+    if name in TARGETS and size is None:
+        size = TARGET_SIZE
+    options = {"source": source, "train": train, "val": val, "size": size}
+    flags = {"download": download or None, "allow_subset": allow_subset or None}
+    for option, value in {**options, **flags}.items():
+        flag = f"--{option.replace('_', '-')}"
         if value is not None and option not in SOURCES[name]:
-            raise ConfigError(f"--{option} does not apply to {name}; leave it out")
-        if value is None and option in SOURCES[name] and option != "download":
-            raise ConfigError(f"{name} needs --{option}")
+            raise ConfigError(f"{flag} does not apply to {name}; leave it out")
+        if value is None and option in SOURCES[name] and option not in OPTIONAL:
+            raise ConfigError(f"{name} needs {flag}")
     if name == "tiny-imagenet":
         assert source is not None
         return tiny_imagenet(source)
@@ -68,6 +104,10 @@ def open_source(
     if name == "digits":
         return digits()
     assert source is not None
+    if name in TARGETS:
+        assert size is not None
+        tree = open_files(source, TARGETS[name].archives)
+        return to_source(TARGETS[name], tree, CATALOGUE[name], size=size, allow_subset=allow_subset)
     return cifar(name, source, download=download)
 
 
@@ -82,7 +122,7 @@ def digits(seed: int = 0) -> Source:
     bunch = load_digits()
     values = bunch.images.astype(np.uint16)
     images = np.repeat(np.repeat((values * 255 + 8) // 16, 4, axis=1), 4, axis=2).astype(np.uint8)
-    held_out = _fifth_of_each_class(bunch.target, seed)
+    held_out = fifth_of_each_class("digits", bunch.target, seed)
     samples = [
         Sample(partial(_rgb, image), int(label), f"digits/{index}")
         for index, (image, label) in enumerate(zip(images, bunch.target, strict=True))
@@ -95,21 +135,12 @@ def digits(seed: int = 0) -> Source:
         size=32,
         mean=None,
         std=None,
-        licence_note="Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak; UCI), CC BY 4.0.",
+        licence_note=CATALOGUE["digits"].licence_note,
     )
 
 
 def _rgb(gray: Pixels) -> Pixels:
     return np.repeat(gray[..., None], 3, axis=2)
-
-
-def _fifth_of_each_class(labels: Labels, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    chosen = np.zeros(len(labels), dtype=bool)
-    for label in range(int(labels.max()) + 1):
-        members = np.flatnonzero(labels == label)
-        order = torch.randperm(len(members), generator=stream(seed, "digits", label)).numpy()
-        chosen[members[order[: (len(members) + 2) // 5]]] = True
-    return chosen
 
 
 def folder(train: Path, val: Path, size: int) -> Source:
@@ -134,7 +165,7 @@ def folder(train: Path, val: Path, size: int) -> Source:
         size=size,
         mean=None,
         std=None,
-        licence_note="Your own images: what you may do with them holds for this data set.",
+        licence_note=CATALOGUE["folder"].licence_note,
     )
 
 
@@ -164,12 +195,7 @@ def _read_resized(file: Path, size: int) -> Pixels:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    image = decode(data, str(file))
-    short = min(image.size)
-    width, height = (side * size // short for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    return centre_square(decode(data, str(file)), size)
 
 
 def cifar(name: str, path: Path, *, download: bool = False) -> Source:
@@ -193,7 +219,7 @@ def cifar(name: str, path: Path, *, download: bool = False) -> Source:
         size=32,
         mean=None,
         std=None,
-        licence_note="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.",
+        licence_note=CATALOGUE[name].licence_note,
     )
 
 

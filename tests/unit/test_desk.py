@@ -14,7 +14,7 @@ def task(token: str, retries: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 def test_each_task_goes_to_one_slot_in_turn_and_a_slot_has_one_at_a_time() -> None:
-    desk = Desk()
+    desk = Desk(2)
     assert desk.take(0) == WAIT
     for token in "abc":
         desk.put(task(token))
@@ -26,7 +26,7 @@ def test_each_task_goes_to_one_slot_in_turn_and_a_slot_has_one_at_a_time() -> No
 
 
 def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() -> None:
-    desk = Desk()
+    desk = Desk(2)
     desk.put(task("a", retries=2))
     desk.put(task("b"))
     assert [desk.take(0)["token"] for _ in range(3)] == ["a"] * 3  # type: ignore[index]
@@ -36,7 +36,7 @@ def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() 
 
 
 def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
-    desk = Desk()
+    desk = Desk(2)
     desk.put(task("a", news=[{"epochs": 2, "top1": 40.0}]))
     for epochs in (2, 4, 4, 6):
         desk.tell("a", {"epochs": epochs, "top1": 50.0})
@@ -46,7 +46,7 @@ def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
 
 
 def test_a_closed_desk_sends_slots_home_once_they_have_ended_what_they_hold() -> None:
-    desk = Desk()
+    desk = Desk(2)
     for token in "ab":
         desk.put(task(token))
     desk.take(0)
@@ -60,11 +60,14 @@ def test_a_closed_desk_sends_slots_home_once_they_have_ended_what_they_hold() ->
 
 
 def test_a_slot_that_breaks_down_loses_its_run_only() -> None:
-    desk = Desk()
+    desk = Desk(2)
     desk.put(task("a"))
     desk.put(task("b"))
     desk.take(0)
     desk.lose(0, "no GPU left")
-    desk.lose(1, "idle")
     assert desk.follow("a", 0)[1] == {"status": "failed", "reason": "no GPU left"}
     assert desk.follow("b", 0)[1] is None
+    desk.lose(1, "none at all")  # nobody is left to train anything
+    desk.put(task("c"))
+    for token in "bc":
+        assert desk.follow(token, 0)[1] == {"status": "failed", "reason": "none at all"}
