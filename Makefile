@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-faults bench lint format clean
+.PHONY: help setup quickstart test test-data test-faults test-hosts bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=z
 
 test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a compiled network
 	$(BIN)/python -m pytest -q -m faults
+
+test-hosts: setup ## Run the tests that start Ray clusters and submit jobs to them
+	$(BIN)/python -m pytest -q -m hosts
 
 bench: setup ## Measure against bare loops, on a quiet machine: a table of ratios and targets
 	$(BIN)/python -m tests.benchmarks

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console as RichConsole
 
+from seal_ray import cli_jobs
+from seal_ray.cli_options import Set, Storage, Workers, out, overrides
 from seal_ray.errors import ConfigError, SealRayError
 
 app = typer.Typer(
@@ -21,15 +22,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
 app.add_typer(data_app, name="data")
-out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+app.command()(cli_jobs.submit)
+app.add_typer(cli_jobs.jobs_app, name="jobs")
 
 File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
-Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
-    typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
-]
-Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
-Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
 Address = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
@@ -87,7 +83,7 @@ def sweep(
     from seal_ray.results import prepare_sweep, problems, totals, track_results, write_results
     from seal_ray.sweep import load_sweep
 
-    runs = prepare_sweep(load_sweep(file, _overrides(set_, workers, storage)))
+    runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage)))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
     lines, found = write_results(runs)
     track_results(runs, lines)
@@ -132,7 +128,7 @@ def plan(
     from seal_ray.tables import plan_table
 
     if is_sweep(file):
-        _plan_sweep(file, _overrides(set_, workers, storage), images_per_second, measure)
+        _plan_sweep(file, overrides(set_, workers, storage), images_per_second, measure)
         return
     if images_per_second or measure:
         raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
@@ -237,32 +233,22 @@ def prepare(
     )
 
 
-def _plan_sweep(file: Path, overrides: list[str], images_per_second: float | None, measure: bool) -> None:
+def _plan_sweep(file: Path, assignments: list[str], images_per_second: float | None, measure: bool) -> None:
     from seal_ray.results import prepare_sweep
     from seal_ray.sweep import load_sweep
     from seal_ray.sweep_plan import measured_speed, plan_sweep
     from seal_ray.tables import sweep_plan_table
 
-    runs = prepare_sweep(load_sweep(file, overrides))
+    runs = prepare_sweep(load_sweep(file, assignments))
     speed = measured_speed(runs) if measure else images_per_second
     for part in sweep_plan_table(plan_sweep(runs, speed), runs):
         out.print(part)
 
 
-def _load(file: Path, overrides: list[str] | None, workers: int | None, storage: str | None) -> Any:
+def _load(file: Path, given: list[str] | None, workers: int | None, storage: str | None) -> Any:
     from seal_ray.recipe import load_job
 
-    return load_job(file, _overrides(overrides, workers, storage))
-
-
-def _overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
-    """The assignments of --set, and of the options that are short for one."""
-    assignments = list(given or [])
-    if workers is not None:
-        assignments.append(f"placement.workers={workers}")
-    if storage is not None:
-        assignments.append(f"placement.storage={json.dumps(storage)}")
-    return assignments
+    return load_job(file, overrides(given, workers, storage))
 
 
 def main() -> None:

@@ -175,7 +175,12 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
 
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """A Ray cluster for the length of the block: the one at `address`, or a local one of our own."""
+    """A Ray cluster for the length of the block: the one at `address`, or a local one of our own.
+
+    In a Ray job it is the cluster that runs the job.
+    """
+    if address is None and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        address = "auto"
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray

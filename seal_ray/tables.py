@@ -105,6 +105,20 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     return [table, Text("\n".join(plan.tree) + "\n"), Text("\n".join(totals))]
 
 
+def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
+    """The jobs of a cluster: what each runs, how it stands, and what it said last."""
+    if not jobs:
+        return Text(f"{title}: no jobs")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for key in ("id", "kind", "file", "status", "started", "last"):
+        table.add_column(key, overflow="fold")
+    for job in jobs:
+        table.add_row(
+            *(Text(str(job[key] or "-")) for key in ("id", "kind", "file", "status", "started", "last"))
+        )
+    return table
+
+
 _SWEEP_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
     ("run", "left"),
     ("setting", "left"),

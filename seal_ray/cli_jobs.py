@@ -1,0 +1,138 @@
+"""`seal-ray submit` and `seal-ray jobs`: the command line of jobs on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from seal_ray.cli_options import Set, Storage, Workers, out, overrides
+
+jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
+
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="The cluster's dashboard, such as http://HEAD:8265. Its token is taken from RAY_AUTH_TOKEN, "
+        "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.",
+        show_default=False,
+    ),
+]
+Id = Annotated[str, typer.Argument(help="A submission id, or a work's name for its last attempt.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class What(StrEnum):
+    """What can be submitted."""
+
+    train = "train"
+    sweep = "sweep"
+
+
+def submit(
+    kind: Annotated[What, typer.Argument(help="What to do with the file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)],
+    address: Address,
+    set_: Set = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    concurrent: Annotated[Optional[int], typer.Option(min=1, help="sweep: runs at once.")] = None,  # noqa: UP045
+    share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
+) -> None:
+    """Train on a Ray cluster, as a job. The same work again attaches to it while it runs, else goes on."""
+    from seal_ray import submit as work
+    from seal_ray.errors import ConfigError
+    from seal_ray.head import connect
+
+    options = ["--concurrent", str(concurrent)] if concurrent else []
+    options += [] if share else ["--no-share"]
+    if options and kind is not What.sweep:
+        raise ConfigError("--concurrent and --no-share: are for sweeps; this submits a run")
+    sent = work.read_work(kind.value, file, overrides(set_, workers, storage), options)
+    client = connect(address)
+    job = work.submit(client, sent, note)
+    if follow and work.follow(client, job, write) != "succeeded":
+        raise typer.Exit(1)
+
+
+@jobs_app.callback(invoke_without_command=True)
+def list_(context: typer.Context, address: Address = "", json_: Json = False) -> None:
+    """List the jobs of a Ray cluster, with what each runs and how far it is."""
+    if context.invoked_subcommand is not None:
+        return
+    from seal_ray.submit import list_jobs
+    from seal_ray.tables import jobs_table
+
+    found = list_jobs(_connect(address))
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        out.print(jobs_table(found, address))
+
+
+@jobs_app.command()
+def status(id_: Id, address: Address = "", json_: Json = False) -> None:
+    """Say how a job stands."""
+    from seal_ray.submit import describe
+
+    found = describe(_connect(address), id_)
+    if json_:
+        print(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        out.print(f"{key:<8} {'-' if value is None else value}", markup=False)
+
+
+@jobs_app.command()
+def logs(
+    id_: Id,
+    address: Address = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+) -> None:
+    """Show what a job has printed."""
+    from seal_ray import submit as work
+
+    client = _connect(address)
+    if follow:
+        work.follow(client, id_, write)
+    else:
+        write(work.logs(client, id_))
+
+
+@jobs_app.command()
+def stop(
+    id_: Id,
+    address: Address = "",
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of the epoch.")] = False,
+) -> None:
+    """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
+    from seal_ray import submit as work
+
+    client = _connect(address)
+    out.print(f"{id_}: {work.stop(client, id_, note, now=now)}", markup=False)
+
+
+def note(text: str) -> None:
+    """Print a line about a job."""
+    out.print(text, markup=False)
+
+
+def write(text: str) -> None:
+    """Pass on what a job prints, as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _connect(address: str) -> Any:
+    from seal_ray.errors import ConfigError
+    from seal_ray.head import connect
+
+    if not address:
+        raise ConfigError("--address: name the cluster's dashboard, such as http://HEAD:8265")
+    return connect(address)

@@ -1,0 +1,29 @@
+"""What the commands of the command line have in common: their output, their options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console as RichConsole
+
+out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it
+    typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
+]
+Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
+Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
+
+
+def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
+    """The assignments of --set, and of the options that are short for one."""
+    assignments = list(given or [])
+    if workers is not None:
+        assignments.append(f"placement.workers={workers}")
+    if storage is not None:
+        assignments.append(f"placement.storage={json.dumps(storage)}")
+    return assignments

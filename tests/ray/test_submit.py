@@ -1,0 +1,199 @@
+"""Runs and sweeps as jobs of a cluster that wants a token, as a person submits them from another folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import psutil
+import pytest
+
+from seal_ray.controller import run_sweep
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources import open_source
+from seal_ray.errors import ClusterError
+from seal_ray.head import connect
+from seal_ray.recipe import dump_job, load_job
+from seal_ray.store import Store, open_store
+from seal_ray.submit import describe, follow, list_jobs, logs, read_work, stop, submit
+from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
+from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
+
+pytestmark = pytest.mark.hosts
+
+TOKEN = secrets.token_hex(16)
+LONGER = ["recipe.budget.epochs=24"]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A head of two CPUs with token authentication."""
+    mark, temporary = (
+        secrets.token_hex(8),
+        tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
+    )  # sockets: short names
+    port, bin_ = free_port(), Path(sys.executable).parent
+    environment = {
+        MARK: mark,
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "HOME": temporary,
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+    }
+    ports = {"port": free_port(), "dashboard-agent-listen-port": free_port(), "dashboard-port": port}
+    options = [word for option, value in ports.items() for word in (f"--{option}", value)]
+    options += ["--ray-client-server-port", free_port(), "--dashboard-host", "127.0.0.1"]
+    options += ["--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--temp-dir", temporary]
+    try:
+        started = subprocess.run(
+            [bin_ / "ray", "start", "--head", *options],
+            env=environment,
+            cwd=temporary,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        while left := processes_marked(mark):
+            for process in left:
+                process.kill()
+            psutil.wait_procs(left, timeout=1)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def client(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client with the token, in a working directory of its own."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # which Ray would prefer
+    return connect(address)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_without_the_token_nothing_runs(address: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list_jobs(client)
+    for token in (None, "wrong-wrong-wrong-wrong"):
+        if token is None:
+            monkeypatch.delenv("RAY_AUTH_TOKEN")
+        else:
+            monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(ClusterError, match=r"refuses: no token, or not its own.*RAY_AUTH_TOKEN"):
+            connect(address)
+        request = urllib.request.Request(f"{address}/api/jobs/", b'{"entrypoint": "touch ran"}')
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", f"Bearer {token}")
+        with pytest.raises(HTTPError, match=r"40[13]"):
+            urllib.request.urlopen(request, timeout=30)
+    assert list_jobs(client) == before
+    with pytest.raises(ClusterError, match="has no job nobody-a1"):
+        describe(client, "nobody-a1")
+
+
+def test_two_who_submit_the_same_at_once_get_one_job_which_says_why_it_fails(
+    client: Any, tmp_path: Path
+) -> None:
+    Path("run.yaml").write_text(dump_job(make_job(tmp_path / "none", tmp_path / "runs", "llf")))
+    work = read_work("train", Path("run.yaml"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: submit(client, work, lambda _: None), range(4)))
+    assert set(found) == {f"{work.name}-a1"}
+    printed: list[str] = []
+    assert follow(client, work.name, printed.append) == "failed"
+    [job] = [one for one in list_jobs(client) if one["id"].startswith(work.name)]
+    assert job["status"] == "failed"
+    assert job["last"].startswith(f"error: {tmp_path / 'none'} holds no data set")
+    assert job["last"] in "".join(printed)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    prepare(open_source("digits", source=None), data, classes=4, per_class=100)
+    Path("run.yaml").write_text(dump_job(make_job(data, tmp_path / "runs", "llf")))
+    job = load_job("run.yaml", LONGER)
+    store = open_store(job.placement.storage, job.recipe, images_of(job))
+    said: list[str] = []
+
+    def again(epochs: int) -> str:
+        """The id of the job that has, once this returns, committed so many epochs."""
+        submitted = submit(client, read_work("train", Path("run.yaml"), LONGER), said.append)
+        until(lambda: len(store.rows()) >= epochs or describe(client, submitted)["status"] == "failed")
+        assert len(store.rows()) >= epochs, logs(client, submitted)
+        return submitted
+
+    first = again(2)
+    assert first.startswith("faults-")
+    assert first.endswith("-a1")
+    assert submit(client, read_work("train", Path("run.yaml"), LONGER), said.append) == first
+    assert said[-1] == f"{first}: is running already, attached to it"
+    [listed] = [one for one in list_jobs(client) if one["id"] == first]
+    assert (listed["kind"], listed["file"], listed["status"]) == ("train", "run.yaml", "running")
+    assert listed["last"].startswith(("g", store.run_id))
+
+    assert stop(client, first, said.append) == "stopped"
+    assert store.status()["status"] == "stopped"
+    stopped = store.latest()
+    assert stopped is not None
+    epochs = len(store.rows())
+    assert 2 <= epochs == len(stopped.rows) < 24
+    assert "stopping at the next epoch boundary" in logs(client, first)
+    assert f"{store.run_id}: stopped" in logs(client, first)
+
+    second = again(epochs + 1)
+    assert second == first.removesuffix("1") + "2"
+    assert f"going on after epoch {epochs}" in logs(client, second)
+    psutil.Process(int(client.get_job_info(second).driver_info.pid)).suspend()
+    assert stop(client, second, said.append, now=True) == "stopped"
+    assert f"{store.run_id}: " not in logs(client, second).partition("going on after epoch")[2]
+
+    third = again(0)
+    printed: list[str] = []
+    assert follow(client, third, printed.append) == "succeeded"
+    text = "".join(printed)
+    assert text == logs(client, third)
+    assert f"{store.run_id}: finished" in text
+    assert stop(client, first, said.append) == "stopped"
+    assert describe(client, first.removesuffix("-a1"))["id"] == third
+    assert TOKEN not in text + "".join(said) + str(client.list_jobs())
+    same_as_undisturbed(job, Store(store.folder, store.run_id), tmp_path / "alone")
+
+
+def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", Path("sweep.yaml"))
+    submitted = submit(client, read_work("sweep", Path("sweep.yaml")), lambda _: None)
+    printed: list[str] = []
+    assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
+    here = small_sweep(digits, tmp_path / "here", Path("here.yaml"))
+    run_sweep(here, screen()[0], share=True, address=None, concurrent=None, in_process=True)
+    assert metrics_of(runs) == metrics_of(here)
+    assert {run["status"] for run in leaderboard_of(runs)["runs"]} == {"finished"}
