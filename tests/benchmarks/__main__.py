@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seal_ray.device import usable_cores
-from tests.benchmarks import analysis_curvature, analysis_depth, services, sweeps, training
+from tests.benchmarks import analysis_curvature, analysis_depth, analysis_probe, services, sweeps, training
 from tests.benchmarks.measure import Result
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         data = training.synthetic_images(Path(folder))
-        modules = (training, services, sweeps, analysis_depth, analysis_curvature)
+        modules = (training, services, sweeps, analysis_depth, analysis_curvature, analysis_probe)
         for benchmark in (benchmark for module in modules for benchmark in module.BENCHMARKS):
             for result in benchmark(data):
                 results.append(result)
