@@ -8,10 +8,10 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-faults test-hosts bench lint format clean
+.PHONY: help setup quickstart test test-data test-faults test-hosts test-manifests bench lint format clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Install system libraries (where allowed), .venv and all dependencies
 
@@ -44,6 +44,10 @@ test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a c
 
 test-hosts: setup ## Run the tests that start Ray clusters and submit jobs to them
 	$(BIN)/python -m pytest -q -m hosts
+
+test-manifests: setup ## Check Kubernetes manifests against KubeRay's schemas: make test-manifests CRDS=DIR
+	@test -d "$(CRDS)" || { echo "error: give the folder of KubeRay's CRDs: make test-manifests CRDS=DIR"; exit 2; }
+	CRDS="$(abspath $(CRDS))" $(BIN)/python -m pytest -q -m manifests
 
 bench: setup ## Measure against bare loops, on a quiet machine: a table of ratios and targets
 	$(BIN)/python -m tests.benchmarks
