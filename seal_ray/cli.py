@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from seal_ray import cli_jobs
+from seal_ray import cli_data, cli_jobs
 from seal_ray.cli_options import Set, Storage, Workers, out, overrides
 from seal_ray.errors import ConfigError, SealRayError
 
@@ -20,8 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Forget-and-relearn training: SEAL, LLF and rivals, on one machine or a Ray cluster.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets.")
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.data_app, name="data")
 app.command()(cli_jobs.submit)
 app.add_typer(cli_jobs.jobs_app, name="jobs")
 
@@ -30,6 +30,14 @@ Address = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
 ]
+
+
+class FileFormat(StrEnum):
+    """What `seal-ray export` writes."""
+
+    safetensors = "safetensors"
+    torch = "torch"
+    onnx = "onnx"
 
 
 @app.command()
@@ -154,6 +162,49 @@ def runs(
 
 
 @app.command()
+def analyze(
+    target: Annotated[
+        Path, typer.Argument(help="A run's folder, a storage folder, or a sweep's YAML.", show_default=False)
+    ],
+    what: Annotated[
+        str, typer.Option(help="Any of depth, curvature, similarity, calibration, separated by commas.")
+    ] = "depth,curvature,similarity,calibration",
+    moments: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Any of init, forgotten, ascended, relearned; default: all that were kept."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, for a look, or paper, for a publication.")] = "quick",
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="Override a setting, such as depth.k=10. Repeatable."),
+    ] = None,
+    workers: Annotated[Optional[int], typer.Option(min=1, help="Actors at once.")] = None,  # noqa: UP045
+    storage: Storage = None,
+    address: Address = None,
+    in_process: Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")] = False,
+) -> None:
+    """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
+    from analysis.analyze import analyze as analyze_target
+    from analysis.analyze import summary
+    from analysis.settings import load_settings
+
+    outcomes = analyze_target(
+        target,
+        out,
+        what=what.split(","),
+        moments=moments.split(",") if moments else None,
+        settings=load_settings(preset, set_ or []),
+        storage=storage,
+        workers=workers,
+        address=address,
+        in_process=in_process,
+    )
+    out.print(summary(outcomes), markup=False)
+    if any(outcome.status in ("failed", "stopped") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
 def sync(
     storage: Annotated[str, typer.Option(help="Folder that runs are stored in.")] = "runs",
     run: Annotated[Optional[str], typer.Option(help="Only the run of this id.")] = None,  # noqa: UP045
@@ -187,6 +238,25 @@ def clean(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its card goes beside it.")],
+    moment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Such as g002-relearned; default: the last one relearned."),
+    ] = None,
+    format_: Annotated[FileFormat, typer.Option("--format", help="What to write.")] = FileFormat.safetensors,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a moment's weights so that torchvision and timm load them, or as ONNX, with a card beside it."""
+    from seal_ray.export import export as export_moment
+
+    done = export_moment(run, output, moment=moment, file_format=format_.value, force=force)
+    top1 = "" if done.top1 is None else f", top1 {done.top1:.1f} %"
+    out.print(f"{done.path}: {done.run_id} {done.moment}{top1}; card {done.card}", markup=False)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: Python, torch, GPU, FFCV, Ray, W&B, disk."""
     from seal_ray.doctor import examine
@@ -199,38 +269,6 @@ def doctor() -> None:
             out.print(f"         {'':<7}  -> {check.remedy}", markup=False)
     if not all(check.right for check in checks):
         raise typer.Exit(1)
-
-
-@data_app.command()
-def prepare(
-    name: Annotated[str, typer.Argument(help="tiny-imagenet, digits, folder, cifar10 or cifar100.")],
-    to: Annotated[Path, typer.Option(help="Folder to write train.beton, val.beton, dataset.json to.")],
-    source: Annotated[Optional[Path], typer.Option(help="The official archive or its folder.")] = None,  # noqa: UP045
-    train_: Annotated[Optional[Path], typer.Option("--train", help="folder: a folder a class.")] = None,  # noqa: UP045
-    val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
-    size: Annotated[Optional[int], typer.Option(help="folder: height and width in pixels.")] = None,  # noqa: UP045
-    classes: Annotated[Optional[int], typer.Option(help="Only so many classes, drawn by --seed.")] = None,  # noqa: UP045
-    per_class: Annotated[Optional[int], typer.Option(help="Only so many training images a class.")] = None,  # noqa: UP045
-    jpeg: Annotated[bool, typer.Option(help="Store JPEG instead of raw pixels: smaller, slower.")] = False,
-    seed: Annotated[int, typer.Option(help="Which classes and images are drawn.")] = 0,
-    download: Annotated[bool, typer.Option(help="Fetch from the official address.")] = False,
-) -> None:
-    """Write a data set as .beton files, checked and checksummed. Running it again changes nothing."""
-    from seal_ray.data.prepare import prepare as prepare_source
-    from seal_ray.data.sources import open_source
-    from seal_ray.tables import data_progress
-
-    opened = open_source(name, source=source, train=train_, val=val, size=size, download=download)
-    with data_progress(out) as progress:
-        dataset = prepare_source(
-            opened, to, classes=classes, per_class=per_class, jpeg=jpeg, seed=seed, progress=progress
-        )
-    counts = ", ".join(f"{file.count} {split}" for split, file in dataset.splits.items())
-    out.print(
-        f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px\n"
-        f"  {dataset.identity}",
-        markup=False,
-    )
 
 
 def _plan_sweep(file: Path, assignments: list[str], images_per_second: float | None, measure: bool) -> None:

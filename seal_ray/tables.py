@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -17,6 +18,9 @@ from seal_ray.plan import Plan, PlannedPhase, cores_for
 from seal_ray.results import SweepRuns
 from seal_ray.screen import clock
 from seal_ray.sweep_plan import SweepPlan
+
+if TYPE_CHECKING:
+    from seal_ray.data.targets.catalogue import SourceInfo
 
 
 def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
@@ -103,6 +107,22 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         f"time      {hours}",
     ]
     return [table, Text("\n".join(plan.tree) + "\n"), Text("\n".join(totals))]
+
+
+def sources_table(sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence[Path]]) -> RenderableType:
+    """Data sets that can be prepared, each with its terms under it."""
+    lines = []
+    for one in sources:
+        images = f"{one.train:,} train, {one.val:,} val" if one.train is not None else ""
+        counts = ", ".join(filter(None, [f"{one.classes} classes" if one.classes else "", images]))
+        places = ", ".join(map(str, prepared.get(one.name, ())))
+        lines += [
+            f"{one.name}" + (f"  ({counts})" if counts else "") + (f"  prepared: {places}" if places else ""),
+            f"    needs  {', '.join(one.needs) or 'nothing'}",
+            *([f"    from   {one.address}"] if one.address else []),
+            f"    terms  {one.licence_note}",
+        ]
+    return Text("\n".join(lines))
 
 
 def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:

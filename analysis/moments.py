@@ -1,0 +1,228 @@
+"""Which runs an analysis is of, and the moments they keep: read from their folders alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from seal_ray.data.beton import Dataset, load_dataset
+from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
+from seal_ray.lineage import run_id
+from seal_ray.recipe import Job, load_job
+from seal_ray.recipe import Moment as MomentName
+from seal_ray.schedule import moments_of
+from seal_ray.snapshot import State, read_manifest
+from seal_ray.store import Store
+from seal_ray.yaml_file import read
+
+if TYPE_CHECKING:
+    from seal_ray.results import SweepRuns
+
+NAMES: tuple[str, ...] = get_args(MomentName)
+"""The moments of a generation, in the order in which they come."""
+FOLDER = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A kept moment of a run."""
+
+    run: Path  # the run's folder
+    generation: int
+    name: str
+
+    @property
+    def label(self) -> str:
+        """`g001-relearned`, the name of its folder."""
+        return f"g{self.generation:03d}-{self.name}"
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.run / "moments" / self.label
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it comes in its run."""
+        return self.generation, NAMES.index(self.name)
+
+    def weights(self) -> State:
+        """Its parameters and buffers, every checksum verified. CheckpointError as Store.moment."""
+        return Store(self.run, self.run.name).moment(self.name, self.generation).weights
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a manifest says of a moment: its weights' SHA-256, and the epochs trained by then."""
+
+    weights_sha256: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run that is analysed."""
+
+    folder: Path
+    job: Job
+    label: str  # what figures call it: its setting in a sweep, else its method
+    baseline: Path | None = None  # the run that it is compared with, of the same seed
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity."""
+        return self.folder.name
+
+    def moments(self) -> list[Moment]:
+        """The moments that are there, in the order in which the run reached them."""
+        found = []
+        for path in (self.folder / "moments").glob("*/manifest.json"):
+            named = FOLDER.fullmatch(path.parent.name)
+            if named and named[2] in NAMES:
+                found.append(Moment(self.folder, int(named[1]), named[2]))
+        return sorted(found, key=lambda moment: moment.place)
+
+    def facts(self, moment: Moment) -> Facts:
+        """Its digest and epochs, from its manifest. CheckpointError when that is not there or damaged."""
+        manifest = read_manifest(moment.path)
+        position, length = manifest["position"], self.job.recipe.budget.length
+        epochs = 0 if position is None else position["generation"] * length + position["epoch"] + 1
+        return Facts(str(manifest["weights_sha256"]), epochs)
+
+    def before_ascent(self, moment: Moment) -> Moment | None:
+        """The kept moment at which the ascent that ends at `moment` began; None when it was not kept."""
+        recipe, generation = self.job.recipe, moment.generation
+        edited = "forgotten" in moments_of(recipe.method.phases(generation, recipe.budget), generation)
+        start = (generation, "forgotten") if edited else (generation - 1, "relearned")
+        return next((kept for kept in self.moments() if (kept.generation, kept.name) == start), None)
+
+    def dataset(self) -> Dataset:
+        """The data set that the run was trained on. DataError when it is not there, or another one."""
+        return trained_on(self.folder, self.job)
+
+
+def trained_on(folder: Path, job: Job) -> Dataset:
+    """The data set at the run's path, if the run was trained on that very one, else a DataError."""
+    dataset = load_dataset(Path(job.recipe.data.path))
+    if run_id(job.recipe, dataset.training_identity) != folder.name:
+        raise DataError(
+            f"{dataset.folder}: is not the data set that {folder.name} was trained on; prepare that one "
+            f"again, or name where it lies as recipe.data.path in {folder / 'job.yaml'}"
+        )
+    return dataset
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is analysed together. folder: where its figures go, under `analysis/`."""
+
+    name: str
+    folder: Path
+    subjects: tuple[Subject, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # runs left out, and why
+
+
+def find_target(path: Path, storage: str | None = None) -> Target:
+    """The runs that a path stands for: a run's folder or YAML file, a sweep's, or a storage folder.
+
+    storage: overrides placement.storage of a YAML file. ConfigError for a path that is none of these and a
+    storage that is not asked of a file; CheckpointError when there is no run.
+    """
+    if storage is not None and not path.is_file():
+        raise ConfigError(f"--storage: {path} is no YAML file, so it says itself where its runs are")
+    if path.is_file():
+        return _of_file(path, storage)
+    if (path / "job.yaml").is_file():
+        folder = path.resolve()
+        return _target(folder.name, folder, [folder])
+    if (path / "results.json").is_file():
+        return _of_sweep_folder(path.resolve())
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such file or folder; name a run, a sweep, or a folder of runs")
+    folders = [found.parent.resolve() for found in sorted(path.glob("*/job.yaml"))]
+    return _target(path.resolve().name, path.resolve(), folders)
+
+
+def _of_file(path: Path, storage: str | None) -> Target:
+    from seal_ray.launch import prepare_job
+    from seal_ray.results import prepare_sweep
+    from seal_ray.sweep import load_sweep
+
+    overrides = [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
+    if "axes" not in read(path).value:
+        folder = prepare_job(load_job(path, overrides)).store.folder
+        return _target(folder.name, folder, [folder])
+    runs = prepare_sweep(load_sweep(path, overrides))
+    folders = [one.store.folder for one in runs.planned if (one.store.folder / "job.yaml").exists()]
+    return _target(runs.sweep.name, runs.folder, folders, _settings(runs), dict(runs.sweep.baseline))
+
+
+def _settings(runs: SweepRuns) -> dict[str, Mapping[str, str]]:
+    return dict(runs.settings)
+
+
+def _of_sweep_folder(folder: Path) -> Target:
+    """A sweep by the results it has written; its baseline is the setting they mark as such."""
+    path = folder / "results.json"
+    try:
+        held = json.loads(path.read_bytes())
+        settings = {str(run["run_id"]): dict(run["setting"]) for run in held["runs"]}
+        lines = [dict(line["setting"]) for line in held["lines"]]
+        baselines = [dict(line["setting"]) for line in held["lines"] if line["is_baseline"]]
+        settings = dict(sorted(settings.items(), key=lambda run: lines.index(run[1])))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({type(error).__name__}); `seal-ray sweep` writes it anew"
+        ) from None
+    storage = folder.parent.parent
+    folders = [storage / run for run in settings if (storage / run / "job.yaml").exists()]
+    common = set.intersection(*(set(line.items()) for line in baselines)) if baselines else set()
+    return _target(folder.name, folder, folders, settings, dict(common))
+
+
+def _target(
+    name: str,
+    folder: Path,
+    folders: Sequence[Path],
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    baseline: Mapping[str, str] | None = None,
+) -> Target:
+    """The runs in `folders`. With settings they are a sweep's, and compared with those of `baseline`."""
+    jobs: dict[Path, Job] = {}
+    unreadable = {}
+    for one in folders:
+        try:
+            jobs[one] = load_job(one / "job.yaml")
+        except SealRayError as error:
+            unreadable[one.name] = str(error)
+    if not folders:
+        raise CheckpointError(f"{folder}: holds no runs that were trained; see `seal-ray runs`")
+    if settings is None:
+        subjects = [Subject(one, job, job.recipe.method.name) for one, job in jobs.items()]
+        return Target(name, folder, tuple(subjects), unreadable)
+    axes = {axis for setting in settings.values() for axis in setting}
+    varying = [axis for axis in sorted(axes) if len({setting[axis] for setting in settings.values()}) > 1]
+    labels = {run: " ".join(setting[axis] for axis in varying) for run, setting in settings.items()}
+    subjects = [
+        Subject(one, job, labels[one.name] or job.recipe.method.name, _rival(one, jobs, settings, baseline))
+        for one, job in jobs.items()
+    ]
+    return Target(name, folder, tuple(subjects), unreadable)
+
+
+def _rival(
+    folder: Path,
+    jobs: Mapping[Path, Job],
+    settings: Mapping[str, Mapping[str, str]],
+    baseline: Mapping[str, str] | None,
+) -> Path | None:
+    """The run of the same seed whose setting is this run's with the baseline's labels over it."""
+    wanted, seed = {**settings[folder.name], **(baseline or {})}, jobs[folder].recipe.seed
+    for other, job in jobs.items():
+        if other != folder and settings[other.name] == wanted and job.recipe.seed == seed:
+            return other
+    return None

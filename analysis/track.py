@@ -1,0 +1,150 @@
+"""Analyses in Weights & Biases: a run of its own beside each training run, in the same group.
+
+The files under `<run>/analysis/` are the truth; what W&B does not take is said once and costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.moments import Moment, Subject
+from analysis.results import FOLDER, read_arrays, read_result
+from analysis.settings import WHAT
+from seal_ray.errors import SealRayWarning
+from seal_ray.tracking import PATIENCE, end_service, init_run, wandb_mode
+
+PLAIN = ("init", "relearned")
+"""Moments whose scalars have no prefix; those of others would zigzag between them."""
+
+
+def track(analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]], figures: Sequence[Path]) -> None:
+    """Send the results of each run, given by moment and analysis, and the figures of all.
+
+    One SealRayWarning when W&B fails, or needs longer than PATIENCE for a run; the rest is left out then.
+    """
+    for subject, results in analysed:
+        if wandb_mode(subject.job.placement.tracking.wandb) == "off":
+            continue
+        failure = ["W&B did not answer"]
+
+        def send(
+            subject: Subject = subject,
+            results: Sequence[tuple[Moment, str]] = results,
+            failure: list[str] = failure,
+        ) -> None:
+            try:
+                _send(subject, results, figures)
+                failure.clear()
+            except Exception as error:
+                failure[:] = [f"{type(error).__name__}: {error}"]
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if failure:
+            where = subject.folder / FOLDER
+            text = f"W&B did not get the analyses of {subject.run_id} ({failure[0]}); they are in {where}"
+            warnings.warn(text, SealRayWarning, stacklevel=2)
+            end_service()
+            return
+
+
+def _send(subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[Path]) -> None:
+    import wandb
+
+    tracking, recipe = subject.job.placement.tracking, subject.job.recipe
+    run = init_run(
+        tracking,
+        subject.folder / FOLDER,
+        wandb_mode(tracking.wandb),
+        id=f"{subject.run_id}-analysis",
+        name=f"{subject.run_id}-analysis",
+        group=subject.job.name,
+        job_type="analysis",
+        tags=[recipe.method.name, recipe.model.arch],
+        config={"parent": subject.run_id, **recipe.model_dump(mode="json")},
+    )
+    run.define_metric("global_epoch")
+    run.define_metric("*", step_metric="global_epoch")
+    for moment in sorted({moment for moment, _ in results}, key=lambda moment: moment.place):
+        row: dict[str, Any] = {}
+        for what in WHAT:
+            held = read_result(moment, what) if (moment, what) in results else None
+            if held is not None:
+                row["global_epoch"] = held["epochs"] - 1  # the last epoch before it; -1: none
+                row |= {name: value for name, value in scalars(what, held["result"]) if value is not None}
+                row |= _pictures(wandb, moment, what, held)
+        if row:
+            prefix = "" if moment.name in PLAIN else f"{moment.name}/"
+            axis = row.pop("global_epoch")
+            named = {f"{prefix}{name}": value for name, value in row.items()}
+            run.log({"global_epoch": axis, "generation": moment.generation, **named})
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"})
+    run.finish()
+
+
+def scalars(what: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """The numbers of a result that are drawn over epochs, by name."""
+    if what == "depth":
+        for split in ("train", "val"):
+            for group in ("all", "correct", "wrong"):
+                name = f"depth/{split}_mean" + ("" if group == "all" else f"_{group}")
+                yield name, result[split][group]["mean"]
+    elif what == "curvature":
+        for part, found in result["parts"].items():
+            name = "curvature" if part == "all" else f"curvature/{part}"
+            yield f"{name}/top", found["largest"][0]["value"]
+            yield f"{name}/bottom", found["smallest"][0]["value"]
+            yield f"{name}/trace", found["trace"]["value"]
+            yield f"{name}/negative_mass", found["negative_mass"]["value"]
+            yield f"{name}/sharpness", found["sharpness"]["value"]
+            yield f"{name}/gradient_overlap", found["gradient_overlap"]
+            if "ascent_within_top" in found:
+                yield f"{name}/ascent_within_top", found["ascent_within_top"]["share"]
+    elif what == "similarity":
+        for stage, moved in result.get("movement", {}).items():
+            yield f"movement/{stage}_distance", moved["distance"]
+            yield f"movement/{stage}_cosine", moved["cosine"]
+        for role, stages in result["cka"].items():
+            yield from ((f"cka_{role}/{stage}", value) for stage, value in stages.items())
+        yield from ((f"weight_norm/{stage}", norm) for stage, norm in result["weight_norms"].items())
+        yield "barrier", result.get("barrier", {}).get("height")
+    else:
+        yield from ((f"calibration/{name}", result[name]) for name in ("ece", "nll", "top1", "confidence"))
+
+
+def _pictures(wandb: Any, moment: Moment, what: str, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Histograms, tables and images of a result."""
+    if what == "depth":
+        arrays = read_arrays(moment, what)
+        shown: dict[str, Any] = {}
+        for split in ("train", "val"):
+            counts = np.asarray(held["result"][split]["all"]["histogram"])
+            edges = np.arange(len(counts) + 1) - 0.5
+            shown[f"depth/{split}_histogram"] = wandb.Histogram(np_histogram=(counts, edges))
+        columns = ["end", "image", "index", "depth", "label", "prediction"]
+        table = wandb.Table(columns=columns)
+        pixels = iter(arrays["val_listed_pixels"])
+        for end, examples in held["result"]["listed"]["val"].items():
+            for one in examples:
+                values = [one[name] for name in columns[2:]]
+                table.add_data(end, wandb.Image(next(pixels)), *values)
+        return shown | {"depth/examples": table}
+    if what == "curvature":
+        arrays = read_arrays(moment, what)
+        shown = {}
+        for part in held["result"]["parts"]:
+            grid, density = arrays[f"{part}_grid"], arrays[f"{part}_values"]
+            rows = [[float(x), float(y)] for x, y in zip(grid, density, strict=True)]
+            table = wandb.Table(columns=["eigenvalue", "density"], data=rows)
+            shown[f"curvature/{part}_density"] = wandb.plot.line(
+                table, "eigenvalue", "density", title=f"Spectral density, {part}, {moment.label}"
+            )
+        return shown
+    return {}

@@ -1,0 +1,1 @@
+"""Data sets that what was learned is tried on, each read from its official archives or their folder."""

@@ -1,0 +1,275 @@
+"""`analyze` in this process: results that oracles confirm, each computed once; failures that stay alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sklearn.metrics import accuracy_score, log_loss
+
+from analysis.analyze import analyze, summary
+from analysis.depth import Examples, measure_depth
+from analysis.moments import Moment
+from analysis.pieces import Outcome
+from analysis.results import read_arrays, read_result, result_path
+from analysis.settings import Settings, load_settings
+from seal_ray.data.augment import normalise
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.images import Images
+from seal_ray.errors import ConfigError
+from seal_ray.network import build
+from seal_ray.recipe import load_job
+from seal_ray.store import Store
+from tests.analysis.conftest import run_of
+
+SMALL = load_settings(
+    "quick",
+    [
+        "depth.k=5",
+        "depth.points=20",
+        "depth.listed=3",
+        "curvature.images=12",
+        "curvature.steps=6",
+        "curvature.top=2",
+        "similarity.barrier_images=24",
+        "similarity.barrier_points=3",
+    ],
+)
+
+
+CHEAP = ["depth", "similarity", "calibration"]
+
+
+def ask(path: Path, *changes: str, **asked: Any) -> tuple[list[Outcome], str]:
+    """The outcomes of `analyze` in this process, and what it printed."""
+    printed = io.StringIO()
+    settings = load_settings("quick", changes) if changes else SMALL
+    console = Console(file=printed, width=200, soft_wrap=True)
+    return analyze(path, console, **{"settings": settings, "in_process": True, **asked}), printed.getvalue()
+
+
+def statuses(outcomes: Sequence[Outcome]) -> Counter[str]:
+    return Counter(outcome.status for outcome in outcomes)
+
+
+def result(moment: Moment, what: str) -> dict[str, Any]:
+    held = read_result(moment, what)
+    assert held is not None
+    return held
+
+
+@pytest.fixture(scope="module")
+def analysed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy of the trained runs with a sweep's analyses, curvature at ascents alone; what was printed."""
+    storage = tmp_path_factory.mktemp("analysed") / "runs"
+    shutil.copytree(trained, storage)
+    ask(run_of(storage, "seal"), what=["curvature"], moments=["ascended"])
+    outcomes, printed = ask(storage / "sweeps/small", what=CHEAP)
+    assert set(statuses(outcomes)) == {"computed", "copied"}
+    return storage, printed
+
+
+def network_at(moment: Moment) -> torch.nn.Module:
+    recipe = load_job(moment.run / "job.yaml").recipe
+    network = build(
+        recipe.model.arch,
+        classes=4,
+        stem=recipe.model.stem,
+        width=recipe.model.width,
+        generator=torch.Generator(),
+    )
+    network.load_state_dict(Store(moment.run, moment.run.name).moment(moment.name, moment.generation).weights)
+    return network.eval()
+
+
+def split_of(run: Path, split: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """All normalised images of a split and their labels."""
+    images = Images.from_dataset(
+        load_dataset(Path(load_job(run / "job.yaml").recipe.data.path)), loader="torch"
+    )
+    loader = images.open(split, 10_000)
+    (pixels,) = loader.batches(np.arange(len(loader.labels)))
+    x = normalise(pixels, images.mean, images.std, torch.contiguous_format)
+    return x, torch.from_numpy(loader.labels)
+
+
+def test_results_say_what_they_are_of(analysed: tuple[Path, str]) -> None:
+    seal = run_of(analysed[0], "seal")
+    moment = Moment(seal, 1, "ascended")
+    held = result(moment, "curvature")
+    rows = Store(seal, seal.name).rows()
+    assert held["weights_sha256"] == rows[2]["weights_sha256"]
+    assert (held["run_id"], held["moment"], held["generation"], held["epochs"]) == (
+        seal.name,
+        "ascended",
+        1,
+        3,
+    )
+    assert held["settings"] == SMALL.curvature.model_dump(mode="json")
+    assert held["versions"]["torch"] == torch.__version__
+    assert held["seconds"] > 0
+    assert held["compared_with"] == {"before": f"{seal.name}/g000-relearned"}
+
+
+def test_depths_are_those_of_the_run_s_own_network_and_images(analysed: tuple[Path, str]) -> None:
+    moment = Moment(run_of(analysed[0], "llf"), 2, "relearned")
+    (train, labels), (val, truth) = split_of(moment.run, "train"), split_of(moment.run, "val")
+    depths = measure_depth(
+        network_at(moment),
+        Examples.from_tensors(train, labels),
+        Examples.from_tensors(val, truth),
+        k=5,
+        points=20,
+        support_size=1_000,
+    )
+    arrays = read_arrays(moment, "depth")
+    for split, points in (("train", depths.train), ("val", depths.val)):
+        assert arrays[f"{split}_indices"].tolist() == points.indices.tolist()
+        assert arrays[f"{split}_depths"].tolist() == points.depths.tolist()
+    held = result(moment, "depth")["result"]
+    assert held["val"] == json.loads(json.dumps(depths.val.summary()))
+    by_depth = sorted(zip(depths.val.depths.tolist(), depths.val.indices.tolist(), strict=True))
+    shallow = [(one["depth"], one["index"]) for one in held["listed"]["val"]["shallowest"]]
+    deep = [(one["depth"], one["index"]) for one in held["listed"]["val"]["deepest"]]
+    assert shallow == by_depth[:3]
+    assert deep == sorted(by_depth, key=lambda one: (-one[0], one[1]))[:3]
+    pixels = arrays["val_listed_pixels"]
+    assert pixels.shape == (6, 32, 32, 3)
+    file = load_dataset(Path(load_job(moment.run / "job.yaml").recipe.data.path))
+    loader = Images.from_dataset(file, loader="torch").open("val", 1)
+    (first,) = loader.batches(np.array([deep[0][1]]))
+    assert np.array_equal(pixels[0], first[0].numpy())
+    assert result_path(moment, "depth", ".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibration_agrees_with_the_network(analysed: tuple[Path, str]) -> None:
+    moment = Moment(run_of(analysed[0], "normal"), 2, "relearned")
+    images, labels = split_of(moment.run, "val")
+    with torch.inference_mode():
+        probabilities = network_at(moment)(images).double().softmax(dim=1).numpy()
+    held = result(moment, "calibration")["result"]
+    assert held["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(4)), rel=1e-5)
+    assert held["top1"] == pytest.approx(100 * accuracy_score(labels, probabilities.argmax(axis=1)))
+    last = Store(moment.run, moment.run.name).rows()[-1]
+    assert held["top1"] == pytest.approx(last["val_top1"])
+    assert held["nll"] == pytest.approx(last["val_loss"], rel=1e-4)
+
+
+def test_similarity_measures_movement_cka_and_the_barrier(analysed: tuple[Path, str]) -> None:
+    storage = analysed[0]
+    seal, normal = run_of(storage, "seal"), run_of(storage, "normal")
+    held = result(Moment(seal, 1, "relearned"), "similarity")["result"]
+    before, after = (network_at(Moment(seal, 1, name)) for name in ("ascended", "relearned"))
+    moved = torch.cat(
+        [(q - p).flatten() for p, q in zip(before.fc.parameters(), after.fc.parameters(), strict=True)]
+    )
+    assert held["movement"]["fc"]["distance"] == pytest.approx(moved.norm().item(), rel=1e-5)
+    assert set(held["cka"]) == {"before", "baseline"}
+    assert all(0 < value <= 1 + 1e-6 for value in held["cka"]["baseline"].values())
+    assert held["barrier"]["positions"] == [0, 0.5, 1]
+    assert held["barrier"]["height"] >= 0
+
+    shared = result(Moment(seal, 0, "relearned"), "similarity")["result"]
+    assert shared["cka"]["baseline"] == pytest.approx(dict.fromkeys(shared["cka"]["baseline"], 1.0))
+    start = result(Moment(normal, 0, "init"), "similarity")["result"]
+    assert start["cka"] == {}
+    assert "movement" not in start
+
+
+def test_an_ascent_s_movement_lies_partly_within_the_top_space(analysed: tuple[Path, str]) -> None:
+    ascended = Moment(run_of(analysed[0], "seal"), 1, "ascended")
+    found = result(ascended, "curvature")["result"]["parts"]["all"]
+    within = found["ascent_within_top"]
+    assert 0 < within["share"] <= 1
+    assert within["of_a_random_direction"] == 2 / found["parameters"]
+    arrays = read_arrays(ascended, "curvature")
+    area = np.trapezoid(arrays["all_values"], arrays["all_grid"])
+    assert area == pytest.approx(1, abs=1e-3)
+    assert math.isclose(arrays["all_weights"].sum(), 2, rel_tol=1e-6)
+
+
+def test_equal_weights_are_computed_once_and_a_second_call_computes_nothing(
+    analysed: tuple[Path, str],
+) -> None:
+    storage, printed = analysed
+    assert "copied: same weights as " in printed
+    again, said = ask(storage / "sweeps/small", what=CHEAP)
+    assert set(statuses(again)) == {"known"}
+    assert said == "48 analyses are there already, 0 to go\n"
+    assert summary(again) == "48 known"
+
+
+def test_only_what_is_missing_or_asked_otherwise_is_computed(storage: Path) -> None:
+    run = run_of(storage, "normal")
+    first, _ = ask(run, what=["calibration"])
+    assert statuses(first) == {"computed": 4}
+    result_path(Moment(run, 1, "relearned"), "calibration").unlink()
+    second, _ = ask(run, what=["calibration"])
+    assert statuses(second) == {"known": 3, "computed": 1}
+    third, _ = ask(run, "calibration.bins=3", what=["calibration"], moments=["relearned"])
+    assert statuses(third) == {"computed": 3}
+
+
+def test_what_is_wrong_with_one_moment_stays_with_it(storage: Path) -> None:
+    seal, normal = run_of(storage, "seal"), run_of(storage, "normal")
+    for run, label in ((seal, "g002-relearned"), (run_of(storage, "llf"), "g000-relearned")):
+        weights = run / "moments" / label / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    outcomes, printed = ask(storage, what=["calibration"], moments=["relearned"])
+    failed = {(one.run_id, one.moment): one.reason for one in outcomes if one.status == "failed"}
+    assert set(failed) == {(seal.name, "g002-relearned"), (run_of(storage, "llf").name, "g000-relearned")}
+    assert "truncated or altered" in failed[seal.name, "g002-relearned"]
+    assert "weights.safetensors: truncated or altered" in printed
+    # generation 0 is the same in all runs, and intact in the others
+    assert statuses(outcomes) == {"failed": 2, "computed": 6, "copied": 1}
+    assert result(Moment(normal, 0, "relearned"), "calibration")["copied_from"] is None
+
+
+def test_settings_that_the_data_cannot_serve_fail_alone(storage: Path) -> None:
+    run = run_of(storage, "seal")
+    outcomes, _ = ask(run, "depth.k=500", what=["depth", "calibration"], moments=["ascended"])
+    by_what = {one.what: one for one in outcomes if one.moment == "g001-ascended"}
+    assert by_what["depth"].status == "failed"
+    assert "k: 500 neighbours, but a support of" in by_what["depth"].reason
+    assert by_what["calibration"].status == "computed"
+    with pytest.raises(ConfigError, match="--in-process: works without Ray"):
+        ask(run, workers=2)
+
+
+def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import analysis.workers
+
+    real, calls = analysis.workers.work_off, Counter[str]()
+
+    def interrupted(*arguments: Any, **named: Any) -> float:
+        calls["made"] += 1
+        if calls["made"] == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(analysis.workers, "work_off", interrupted)
+    run = run_of(storage, "llf")
+    outcomes, printed = ask(run, what=["calibration"])
+    assert statuses(outcomes) == {"computed": 2, "stopped": 4}
+    assert printed.endswith("stopped; the same command goes on with what is left\n")
+    outcomes, _ = ask(run, what=["calibration"])
+    assert statuses(outcomes) == {"known": 2, "computed": 4}
+
+
+def test_the_quick_preset_is_the_default() -> None:
+    assert load_settings("quick") == Settings()
+    assert (Settings().curvature.images, Settings().curvature.probes, Settings().curvature.steps) == (
+        200,
+        2,
+        40,
+    )

@@ -1,0 +1,126 @@
+"""Analyses whose processes are killed, as a person starts them: what is done stays, the rest is made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.moments import find_target
+from analysis.pieces import Plan, plan
+from analysis.results import read_result
+from analysis.settings import load_settings
+from seal_ray.files import write_durably
+from seal_ray.launch import prepare_job
+from seal_ray.recipe import dump_job
+from seal_ray.run import Execution
+from seal_ray.train import fit
+from tests.faults.conftest import environment, images_of, make_job, processes_marked
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+CHANGES = ["curvature.images=40", "curvature.steps=10", "curvature.top=2"]
+COMMAND = f"""
+import sys
+from pathlib import Path
+from rich.console import Console
+from analysis.analyze import analyze, summary
+from analysis.settings import load_settings
+if __name__ == "__main__":
+    console = Console(width=200, soft_wrap=True)
+    settings = load_settings("quick", {CHANGES!r})
+    outcomes = analyze(Path(sys.argv[1]), console, what=["curvature"], settings=settings, workers=2)
+    console.print(summary(outcomes))
+"""
+
+
+@pytest.fixture
+def run(digits: Path, tmp_path: Path) -> Path:
+    """The folder of a run with six moments."""
+    keep = {"moments": ["init", "ascended", "relearned"]}
+    job = make_job(digits, tmp_path / "runs", {"name": "seal", "ascent_rate": 0.5}, keep=keep)
+    planned = prepare_job(job)
+    torch.set_num_threads(1)
+    execution = Execution(threads=1, moments=("init", "ascended", "relearned"))
+    list(fit(planned.job.recipe, images_of(planned.job), store=planned.store, execution=execution))
+    write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
+    return planned.store.folder
+
+
+class Analysis:
+    """One `analyze` in a process of its own, and all that it starts."""
+
+    def __init__(self, run: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, str(run)],
+            env=environment(self.mark),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait, at most for minutes, for a condition or the end."""
+        deadline = time.monotonic() + 240
+        while not condition() and self.process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self) -> str:
+        """What it printed, once it has ended and left no process behind."""
+        printed = self.process.communicate(timeout=300)[0]
+        deadline = time.monotonic() + 60
+        while processes_marked(self.mark):
+            assert time.monotonic() < deadline, [p.cmdline() for p in processes_marked(self.mark)]
+            time.sleep(0.1)
+        return printed
+
+
+def planned(run: Path) -> Plan:
+    return plan(find_target(run), ["curvature"], None, load_settings("quick", CHANGES))
+
+
+def test_killed_actors_and_a_killed_driver_lose_the_pieces_in_hand_alone(run: Path) -> None:
+    first = Analysis(run)
+    first.until(lambda: len(planned(run).known) >= 1)
+    workers = [one for one in processes_marked(first.mark) if one.name().startswith("ray::Worker")]
+    for process in workers:
+        process.kill()
+    assert workers
+    first.until(lambda: len(planned(run).known) >= 3)
+    first.process.kill()
+    first.end()
+    kept = planned(run)
+    assert 3 <= len(kept.known) < 6
+    written = {piece.moment: read_result(piece.moment, "curvature") for piece in kept.known}
+
+    again = Analysis(run)
+    printed = again.end()
+    assert again.process.returncode == 0, printed
+    assert f"{len(kept.known)} analyses are there already, {len(kept.todo)} to go" in printed
+    assert f"{len(kept.todo)} computed, {len(kept.known)} known" in printed
+    for moment, held in written.items():
+        assert read_result(moment, "curvature") == held
+    assert len(planned(run).known) == 6
+
+
+def test_ctrl_c_ends_it_and_the_same_command_goes_on(run: Path) -> None:
+    first = Analysis(run)
+    first.until(lambda: len(planned(run).known) >= 1)
+    os.killpg(first.process.pid, signal.SIGINT)  # as a terminal does
+    printed = first.end()
+    assert first.process.returncode == 0, printed
+    assert "stopped; the same command goes on with what is left" in printed
+    assert "Traceback" not in printed
+    assert 1 <= len(planned(run).known) < 6
+    printed = Analysis(run).end()
+    assert len(planned(run).known) == 6, printed

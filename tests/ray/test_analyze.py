@@ -1,0 +1,144 @@
+"""Analyses on a real Ray: actors share the pieces, agree with one process, and lose a piece when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from rich.console import Console
+
+import analysis.analyze
+import analysis.workers
+from analysis.analyze import analyze
+from analysis.moments import find_target
+from analysis.pieces import Outcome, Piece, plan
+from analysis.results import read_result
+from analysis.settings import load_settings
+from analysis.workers import Done, slots, work_on_ray
+from seal_ray.controller import train_sweep
+from seal_ray.errors import ClusterError
+from seal_ray.results import write_results
+from tests.sweeps import screen, small_sweep
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SETTINGS = load_settings("quick", ["depth.k=5", "curvature.images=8", "curvature.steps=4", "curvature.top=2"])
+TINY = {"axes": {"method": {"seal": {"name": "seal", "ascent_rate": 0.5}}}}
+
+
+@pytest.fixture
+def run(digits: Path, tmp_path: Path) -> Path:
+    """The folder of a trained run with five moments."""
+    runs = small_sweep(digits, tmp_path / "runs", **TINY)
+    train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
+    write_results(runs)
+    return runs.planned[0].store.folder
+
+
+def planned(run: Path, *what: Any) -> tuple[Piece, ...]:
+    return plan(find_target(run), what, None, SETTINGS).todo
+
+
+def numbers(pieces: tuple[Piece, ...]) -> list[Any]:
+    held = [read_result(piece.moment, piece.what) for piece in pieces]
+    return [one and one["result"] for one in held]
+
+
+def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analysis.analyze, "ray_session", lambda address: contextlib.nullcontext())
+    pieces = planned(run, "depth", "calibration")
+    printed = io.StringIO()
+    console = Console(file=printed, width=200, soft_wrap=True)
+    asked: dict[str, Any] = {"what": ["depth", "calibration"], "settings": SETTINGS}
+    outcomes = analyze(run, console, workers=2, **asked)
+    assert [one.status for one in outcomes] == ["computed"] * 10
+    assert printed.getvalue().count(": computed in ") == 10
+    found = numbers(pieces)
+    for path in (run / "analysis").iterdir():
+        path.unlink()
+    analyze(run, console, in_process=True, **asked)
+    for ours, theirs in zip(found, numbers(pieces), strict=True):
+        same = ("nll", "ece", "top1") if "ece" in ours else ("probes",)
+        assert [ours[name] for name in same] == [theirs[name] for name in same]
+        assert ours.get("val") == theirs.get("val")
+
+
+def actors() -> list[psutil.Process]:
+    """The processes of analyses."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name().startswith("ray::Worker") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> None:
+    pieces = planned(run, "depth")
+    done: list[Done] = []
+    killed = 0
+    for one in work_on_ray(pieces, 2):
+        done.append(one)
+        if not killed:  # both actors are at a piece by now
+            for process in actors():
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+    assert killed
+    assert sorted(one.piece.key for one in done) == sorted(piece.key for piece in pieces)
+    assert [one.reason for one in done] == [""] * 5
+    assert None not in numbers(pieces)
+
+
+def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis.workers, "Worker", Deadly)
+    pieces = planned(run, "calibration")
+    done = {one.piece.moment.label: one.reason for one in work_on_ray(pieces, 2)}
+    assert len(done) == 5
+    assert done["g001-ascended"].startswith("its process died 4 times: ")
+    assert {label for label, reason in done.items() if reason} == {"g001-ascended"}
+
+
+class Deadly:
+    """A worker that does nothing, and dies of one moment."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def ready(self) -> None:
+        """Answers once the process has started."""
+
+    def work(self, piece: Piece) -> Done:
+        if piece.moment.label == "g001-ascended":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Done(piece)
+
+
+def test_slots_are_those_of_the_cluster() -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    assert slots(None, 100).count == cpus
+    assert slots(None, 1).count == 1
+    assert slots(1, 100).count == 1
+    assert slots(2, 100).threads == 1
+    assert slots(1, 100).threads >= 1
+    with pytest.raises(ClusterError, match=f"--workers {cpus + 1}: each needs a CPU, the cluster has {cpus}"):
+        slots(cpus + 1, 100)
+
+
+def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
+    working: Iterator[Done] = work_on_ray(planned(run, "calibration"), 2)
+    first = next(working)
+    assert Outcome.of(first.piece, "computed").status == "computed"
+    working.close()  # type: ignore[attr-defined]
+    psutil.wait_procs(actors(), timeout=20)
+    assert actors() == []
