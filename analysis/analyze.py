@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import get_args
 
@@ -16,13 +17,14 @@ from analysis.figures import write_figures
 from analysis.moments import Target, find_target
 from analysis.pieces import Outcome, Piece, Plan, Status, plan
 from analysis.results import FOLDER, copy_result
-from analysis.settings import WHAT, Settings, choose
+from analysis.settings import WHAT, Settings, What, choose
 from analysis.track import track
 from analysis.workers import Done, work_here, work_on_ray
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.launch import ray_session
 
 Work = Callable[[Sequence[Piece]], Generator[Done]]
+Session = AbstractContextManager[None]
 
 
 def analyze(
@@ -48,8 +50,27 @@ def analyze(
         raise ConfigError("--in-process: works without Ray; leave out --address and --workers")
     asked = choose(what)
     target = find_target(path, storage)
-    planned = plan(target, asked, moments, settings or Settings())
-    outcomes = _carry_out(planned, rich, workers=workers, address=address, in_process=in_process)
+    session = contextlib.nullcontext() if in_process else ray_session(address)
+    return analyze_target(
+        target, rich, asked, moments, settings, session=session, workers=workers, in_process=in_process
+    )
+
+
+def analyze_target(
+    target: Target,
+    rich: Console,
+    what: Sequence[What],
+    moments: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    *,
+    session: Session | None = None,
+    workers: int | None = None,
+    in_process: bool = False,
+) -> list[Outcome]:
+    """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
+    planned = plan(target, what, moments, settings or Settings())
+    work: Work = work_here if in_process else lambda pieces: work_on_ray(pieces, workers)
+    outcomes = _carry_out(planned, rich, work, session or contextlib.nullcontext())
     if any(outcome.status == "stopped" for outcome in outcomes):
         rich.print("stopped; the same command goes on with what is left", markup=False)
         return outcomes
@@ -81,9 +102,7 @@ def _show_results(target: Target, outcomes: Sequence[Outcome], rich: Console) ->
     track(analysed, drawn)
 
 
-def _carry_out(
-    planned: Plan, rich: Console, *, workers: int | None, address: str | None, in_process: bool
-) -> list[Outcome]:
+def _carry_out(planned: Plan, rich: Console, work: Work, session: Session) -> list[Outcome]:
     """Compute what is to be computed, and give each result to all moments whose it is too."""
     outcomes = [*planned.failed, *(Outcome.of(piece, "known") for piece in planned.known)]
 
@@ -91,8 +110,7 @@ def _carry_out(
         for piece in planned.known:
             yield from _copied(piece, planned.copies.get(piece.key, ()))
         if planned.todo:
-            with contextlib.nullcontext() if in_process else ray_session(address):
-                work: Work = work_here if in_process else lambda some: work_on_ray(some, workers)
+            with session:
                 yield from _worked_off(planned, work)
 
     with _screen(planned, rich) as show:

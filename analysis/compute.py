@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,28 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 import seal_ray
-from analysis.calibration import expected_calibration_error, negative_log_likelihood, per_class_accuracy
+from analysis.calibration import (
+    expected_calibration_error,
+    forgetting_events,
+    negative_log_likelihood,
+    per_class_accuracy,
+)
 from analysis.curvature import Curvature, measure_curvature
 from analysis.depth import Depths, Points, balanced_subset, measure_depth
 from analysis.examples import Example, picture
 from analysis.features import extract
 from analysis.material import Data, Material
-from analysis.moments import Moment
+from analysis.moments import Moment, tracked_epochs
 from analysis.pieces import Piece, verify_weights
 from analysis.results import Computed, write_result
 from analysis.settings import What
+from analysis.shards import sharding
 from analysis.similarity import linear_cka, loss_barrier, movement, weight_norms
 from seal_ray.data.samples import Labels
 from seal_ray.network import Parts, stages
+from seal_ray.schedule import Position
 from seal_ray.snapshot import State, weights_sha256
+from seal_ray.store import Store
 
 GRAPH_BYTES = 2 << 30
 """What a process's second derivatives may keep in memory, if there is as much."""
@@ -131,20 +140,22 @@ def _curvature(piece: Piece, weights: State, material: Material, processes: int)
     numbers: dict[str, dict[str, Any]] = {}
     arrays: dict[str, Any] = {}
     for part in settings["parts"]:
-        found = measure_curvature(
-            network,
-            images,
-            labels,
-            parts=Parts(stages(network), recipe.method.split_at),
-            part=part,
-            label_smoothing=recipe.loss.label_smoothing,
-            steps=settings["steps"],
-            probes=settings["probes"],
-            top=settings["top"],
-            seed=settings["seed"],
-            batch=settings["batch"],
-            graph_bytes=min(GRAPH_BYTES, room),
-        )
+        with sharding(settings["shards"]) as make:
+            found = measure_curvature(
+                network,
+                images,
+                labels,
+                parts=Parts(stages(network), recipe.method.split_at),
+                part=part,
+                label_smoothing=recipe.loss.label_smoothing,
+                steps=settings["steps"],
+                probes=settings["probes"],
+                top=settings["top"],
+                seed=settings["seed"],
+                batch=settings["batch"],
+                graph_bytes=min(GRAPH_BYTES, room),
+                make=make,
+            )
         numbers[part], some = _kept(found)
         arrays |= {f"{part}_{name}": array for name, array in some.items()}
         if before is not None:
@@ -229,11 +240,31 @@ def _calibration(piece: Piece, weights: State, material: Material) -> Computed:
         "confidence": float(confidence.mean()),
         "per_class_top1": [100 * share for share in accuracy.tolist()],
     }
-    return Computed(
-        numbers,
-        {
-            "confidence": confidence.numpy().astype(np.float32),
-            "predictions": predictions.numpy().astype(np.int32),
-            "labels": data.val_labels.numpy().astype(np.int32),
-        },
-    )
+    arrays: dict[str, Any] = {
+        "confidence": confidence.numpy().astype(np.float32),
+        "predictions": predictions.numpy().astype(np.int32),
+        "labels": data.val_labels.numpy().astype(np.int32),
+    }
+    positions = tracked_epochs(run, material.recipe(run).budget, piece.epochs)
+    if positions:
+        numbers["forgetting"], arrays["forgetting_events"] = _forgetting(run, positions)
+    return Computed(numbers, arrays)
+
+
+FORGOTTEN_LISTED = 16
+
+
+def _forgetting(run: Path, positions: Sequence[Position]) -> tuple[dict[str, Any], Any]:
+    """How often validation images went from right to wrong between the epochs that were tracked."""
+    store = Store(run, run.name)
+    kept = [right for right in map(store.examples, positions) if right is not None]
+    found = forgetting_events(torch.from_numpy(np.stack(kept)))
+    order = found.events.argsort(stable=True, descending=True)[:FORGOTTEN_LISTED]
+    numbers = {
+        "epochs": len(kept),
+        "mean_events": float(found.events.double().mean()),
+        "never_learned": float((~found.learned).double().mean()),
+        "unforgettable": float(found.unforgettable.double().mean()),
+        "most_forgotten": [{"index": int(i), "events": int(found.events[i])} for i in order],
+    }
+    return numbers, found.events.numpy().astype(np.int32)

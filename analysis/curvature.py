@@ -28,6 +28,7 @@ from analysis.lanczos import (
     spectral_density,
     trace,
 )
+from analysis.shards import MakeOperator
 from analysis.similarity import weight_norms
 from seal_ray.errors import ConfigError
 from seal_ray.network import Parts
@@ -151,14 +152,16 @@ def measure_curvature(
     batch: int = 100,
     graph_bytes: int = 2 << 30,
     basis_bytes: int = 2 << 30,
+    make: MakeOperator = hessian_operator,
 ) -> Curvature:
     """All of `Curvature` from the same `probes` Lanczos runs of `steps` steps.
 
     network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
     probes x steps, 2 x top for true residuals, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks.
     As many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over
-    the data. graph_bytes: see hessian_operator. The result is a pure function of weights, images and
-    settings on one device; neither memory bound changes it beyond rounding.
+    the data. graph_bytes: see hessian_operator. make: what builds the operator (`analysis.shards`). The
+    result is a pure function of weights, images and settings on one device; neither memory bound nor `make`
+    changes it beyond rounding.
     Raises ConfigError where hessian_operator does, for fewer than 2 probes, and for a `top` above half the
     steps.
     """
@@ -169,7 +172,7 @@ def measure_curvature(
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
     batches = list(zip(images.split(batch), labels.split(batch), strict=True))
-    operator = hessian_operator(network, batches, loss, list(chosen.values()), graph_bytes=graph_bytes)
+    operator = make(network, batches, loss, list(chosen.values()), graph_bytes=graph_bytes)
     gradient = operator.gradient
 
     def draws(purpose: str, run: int) -> Tensor:

@@ -14,7 +14,7 @@ from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayErro
 from seal_ray.lineage import run_id
 from seal_ray.recipe import Job, load_job
 from seal_ray.recipe import Moment as MomentName
-from seal_ray.schedule import moments_of
+from seal_ray.schedule import Budget, Position, moments_of
 from seal_ray.snapshot import State, read_manifest
 from seal_ray.store import Store
 from seal_ray.yaml_file import read
@@ -93,6 +93,10 @@ class Subject:
         epochs = 0 if position is None else position["generation"] * length + position["epoch"] + 1
         return Facts(str(manifest["weights_sha256"]), epochs)
 
+    def tracked(self, epochs: int) -> list[Position]:
+        """Those of the first epochs of which it was kept which validation images were right."""
+        return tracked_epochs(self.folder, self.job.recipe.budget, epochs)
+
     def before_ascent(self, moment: Moment) -> Moment | None:
         """The kept moment at which the ascent that ends at `moment` began; None when it was not kept."""
         recipe, generation = self.job.recipe, moment.generation
@@ -103,6 +107,13 @@ class Subject:
     def dataset(self) -> Dataset:
         """The data set that the run was trained on. DataError when it is not there, or another one."""
         return trained_on(self.folder, self.job)
+
+
+def tracked_epochs(folder: Path, budget: Budget, epochs: int) -> list[Position]:
+    """Those of the run's first epochs of which it was kept which validation images were right."""
+    positions = (Position(*divmod(epoch, budget.length)) for epoch in range(epochs))
+    kept = {path.stem for path in (folder / "examples").glob("*.json")}
+    return [p for p in positions if f"g{p.generation:03d}-e{p.epoch:03d}" in kept]
 
 
 def trained_on(folder: Path, job: Job) -> Dataset:
@@ -156,13 +167,13 @@ def _of_file(path: Path, storage: str | None) -> Target:
     if "axes" not in read(path).value:
         folder = prepare_job(load_job(path, overrides)).store.folder
         return _target(folder.name, folder, [folder])
-    runs = prepare_sweep(load_sweep(path, overrides))
+    return sweep_target(prepare_sweep(load_sweep(path, overrides)))
+
+
+def sweep_target(runs: SweepRuns) -> Target:
+    """The runs of a sweep that have begun. CheckpointError when none has."""
     folders = [one.store.folder for one in runs.planned if (one.store.folder / "job.yaml").exists()]
-    return _target(runs.sweep.name, runs.folder, folders, _settings(runs), dict(runs.sweep.baseline))
-
-
-def _settings(runs: SweepRuns) -> dict[str, Mapping[str, str]]:
-    return dict(runs.settings)
+    return _target(runs.sweep.name, runs.folder, folders, dict(runs.settings), dict(runs.sweep.baseline))
 
 
 def _of_sweep_folder(folder: Path) -> Target:

@@ -38,6 +38,11 @@ class Piece:
     settings: Mapping[str, Any]
     others: Mapping[str, Moment] = field(default_factory=dict)
 
+    @property
+    def processes(self) -> int:
+        """How many processes work on it at the same time."""
+        return int(self.settings.get("shards", 1))
+
     def head(self) -> dict[str, Any]:
         """What of a result depends on whose it is, and what identifies it."""
         return {
@@ -145,7 +150,7 @@ def _piece(what: What, moment: Moment, subject: Subject, dataset: Dataset, setti
     body: dict[str, Any] = {
         "format": FORMAT,
         "what": what,
-        "settings": section,
+        "settings": {name: value for name, value in section.items() if name != "shards"},
         "weights": facts.weights_sha256,
         "others": digests,
         "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
@@ -155,6 +160,8 @@ def _piece(what: What, moment: Moment, subject: Subject, dataset: Dataset, setti
         body["loss"] = recipe.loss.label_smoothing
         if {"early", "late"} & set(section["parts"]):
             body["split_at"] = recipe.method.split_at
+    if what == "calibration":
+        body["tracked"] = len(subject.tracked(facts.epochs))
     key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Piece(what, moment, key, facts.weights_sha256, facts.epochs, section, others)
 

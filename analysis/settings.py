@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, Strict
 
 from seal_ray.errors import ConfigError
+from seal_ray.recipe import Analysis
 from seal_ray.validation import STRICT, parse
 from seal_ray.yaml_file import Document, override
 
-What = Literal["depth", "curvature", "similarity", "calibration"]
-WHAT: tuple[What, ...] = ("depth", "curvature", "similarity", "calibration")
+What = Analysis
+WHAT: tuple[What, ...] = get_args(Analysis)
 """The analyses, in the order in which those of one moment are made."""
 
 Part = Annotated[str, Field(min_length=1)]
@@ -48,6 +49,7 @@ class CurvatureSettings(BaseModel):
         default=("all",), min_length=1, description="all, early, late, head or stages"
     )
     batch: int = Field(default=100, ge=1, description="images of one pass")
+    shards: int = Field(default=1, ge=1, description="processes that share a moment's images; no new numbers")
     seed: Seed = 0
 
 

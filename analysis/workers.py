@@ -113,26 +113,30 @@ class Slots:
 
     count: int
     gpus_each: float
+    processes: int = 1  # that an actor starts for a piece, itself included
 
     @property
     def threads(self) -> int:
         """Intra-op threads of each: one, unless it is alone; two of two threads collapse on two cores."""
-        return usable_cores() if self.count == 1 else 1
+        return usable_cores() if self.count * self.processes == 1 else 1
 
 
-def slots(wanted: int | None, pieces: int) -> Slots:
+def slots(wanted: int | None, pieces: int, processes: int = 1) -> Slots:
     """An actor for each GPU of the cluster, or for each CPU where it has none; or `wanted`, sharing GPUs.
 
-    Never more than pieces. ClusterError when the cluster has fewer CPUs than `wanted`.
+    Never more than pieces. processes: how many CPUs a piece may need, its actor's included. ClusterError
+    when the cluster has fewer CPUs than that needs.
     """
     import ray
 
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    if max(wanted or 1, 1) > cpus:
-        raise ClusterError(f"--workers {wanted or 1}: each needs a CPU, the cluster has {cpus}; lower it")
-    count = min(wanted or min(gpus, cpus) or cpus, pieces)
-    return Slots(count, 1 / math.ceil(count / gpus) if gpus else 0.0)
+    if (wanted or 1) * processes > cpus:
+        each = f"{processes} CPUs (curvature.shards)" if processes > 1 else "a CPU"
+        raise ClusterError(f"--workers {wanted or 1}: each needs {each}, the cluster has {cpus}; lower it")
+    room = cpus // processes
+    count = min(wanted or min(gpus // processes, room) or room, pieces)
+    return Slots(count, 1 / math.ceil(count * processes / gpus) if gpus else 0.0, processes)
 
 
 def work_on_ray(pieces: Sequence[Piece], wanted: int | None) -> Generator[Done]:
@@ -140,7 +144,8 @@ def work_on_ray(pieces: Sequence[Piece], wanted: int | None) -> Generator[Done]:
 
     An actor that dies loses the piece in its hands, which a new one tries again, RETRIES times.
     """
-    crew = _Crew(slots(wanted, len(pieces)), Agenda(pieces))
+    processes = max(piece.processes for piece in pieces)
+    crew = _Crew(slots(wanted, len(pieces), processes), Agenda(pieces))
     try:
         yield from crew.work()
     finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.lineage import can_start_after, generation_keys
-from seal_ray.schedule import moments_of
+from seal_ray.schedule import Position, moments_of
 from seal_ray.snapshot import Snapshot
 from seal_ray.store import GENERATIONS, Store
 
@@ -77,12 +77,16 @@ def _holders(store: Store, key: str, moments: Collection[str]) -> Iterator[Store
 def _take_over(
     store: Store, source: Store, recipe: Recipe, generation: int, moments: Collection[str]
 ) -> None:
-    """Copy the moments, then the state as a checkpoint, which makes it count."""
+    """Copy moments and tracked examples, then the state as a checkpoint, which makes it count."""
     end = _renamed(source.moment("relearned", generation), store.run_id)
     for g in range(generation + 1):
         for name in moments_of(recipe.method.phases(g, recipe.budget), g):
             if name in moments:
                 store.keep_moment(name, g, _renamed(source.moment(name, g), store.run_id))
+        for epoch in range(recipe.budget.length):
+            right = source.examples(Position(g, epoch))
+            if right is not None:
+                store.keep_examples(Position(g, epoch), right)
     store.adopt(replace(end, moment=None))
 
 

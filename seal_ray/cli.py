@@ -50,6 +50,7 @@ def train(
 ) -> None:
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
     from seal_ray.console import Console
+    from seal_ray.controller import analysing_run
     from seal_ray.launch import launch, prepare_job, ray_session
 
     console = Console(out)
@@ -57,7 +58,8 @@ def train(
     unfinished = False
     with ray_session(address):
         for one in planned:
-            outcome = launch(one, console)
+            with analysing_run(one, out):
+                outcome = launch(one, console)
             reason = f": {outcome.reason}" if outcome.reason else ""
             out.print(f"{outcome.run_id}: {outcome.status}{reason}", markup=False)
             unfinished = unfinished or outcome.status != "finished"

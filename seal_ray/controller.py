@@ -74,8 +74,54 @@ def run_sweep(
         return
     for dataset in {one.dataset.folder: one.dataset for one in runs.planned}.values():
         verify(dataset)
-    with ray_session(address) if not in_process else contextlib.nullcontext():
+    with (
+        contextlib.nullcontext() if in_process else ray_session(address),
+        _analysing(runs, rich, concurrent, in_process=in_process),
+    ):
         train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)
+
+
+@contextlib.contextmanager
+def _analysing(
+    runs: SweepRuns, rich: RichConsole, concurrent: int | None, *, in_process: bool
+) -> Iterator[None]:
+    """The analyses that the sweep asks for, beside what the block trains or after it."""
+    job = runs.planned[0].job
+    if not job.analyses:
+        yield
+        return
+    from analysis.beside import analyse_after
+    from analysis.moments import sweep_target
+
+    find = functools.partial(sweep_target, runs)
+    if in_process:
+        yield
+        analyse_after(find, job.analyses, rich, in_process=True)
+        return
+    with _analysing_on_ray(find, job, rich, concurrency(job, concurrent)):
+        yield
+
+
+@contextlib.contextmanager
+def analysing_run(planned: Planned, rich: RichConsole) -> Iterator[None]:
+    """The analyses that a run asks for, beside its training in the block or after it."""
+    if not planned.job.analyses:
+        yield
+        return
+    from analysis.moments import find_target
+
+    find = functools.partial(find_target, planned.store.folder)
+    with _analysing_on_ray(find, planned.job, rich, 1):
+        yield
+
+
+@contextlib.contextmanager
+def _analysing_on_ray(find: Callable[[], Any], job: Job, rich: RichConsole, runs: int) -> Iterator[None]:
+    from analysis.beside import analysing
+
+    busy = runs * job.placement.workers
+    with analysing(find, job.analyses, rich, busy=busy, use_gpu=check_resources(job)):
+        yield
 
 
 def train_sweep(

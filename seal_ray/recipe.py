@@ -26,6 +26,9 @@ MAX_SEED = 2**63 - 1
 Moment = Literal["init", "forgotten", "ascended", "relearned"]
 """A named checkpoint that is kept for analysis."""
 
+Analysis = Literal["depth", "curvature", "similarity", "calibration"]
+"""What can be computed from a moment."""
+
 
 class Data(BaseModel):
     """The training and validation images."""
@@ -180,6 +183,9 @@ class Placement(BaseModel):
     deterministic: bool = Field(default=True, description="only kernels that give the same bits each time")
     keep: Keep = Field(default=Keep(), description="what stays on storage")
     eval_every: int = Field(default=1, ge=1, description="epochs between evaluations")
+    track_examples: bool = Field(
+        default=False, description="keep which validation images each evaluation had right"
+    )
     retries: int = Field(default=3, ge=0, description="restarts of failed workers")
     tracking: Tracking = Field(default=Tracking(), description="where metrics go")
 
@@ -192,6 +198,9 @@ class Job(BaseModel):
     name: str = Field(min_length=1, description="what people call the run; default: the file's name")
     recipe: Recipe = Field(description="what to compute")
     placement: Placement = Field(default=Placement(), description="where to compute it")
+    analyses: Annotated[tuple[Analysis, ...], Strict(False)] = Field(
+        default=(), description="what to compute from its moments, beside training where there is room"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

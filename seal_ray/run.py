@@ -37,7 +37,8 @@ EVALUATION_BATCH = 256
 class Execution:
     """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
 
-    threads: what the process was started with. moments: which to keep.
+    threads: what the process was started with. moments: which to keep. track_examples: whether to keep
+    which validation images each evaluation had right.
     """
 
     threads: int = field(default_factory=torch.get_num_threads)
@@ -47,6 +48,7 @@ class Execution:
     deterministic: bool = True
     eval_every: int = 1
     moments: tuple[str, ...] = ("ascended", "relearned")
+    track_examples: bool = False
 
 
 EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
@@ -81,6 +83,8 @@ class Run:
         self.carried: dict[str, dict[str, Tensor]] = {}
         self.optimizer: Mapping[str, Tensor] = {}
         self.rows: list[Row] = []
+        self.right: Tensor | None = None
+        """Bool (N,): which validation images the last evaluation had right; None: it was skipped."""
         self.next = Position(0, 0)
         self.stopped = False
         self._resume()
@@ -195,7 +199,12 @@ class Run:
         if self.store is None:
             return False
         self._keep(moments, generation)
-        self.store.commit(self._snapshot())
+        snapshot = self._snapshot()
+        if self.execution.track_examples and self.right is not None:
+            assert snapshot.position is not None
+            self.store.keep_examples(snapshot.position, self.right.cpu().numpy())
+        self.right = None
+        self.store.commit(snapshot)
         return self.store.stop_requested()
 
     def set_status(self, status: str, **details: Any) -> None:

@@ -17,6 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.files import append_durably, saving, write_durably
 from seal_ray.lineage import run_id
@@ -126,6 +129,29 @@ class Store:
         with self._saving():
             write_snapshot(self._moment(name, generation), replace(snapshot, optimizer={}, moment=name))
 
+    def keep_examples(self, position: Position, right: npt.NDArray[np.bool_]) -> None:
+        """Save which validation images, in their order, the epoch at `position` had right."""
+        text = json.dumps({"count": len(right), "right": np.packbits(right).tobytes().hex()})
+        with self._saving():
+            write_durably(self._examples(position), text.encode())
+
+    def examples(self, position: Position) -> npt.NDArray[np.bool_] | None:
+        """What `keep_examples` saved of an epoch; None when that was not tracked.
+
+        CheckpointError when it is damaged.
+        """
+        path = self._examples(position)
+        try:
+            held = json.loads(path.read_bytes())
+            packed = np.frombuffer(bytes.fromhex(held["right"]), dtype=np.uint8)
+            return np.unpackbits(packed)[: held["count"]].astype(bool)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise CheckpointError(
+                f"{path}: damaged; remove it, and the epoch counts as not tracked"
+            ) from None
+
     def moment(self, name: str, generation: int) -> Snapshot:
         """A kept moment. CheckpointError when it is not there or not usable."""
         snapshot = read_snapshot(self._moment(name, generation), self.run_id)
@@ -211,6 +237,9 @@ class Store:
     def clear_stop(self) -> None:
         """Forget a stop request that has been obeyed, or that was for an earlier launch."""
         (self.folder / "stop").unlink(missing_ok=True)
+
+    def _examples(self, position: Position) -> Path:
+        return self.folder / "examples" / f"{_name(position)}.json"
 
     def _moment(self, name: str, generation: int) -> Path:
         return self.folder / "moments" / f"g{generation:03d}-{name}"

@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, Strict, model_validator
 
 from seal_ray.distributions import is_distribution, sample
 from seal_ray.errors import ConfigError
-from seal_ray.recipe import Job, Recipe
+from seal_ray.recipe import Analysis, Job, Recipe
 from seal_ray.validation import STRICT, parse, refuse
 from seal_ray.yaml_file import Document, Keys, at, dotted, override, put, read
 
@@ -67,6 +67,9 @@ class SweepFile(BaseModel):
     seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
     baseline: dict[str, Any] | None = Field(default=None, description="what differences are taken to")
     early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
+    analyses: Annotated[tuple[Analysis, ...], Strict(False)] | None = Field(
+        default=None, description="what to compute from moments; default: what base says"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -163,7 +166,7 @@ def _base(file: SweepFile, document: Document, path: Path) -> Document:
     elif "recipe" not in document.value:
         raise ConfigError(f"{path}:1: has neither base nor recipe; add `base: RUN.yaml` or the recipe itself")
     base = Document({**base.value, "name": file.name}, {**base.places, ("name",): str(path)})
-    for section in ("recipe", "placement"):
+    for section in ("recipe", "placement", "analyses"):
         if section in document.value:
             base = _merge(base, document, (section,))
     return base

@@ -173,7 +173,9 @@ def evaluate(run: Run) -> dict[str, Any]:
         loss = F.cross_entropy(logits, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)
         results[indices[0] : indices[-1] + 1] = scores
-    loss, top1, top5 = run.world.total(results).double().cpu().mean(dim=0).tolist()
+    totals = run.world.total(results)
+    run.right = totals[:, 1] > 0
+    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
     return {
         "val_loss": loss,
         "val_top1": 100 * top1,

@@ -96,6 +96,7 @@ def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
         deterministic=placement.deterministic,
         eval_every=placement.eval_every,
         moments=placement.keep.moments,
+        track_examples=placement.track_examples,
     )
     tracker = open_tracker(job, store.run_id, store.folder, dataset.name) if world.leads else NoTracker()
     try:

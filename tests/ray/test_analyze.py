@@ -26,6 +26,7 @@ from analysis.workers import Done, slots, work_on_ray
 from seal_ray.controller import train_sweep
 from seal_ray.errors import ClusterError
 from seal_ray.results import write_results
+from tests.analysis.test_shards import agree, measured
 from tests.sweeps import screen, small_sweep
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -142,3 +143,7 @@ def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
     working.close()  # type: ignore[attr-defined]
     psutil.wait_procs(actors(), timeout=20)
     assert actors() == []
+
+
+def test_processes_that_share_a_moments_images_find_what_one_finds() -> None:
+    agree(measured(1), measured(2))

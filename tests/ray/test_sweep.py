@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 
 import pytest
 import ray
 
+from analysis import beside
+from analysis.moments import sweep_target
 from seal_ray.controller import run_sweep, train_sweep
 from seal_ray.errors import ClusterError
 from seal_ray.results import SweepRuns, results, write_results
@@ -130,3 +134,22 @@ def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation
     train(runs, concurrent=1)  # the same command again
     assert [run.status for run in results(runs)] == ["finished"] * 3
     assert Store(leader.folder, leader.run_id).rows()[0]["trained_by"] != leader.run_id
+
+
+def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "PAUSE", 0.1)
+    runs = small_sweep(
+        digits,
+        tmp_path / "runs",
+        axes={"method": {"normal": "normal"}},
+        recipe={"budget": {"epochs": 40, "generation_length": 2}},
+    )
+    console, printed = screen()
+    find = functools.partial(sweep_target, runs)
+    with beside.analysing(find, ("calibration",), console, busy=1, use_gpu=False):
+        train(runs, concurrent=1)
+    (run,) = runs.planned
+    assert len(list((run.store.folder / "analysis").glob("*.json"))) == 20
+    assert re.search(r"analyses: .*\d+ known", printed.getvalue())  # those that were made beside

@@ -1,0 +1,57 @@
+"""`analyses:` in a run or a sweep: made when training has ended, left when it was only stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.beside import analyse_after
+from analysis.moments import sweep_target
+from seal_ray.controller import run_sweep
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources import open_source
+from seal_ray.recipe import Job
+from seal_ray.results import SweepRuns
+from tests.sweeps import screen, small_sweep
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
+    return folder
+
+
+def sweep(data: Path, folder: Path) -> SweepRuns:
+    axes = {"method": {"normal": "normal", "llf": "llf"}}
+    return small_sweep(data, folder / "runs", axes=axes, analyses=["calibration"])
+
+
+def test_a_sweep_that_asks_for_analyses_ends_with_them(digits: Path, tmp_path: Path) -> None:
+    runs = sweep(digits, tmp_path)
+    assert {one.job.analyses for one in runs.planned} == {("calibration",)}
+    console, printed = screen()
+    run_sweep(runs, console, share=True, address=None, concurrent=None, in_process=True)
+    made = sorted(path.name for path in (tmp_path / "runs").glob("*/analysis/*.json"))
+    assert made == sorted(f"calibration-g00{g}-relearned.json" for g in range(3) for _ in range(2))
+    # each has its own of generations 1 and 2, and they share generation 0
+    assert "analyses: 5 computed, 1 copied" in printed.getvalue()
+
+
+def test_what_was_stopped_is_analysed_when_it_has_gone_on(digits: Path, tmp_path: Path) -> None:
+    runs = sweep(digits, tmp_path)
+    console, printed = screen()
+    analyse_after(lambda: sweep_target(runs), ("calibration",), console, in_process=True)
+    assert "analyses: none: " in printed.getvalue()  # nothing has begun
+    run_sweep(runs, console, share=True, address=None, concurrent=None, in_process=True)
+    runs.planned[0].store.set_status("stopped")
+    analyse_after(lambda: sweep_target(runs), ("calibration",), console, in_process=True)
+    assert "analyses: the rest is made when training goes on" in printed.getvalue()
+
+
+def test_analyses_are_no_part_of_what_a_run_computes(digits: Path, tmp_path: Path) -> None:
+    with_them, without = sweep(digits, tmp_path), small_sweep(digits, tmp_path / "plain" / "runs")
+    assert with_them.planned[0].run_id == without.planned[0].run_id
+    with pytest.raises(ValueError, match="analyses"):
+        Job.model_validate({**with_them.planned[0].job.model_dump(mode="json"), "analyses": ["colour"]})
