@@ -17,7 +17,7 @@ from seal_ray.lease import owner, unowned
 from seal_ray.recipe import load_job
 from seal_ray.schedule import Position
 from seal_ray.snapshot import newest_first, remove_snapshot
-from seal_ray.store import CHECKPOINT, Store
+from seal_ray.store import CHECKPOINT, SLOTS, SWEEPS, Store
 
 MOMENT = re.compile(r"g\d{3,}-[a-z]+", re.ASCII)
 TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
@@ -31,7 +31,7 @@ class Litter:
     path: Path
     what: str
     bytes: int
-    run: Path  # the run's folder
+    run: Path  # the folder whose owner minds it: the run's
 
 
 def find_litter(storage: Path) -> list[Litter]:
@@ -42,8 +42,9 @@ def find_litter(storage: Path) -> list[Litter]:
     """
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
-    runs = [path.parent for path in sorted(storage.glob("*/job.yaml"))]
-    return [litter for run in runs if owner(run) is None for litter in _find(run)]
+    places = [path.parent for path in sorted(storage.glob("*/job.yaml"))]
+    places += sorted(storage.glob(f"{SWEEPS}/*/{SLOTS}*"))
+    return [litter for place in places if owner(place) is None for litter in _find(place)]
 
 
 def remove(found: Sequence[Litter]) -> list[Litter]:
@@ -55,14 +56,18 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
     for run in dict.fromkeys(litter.run for litter in found):
         with unowned(run) as free:
             still = {litter.path for litter in _find(run)} if free else set()
-            for litter in (one for one in found if one.run == run and one.path in still):
+            gone = [one for one in found if one.run == run and one.path in still]
+            for litter in gone:
                 _delete(litter.path)
-                removed += [] if litter.path.exists() else [litter]
+        removed += [litter for litter in gone if not litter.path.exists()]
     return removed
 
 
 def _find(run: Path) -> Iterator[Litter]:
-    """The litter in the folder of a run that nobody alive owns."""
+    """The litter in the folder of a run, or of a sweep's slots, that nobody alive owns."""
+    if run.name.startswith(SLOTS):
+        yield Litter(run, "Ray's folder of a sweep that is gone", _size(run), run)
+        return
     for path, what in (
         *((path, "lease of a launch that is gone") for path in run.glob("lease.json")),
         *((path, "Ray's folder of a launch that is gone") for path in run.glob("ray")),

@@ -16,6 +16,7 @@ from seal_ray.files import saving, write_durably
 from seal_ray.launch import Planned, prepare_job
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.runs import summarise
+from seal_ray.store import SWEEPS
 from seal_ray.sweep import Setting, Sweep
 from seal_ray.tracking import track_leaderboard
 
@@ -43,7 +44,7 @@ class SweepRuns:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.planned[0].store.folder.parent / "sweeps" / self.sweep.name
+        return self.planned[0].store.folder.parent / SWEEPS / self.sweep.name
 
 
 def prepare_sweep(sweep: Sweep) -> SweepRuns:

@@ -6,6 +6,7 @@ the slot's workers anew and they go on with the run at its last committed epoch.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from seal_ray.desk import Task, ask
 from seal_ray.files import make_folder
 from seal_ray.launch import last_line, trainer
-from seal_ray.lease import owns
+from seal_ray.lease import hold_lease, owns
 from seal_ray.recipe import Job, Placement
-from seal_ray.store import Store
+from seal_ray.store import SLOTS, Store
 from seal_ray.worker import show_warnings_in, train_to_end
 from seal_ray.world import World
 
@@ -36,7 +37,9 @@ class Slots:
         self, desk: Any, placement: Placement, *, count: int, use_gpu: bool, folder: Path, failures: int
     ) -> None:
         make_folder(folder)
-        self._desk, self._scratch = desk, Path(tempfile.mkdtemp(prefix="ray-", dir=folder))
+        self._desk, self._scratch = desk, Path(tempfile.mkdtemp(prefix=SLOTS, dir=folder))
+        self._lease = contextlib.ExitStack()
+        self._lease.enter_context(hold_lease(self._scratch))  # for `seal-ray clean`
         self._settings = (placement, use_gpu, self._scratch, failures)
         self._threads = [threading.Thread(target=self._fit, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
@@ -49,6 +52,7 @@ class Slots:
         ray.get(self._desk.close.remote())
         for thread in self._threads:
             thread.join(timeout)
+        self._lease.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _fit(self, slot: int) -> None:

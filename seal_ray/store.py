@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
 GENERATIONS = "generations.json"
+SWEEPS = "sweeps"
+"""Below a storage folder, the results of sweeps: `sweeps/<name>/`."""
+SLOTS = "ray-"
+"""What the names of folders begin with that a sweep needs while it trains."""
 
 
 @dataclass(frozen=True)

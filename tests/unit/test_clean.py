@@ -193,3 +193,21 @@ def test_the_command_lists_and_removes_only_when_told(store: Store) -> None:
 def test_a_storage_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder; name the one that runs were stored in"):
         find_litter(tmp_path / "nowhere")
+
+
+def test_what_a_killed_sweep_has_left_goes_and_that_of_a_running_one_stays(store: Store) -> None:
+    sweep = store.folder.parent / "sweeps" / "frequency"
+    for name in ("ray-gone", "ray-at-work"):
+        (sweep / name / "slot-0").mkdir(parents=True)
+        (sweep / name / "slot-0" / "state").write_text("x" * 10)
+    (sweep / "results.json").write_text("{}")
+    keep(store.folder, 4)
+    with hold_lease(sweep / "ray-at-work"):
+        found = find_litter(store.folder.parent)
+        assert [(one.path.name, one.what) for one in found] == [
+            ("ray-gone", "Ray's folder of a sweep that is gone")
+        ]
+        assert found[0].bytes == 10
+        assert remove(found) == found
+        assert sorted(path.name for path in sweep.iterdir()) == ["ray-at-work", "results.json"]
+    assert (store.folder / "moments").exists()
