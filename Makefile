@@ -42,7 +42,7 @@ test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=z
 test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a compiled network
 	$(BIN)/python -m pytest -q -m faults
 
-test-hosts: setup ## Run the tests that start Ray clusters and submit jobs to them
+test-hosts: setup ## Run the long tests of jobs and analyses on Ray clusters that are disturbed
 	$(BIN)/python -m pytest -q -m hosts
 
 test-manifests: setup ## Check Kubernetes manifests against KubeRay's schemas: make test-manifests CRDS=DIR
