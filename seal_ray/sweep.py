@@ -52,6 +52,7 @@ class SweepFile(BaseModel):
     base: str | None = Field(default=None, min_length=1, description="a run's YAML file, beside this one")
     recipe: dict[str, Any] = Field(default={}, description="recipe fields for all runs, over those of base")
     placement: dict[str, Any] = Field(default={}, description="placement fields, over those of base")
+    tracking: dict[str, Any] = Field(default={}, description="short for placement.tracking")
     mode: Literal["grid", "zip", "random", "list"] = Field(default="grid", description="how axes combine")
     axes: dict[str, Any] | list[dict[str, Any]] = Field(
         description="recipe fields and their values; in mode list the settings themselves"
@@ -169,17 +170,20 @@ def _base(file: SweepFile, document: Document, path: Path) -> Document:
     for section in ("recipe", "placement", "analyses"):
         if section in document.value:
             base = _merge(base, document, (section,))
+    if "tracking" in document.value:
+        base = _merge(base, document, ("tracking",), ("placement", "tracking"))
     return base
 
 
-def _merge(base: Document, over: Document, path: Keys) -> Document:
-    """What `over` says at `path`, field by field; a method that is named is replaced as a whole."""
-    ours, theirs = at(base.value, path), at(over.value, path)
+def _merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
+    """What `over` has at `held` (put at `path`), field by field; a method that is named as a whole."""
+    path = path or held
+    ours, theirs = at(base.value, path), at(over.value, held)
     named = path == ("recipe", "method")
     if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
-        return put(base, path, over, path)
+        return put(base, path, over, held)
     for key in theirs:
-        base = _merge(base, over, (*path, key))
+        base = _merge(base, over, (*held, key), (*path, key))
     return base
 
 

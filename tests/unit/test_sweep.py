@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from seal_ray.distributions import sample
+from seal_ray.errors import ConfigError
 from seal_ray.methods.llf import Llf
 from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
@@ -296,6 +297,21 @@ axes: {batch_size: [8]}
     assert recipe.budget == Budget(24, 8)
     assert (placement.storage, placement.keep.checkpoints) == ("there", 5)
     assert placement.keep.moments == ("init",)
+
+
+def test_tracking_is_short_for_that_of_the_placement(tmp_path: Path) -> None:
+    text = "axes: {seed: [1]}\nplacement: {tracking: {entity: us, project: old}}\ntracking: {project: new}\n"
+    (run,) = sweep(tmp_path, text).runs
+    assert (run.job.placement.tracking.project, run.job.placement.tracking.entity) == ("new", "us")
+    with pytest.raises(ConfigError, match=r"trial\.yaml:3: placement\.tracking\.projekt: unknown field"):
+        sweep(tmp_path, "axes: {seed: [1]}\ntracking: {projekt: new}\n")
+
+
+def test_analyses_are_those_of_base_unless_the_sweep_names_its_own(tmp_path: Path) -> None:
+    (run,) = sweep(tmp_path, "axes: {seed: [1]}\nanalyses: [depth]\n").runs
+    assert run.job.analyses == ("depth",)
+    (run,) = sweep(tmp_path, "axes: {seed: [1]}\n").runs
+    assert run.job.analyses == ()
 
 
 def test_overrides_change_every_run_or_the_sweep(tmp_path: Path) -> None:
