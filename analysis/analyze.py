@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.figures import write_figures
-from analysis.moments import Target, find_target
+from analysis.moments import Moment, Subject, Target, find_target
 from analysis.pieces import Outcome, Piece, Plan, Status, plan
 from analysis.results import FOLDER, copy_result
 from analysis.settings import WHAT, Settings, What, choose
@@ -46,14 +46,19 @@ def analyze(
     is wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
     CheckpointError, before anything starts, for what cannot be asked.
     """
-    if in_process and (address or workers):
-        raise ConfigError("--in-process: works without Ray; leave out --address and --workers")
+    check_placement(workers, address, in_process)
     asked = choose(what)
     target = find_target(path, storage)
     session = contextlib.nullcontext() if in_process else ray_session(address)
     return analyze_target(
         target, rich, asked, moments, settings, session=session, workers=workers, in_process=in_process
     )
+
+
+def check_placement(workers: int | None, address: str | None, in_process: bool) -> None:
+    """ConfigError for options of Ray where it is not used."""
+    if in_process and (address or workers):
+        raise ConfigError("--in-process: works without Ray; leave out --address and --workers")
 
 
 def analyze_target(
@@ -69,12 +74,28 @@ def analyze_target(
 ) -> list[Outcome]:
     """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
     planned = plan(target, what, moments, settings or Settings())
+    outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
+    if not any(outcome.status == "stopped" for outcome in outcomes):
+        _show_results(target, outcomes, rich)
+    return outcomes
+
+
+def carry_out(
+    planned: Plan,
+    rich: Console,
+    session: Session | None = None,
+    *,
+    workers: int | None = None,
+    in_process: bool = False,
+) -> list[Outcome]:
+    """Compute what is to be computed, and give each result to all moments whose it is too.
+
+    What Ctrl-C keeps from being made is `stopped`, and said.
+    """
     work: Work = work_here if in_process else lambda pieces: work_on_ray(pieces, workers)
-    outcomes = _carry_out(planned, rich, work, session or contextlib.nullcontext())
+    outcomes = _outcomes(planned, rich, work, session or contextlib.nullcontext())
     if any(outcome.status == "stopped" for outcome in outcomes):
         rich.print("stopped; the same command goes on with what is left", markup=False)
-        return outcomes
-    _show_results(target, outcomes, rich)
     return outcomes
 
 
@@ -86,24 +107,31 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def _show_results(target: Target, outcomes: Sequence[Outcome], rich: Console) -> None:
     """Figures beside the runs, and what is new to W&B."""
-    new = {(one.run_id, one.moment, one.what) for one in outcomes if one.status in ("computed", "copied")}
+    analysed = new_results(target, outcomes)
     folder = target.folder / FOLDER
-    if not new and list(folder.glob("*.svg")):
+    if not analysed and list(folder.glob("*.svg")):
         return
     drawn = write_figures(target)
     if drawn:
         rich.print(f"figures: {folder}", markup=False)
-    analysed = []
+    track(analysed, drawn)
+
+
+def new_results(
+    target: Target, outcomes: Sequence[Outcome]
+) -> list[tuple[Subject, list[tuple[Moment, str]]]]:
+    """The runs of which something was found that was not there, and what, by moment and analysis."""
+    new = {(one.run_id, one.moment, one.what) for one in outcomes if one.status in ("computed", "copied")}
+    found = []
     for subject in target.subjects:
         moments = {moment.label: moment for moment in subject.moments()}
         results = [(moments[label], what) for run, label, what in sorted(new) if run == subject.run_id]
         if results:
-            analysed.append((subject, results))
-    track(analysed, drawn)
+            found.append((subject, results))
+    return found
 
 
-def _carry_out(planned: Plan, rich: Console, work: Work, session: Session) -> list[Outcome]:
-    """Compute what is to be computed, and give each result to all moments whose it is too."""
+def _outcomes(planned: Plan, rich: Console, work: Work, session: Session) -> list[Outcome]:
     outcomes = [*planned.failed, *(Outcome.of(piece, "known") for piece in planned.known)]
 
     def results() -> Iterator[Outcome]:

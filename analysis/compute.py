@@ -26,11 +26,11 @@ from analysis.curvature import Curvature, measure_curvature
 from analysis.depth import Depths, Points, balanced_subset, measure_depth
 from analysis.examples import Example, picture
 from analysis.features import extract
+from analysis.judge import Normalisation, judge
 from analysis.material import Data, Material
 from analysis.moments import Moment, tracked_epochs
 from analysis.pieces import Piece, verify_weights
 from analysis.results import Computed, write_result
-from analysis.settings import What
 from analysis.shards import sharding
 from analysis.similarity import linear_cka, loss_barrier, movement, weight_norms
 from seal_ray.data.samples import Labels
@@ -52,17 +52,22 @@ def work_off(piece: Piece, material: Material, *, processes: int = 1) -> float:
     started = time.perf_counter()
     weights = piece.moment.weights()
     verify_weights(piece, weights_sha256(weights))
-    analyses: Mapping[What, Callable[[], Computed]] = {
+    analyses: Mapping[str, Callable[[], Computed]] = {
         "depth": lambda: _depth(piece, weights, material),
         "curvature": lambda: _curvature(piece, weights, material, processes),
         "similarity": lambda: _similarity(piece, weights, material),
         "calibration": lambda: _calibration(piece, weights, material),
     }
-    computed = analyses[piece.what]()
+    computed = _carried(piece, weights, material) if piece.destination else analyses[piece.what]()
     seconds = round(time.perf_counter() - started, 3)
-    made = {"versions": versions(), "device": _device(material.device), "seconds": seconds}
+    made = made_by(material.device, seconds)
     write_result(piece.moment, piece.what, {**piece.head(), **made}, computed)
     return seconds
+
+
+def made_by(device: torch.device, seconds: float) -> dict[str, Any]:
+    """What of a result says how it was made."""
+    return {"versions": versions(), "device": _device(device), "seconds": seconds}
 
 
 def versions() -> dict[str, str]:
@@ -249,6 +254,15 @@ def _calibration(piece: Piece, weights: State, material: Material) -> Computed:
     if positions:
         numbers["forgetting"], arrays["forgetting_events"] = _forgetting(run, positions)
     return Computed(numbers, arrays)
+
+
+def _carried(piece: Piece, weights: State, material: Material) -> Computed:
+    """Images are normalised as those that the network was trained on."""
+    assert piece.destination is not None
+    run = piece.moment.run
+    trained_on = Normalisation.of_dataset(material.data(run).dataset)
+    network = material.network(run, weights)
+    return judge(network, piece.destination, trained_on, piece.settings, material.device)
 
 
 FORGOTTEN_LISTED = 16

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from analysis.destination import Destination
 from analysis.moments import NAMES, Moment, Subject, Target
 from analysis.results import read_result
 from analysis.settings import Settings, What
@@ -17,6 +18,7 @@ from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 FORMAT = 1
 """Raised whenever a change of this package changes what an analysis finds."""
 
+W = TypeVar("W", bound=str)
 
 Status = Literal["computed", "copied", "known", "failed", "stopped"]
 """What becomes of an analysis: `known` was there already, `copied` has the weights of another moment."""
@@ -24,19 +26,20 @@ Status = Literal["computed", "copied", "known", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One analysis of one moment.
+    """One analysis of one moment, or its evaluation on another data set, the `destination`.
 
     key: says by what the result is determined; equal keys have equal results. others: the moments that it
     is compared with, by their role: `before`, `generation` (the previous `relearned`) and `baseline`.
     """
 
-    what: What
+    what: str  # an analysis, or such as transfer-cub200
     moment: Moment
     key: str
     weights_sha256: str
     epochs: int  # trained by then
     settings: Mapping[str, Any]
     others: Mapping[str, Moment] = field(default_factory=dict)
+    destination: Destination | None = None
 
     @property
     def processes(self) -> int:
@@ -96,8 +99,27 @@ class Plan:
 def plan(target: Target, what: Sequence[What], moments: Sequence[str] | None, settings: Settings) -> Plan:
     """Which pieces there are, which are known, and which are the same work.
 
-    ConfigError for a moment that no run has, saying which there are; what is wrong with one run or moment
-    is an outcome that failed.
+    moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
+    are; what is wrong with one run or moment is an outcome that failed.
+    """
+
+    def make(one: What, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
+        return _piece(one, moment, subject, dataset, settings)
+
+    return plan_pieces(target, what, moments, make)
+
+
+def plan_pieces(
+    target: Target,
+    what: Sequence[W],
+    moments: Sequence[str] | None,
+    make: Callable[[W, Moment, Subject, Dataset], Piece],
+    *,
+    last: bool = False,
+) -> Plan:
+    """The same of pieces of any kind, each made by `make`, which may raise SealRayErrors.
+
+    last: moments None are the last `relearned` of each run, not all.
     """
     _check_moments(target, moments)
     failed = [Outcome(run, "", "", "failed", 0.0, text) for run, text in target.unreadable.items()]
@@ -108,13 +130,14 @@ def plan(target: Target, what: Sequence[What], moments: Sequence[str] | None, se
         except SealRayError as error:
             failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, str(error)))
             continue
-        chosen = [one for one in subject.moments() if moments is None or one.name in moments]
+        names = ["relearned"] if last and moments is None else moments
+        chosen = [one for one in subject.moments() if names is None or _asked_for(one, names)]
         if not chosen:
-            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, _lacks(subject, moments)))
-        for moment in chosen:
+            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, _lacks(subject, names)))
+        for moment in chosen[-1:] if last and moments is None else chosen:
             for one in what:
                 try:
-                    pieces.append(_piece(one, moment, subject, dataset, settings))
+                    pieces.append(make(one, moment, subject, dataset))
                 except SealRayError as error:
                     failed.append(Outcome(subject.run_id, one, moment.label, "failed", 0.0, str(error)))
     return _sorted_out(pieces, failed)
@@ -187,12 +210,17 @@ def _others(what: What, moment: Moment, subject: Subject) -> Iterator[tuple[str,
             yield "baseline", same
 
 
+def _asked_for(moment: Moment, names: Sequence[str]) -> bool:
+    """Whether a moment is among those that are called by name, `relearned`, or label, `g002-relearned`."""
+    return moment.name in names or moment.label in names
+
+
 def _check_moments(target: Target, moments: Sequence[str] | None) -> None:
-    """ConfigError for a name that no run of the target has a moment of."""
-    kept = {moment.name for subject in target.subjects for moment in subject.moments()}
-    there = [name for name in NAMES if name in kept]
+    """ConfigError for a name or label that no run of the target has a moment of."""
+    kept = [moment for subject in target.subjects for moment in subject.moments()]
+    there = [name for name in NAMES if name in {moment.name for moment in kept}]
     for name in moments or ():
-        if name not in there:
+        if not any(_asked_for(moment, [name]) for moment in kept):
             said = f"there are {', '.join(there)}" if there else "no run keeps any"
             raise ConfigError(
                 f"--moments {name}: no run in {target.folder} has such a moment; {said} "

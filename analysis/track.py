@@ -15,7 +15,6 @@ import numpy as np
 
 from analysis.moments import Moment, Subject
 from analysis.results import FOLDER, read_arrays, read_result
-from analysis.settings import WHAT
 from seal_ray.errors import SealRayWarning
 from seal_ray.tracking import PATIENCE, end_service, init_run, wandb_mode
 
@@ -23,7 +22,11 @@ PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""
 
 
-def track(analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]], figures: Sequence[Path]) -> None:
+def track(
+    analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]],
+    figures: Sequence[Path],
+    job_type: str = "analysis",
+) -> None:
     """Send the results of each run, given by moment and analysis, and the figures of all.
 
     One SealRayWarning when W&B fails, or needs longer than PATIENCE for a run; the rest is left out then.
@@ -39,7 +42,7 @@ def track(analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]], figu
             failure: list[str] = failure,
         ) -> None:
             try:
-                _send(subject, results, figures)
+                _send(subject, results, figures, job_type)
                 failure.clear()
             except Exception as error:
                 failure[:] = [f"{type(error).__name__}: {error}"]
@@ -55,7 +58,9 @@ def track(analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]], figu
             return
 
 
-def _send(subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[Path]) -> None:
+def _send(
+    subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[Path], job_type: str
+) -> None:
     import wandb
 
     tracking, recipe = subject.job.placement.tracking, subject.job.recipe
@@ -63,10 +68,10 @@ def _send(subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequ
         tracking,
         subject.folder / FOLDER,
         wandb_mode(tracking.wandb),
-        id=f"{subject.run_id}-analysis",
-        name=f"{subject.run_id}-analysis",
+        id=f"{subject.run_id}-{job_type}",
+        name=f"{subject.run_id}-{job_type}",
         group=subject.job.name,
-        job_type="analysis",
+        job_type=job_type,
         tags=[recipe.method.name, recipe.model.arch],
         config={"parent": subject.run_id, **recipe.model_dump(mode="json")},
     )
@@ -74,8 +79,8 @@ def _send(subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequ
     run.define_metric("*", step_metric="global_epoch")
     for moment in sorted({moment for moment, _ in results}, key=lambda moment: moment.place):
         row: dict[str, Any] = {}
-        for what in WHAT:
-            held = read_result(moment, what) if (moment, what) in results else None
+        for what in (what for analysed, what in results if analysed == moment):
+            held = read_result(moment, what)
             if held is not None:
                 row["global_epoch"] = held["epochs"] - 1  # the last epoch before it; -1: none
                 row |= {name: value for name, value in scalars(what, held["result"]) if value is not None}
@@ -115,6 +120,11 @@ def scalars(what: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float |
             yield from ((f"cka_{role}/{stage}", value) for stage, value in stages.items())
         yield from ((f"weight_norm/{stage}", norm) for stage, norm in result["weight_norms"].items())
         yield "barrier", result.get("barrier", {}).get("height")
+    elif what.startswith("transfer-"):
+        yield f"transfer/{result['target']['label']}", result["top1"]
+    elif what.startswith("fewshot-"):
+        for shots, found in result["shots"].items():
+            yield f"fewshot/{result['target']['label']}/{shots}_shots", found["top1"]
     else:
         yield from ((f"calibration/{name}", result[name]) for name in ("ece", "nll", "top1", "confidence"))
 

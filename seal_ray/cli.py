@@ -11,8 +11,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from seal_ray import cli_data, cli_jobs
-from seal_ray.cli_options import Set, Storage, Workers, out, overrides
+from seal_ray import cli_carry, cli_data, cli_jobs
+from seal_ray.cli_options import Address, Set, Storage, Workers, out, overrides
 from seal_ray.errors import ConfigError, SealRayError
 
 app = typer.Typer(
@@ -22,14 +22,12 @@ app = typer.Typer(
     help="Forget-and-relearn training: SEAL, LLF and rivals, on one machine or a Ray cluster.",
 )
 app.add_typer(cli_data.data_app, name="data")
+app.command()(cli_carry.transfer)
+app.command()(cli_carry.fewshot)
 app.command()(cli_jobs.submit)
 app.add_typer(cli_jobs.jobs_app, name="jobs")
 
 File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
-Address = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
-]
 
 
 class FileFormat(StrEnum):
@@ -88,6 +86,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Train all runs of a sweep and compare them. The same command again does what is left."""
+    from analysis.carried import widen_results
     from seal_ray.controller import run_sweep
     from seal_ray.report.leaderboard import notes, to_table
     from seal_ray.results import prepare_sweep, problems, totals, track_results, write_results
@@ -96,6 +95,7 @@ def sweep(
     runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage)))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
     lines, found = write_results(runs)
+    widen_results(runs, lines)
     track_results(runs, lines)
     out.print(to_table(lines, runs.sweep.name))
     folder = runs.folder.relative_to(Path.cwd()) if runs.folder.is_relative_to(Path.cwd()) else runs.folder
@@ -107,9 +107,16 @@ def sweep(
 
 @app.command()
 def validate(file: File, set_: Set = None) -> None:
-    """Check a YAML file of a run or a sweep; says what is wrong, where, and what to do."""
+    """Check a YAML file of a run, a sweep or an evaluation; says what is wrong and where."""
+    from analysis.evaluation import is_evaluation, load_evaluation
     from seal_ray.sweep import is_sweep, load_sweep
 
+    if is_evaluation(file):
+        if set_:
+            raise ConfigError("--set: is for runs and sweeps, not for evaluations")
+        found_targets = load_evaluation(file).targets
+        out.print(f"{file}: valid ({', '.join(found_targets)})", markup=False)
+        return
     if is_sweep(file):
         found = load_sweep(file, set_ or [])
         epochs = sum(run.job.recipe.budget.epochs for run in found.runs)

@@ -18,6 +18,11 @@ Set = Annotated[
 Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
 Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
 
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
+]
+
 
 def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
     """The assignments of --set, and of the options that are short for one."""

@@ -1,0 +1,99 @@
+"""What is asked of features on other data sets: linear probes, few-shot episodes; the YAML that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import AfterValidator, BaseModel, Field, Strict
+
+from seal_ray.errors import ConfigError
+from seal_ray.validation import STRICT, parse
+from seal_ray.yaml_file import Document, put, read
+
+Kind = Literal["transfer", "fewshot"]
+
+TARGETS = "data sets: folders that were prepared, or names of `seal-ray data list`"
+OPTIONS: Mapping[Kind, str] = {"transfer": "--to", "fewshot": "--on"}
+"""The option that names the targets."""
+
+Name = Annotated[str, Field(min_length=1)]
+Targets = Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, description=TARGETS)]
+Layer = Annotated[str, Field(min_length=1, description="penultimate, or a stage or module of the network")]
+Shots = Annotated[int, Field(ge=1)]
+MaxFeatures = Annotated[int, Field(ge=1, description="numbers that the features are pooled to at most")]
+
+
+class Transfer(BaseModel):
+    """A linear probe on frozen features: see `analysis.probe.probe`."""
+
+    model_config = STRICT
+
+    kind: Literal["transfer"]
+    targets: Targets
+    layer: Layer = "penultimate"
+    max_features: MaxFeatures = 2048
+    fraction: float = Field(default=1.0, gt=0, le=1, description="share of the train images of each class")
+    holdout: float = Field(default=0.2, gt=0, lt=1, description="share that chooses the weight decay")
+    seed: int = Field(default=0, ge=0, description="which images are drawn for both shares")
+
+
+class FewShot(BaseModel):
+    """Few-shot episodes on frozen features: see `analysis.episodes` and `analysis.heads`."""
+
+    model_config = STRICT
+
+    kind: Literal["fewshot"]
+    targets: Targets
+    layer: Layer = "penultimate"
+    max_features: MaxFeatures = 2048
+    shots: Annotated[
+        tuple[Shots, ...], Strict(False), AfterValidator(lambda shots: tuple(sorted(set(shots))))
+    ] = Field(default=(5, 20, 50), min_length=1, description="support images of a class, each in turn")
+    episodes: int = Field(default=600, ge=2, description="episodes for each number of shots")
+    ways: int = Field(default=5, ge=2, description="classes of an episode")
+    queries: int = Field(default=15, ge=1, description="images of a class that are to be recognised")
+    head: Literal["logistic", "prototype"] = Field(default="logistic", description="what is fitted to them")
+    seed: int = Field(default=0, ge=0, description="which episodes are drawn")
+
+
+Evaluation = Union[Transfer, FewShot]  # noqa: UP007 - a value too
+MODELS: Mapping[str, type[Transfer] | type[FewShot]] = {"transfer": Transfer, "fewshot": FewShot}
+
+
+def is_evaluation(path: str | Path) -> bool:
+    """Whether a YAML file is an evaluation: it has a kind. ConfigError when it cannot be read."""
+    return "kind" in read(path).value
+
+
+def load_evaluation(path: str | Path) -> Evaluation:
+    """The evaluation in a YAML file. ConfigError lists every problem with its file:line."""
+    return _parse(read(path))
+
+
+def make_evaluation(kind: Kind, file: Path | None = None, **given: Any) -> Evaluation:
+    """The evaluation that options ask for: fields that are not None, over those of `file` if there is one.
+
+    ConfigError as load_evaluation, for a file of another kind, and when there are no targets.
+    """
+    option = OPTIONS[kind]
+    if file is None and given.get("targets") is None:
+        raise ConfigError(f"{option}: name data sets, such as {option} flowers102, or give --evaluation FILE")
+    document = Document({"kind": kind}, {(): "the options"}) if file is None else read(file)
+    found = document.value.get("kind")
+    if found in MODELS and found != kind:
+        raise ConfigError(f"{file}: is an evaluation of kind {found}; give it to `seal-ray {found}`")
+    for field, value in given.items():
+        if value is not None:
+            place = option if field == "targets" else f"--{field.replace('_', '-')}"
+            document = put(document, (field,), Document(value, {(): place}), ())
+    return _parse(document)
+
+
+def _parse(document: Document) -> Evaluation:
+    kind = document.value.get("kind")
+    if kind not in MODELS:
+        place = document.places[document.given(("kind",))]
+        raise ConfigError(f"{place}: kind: must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    return parse(document, MODELS[kind])
