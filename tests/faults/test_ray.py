@@ -27,6 +27,7 @@ def within_an_epoch(launch: Launch, epochs: int, seed: int) -> None:
     time.sleep(random.Random(seed).uniform(0, 0.5))
 
 
+@pytest.mark.faults
 def test_two_launches_at_once_and_a_killed_worker(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", SEAL)
     both = [start(job), start(job)]
@@ -46,6 +47,7 @@ def test_two_launches_at_once_and_a_killed_worker(digits: Path, tmp_path: Path, 
     same_as_undisturbed(job, first.store, tmp_path / "alone")
 
 
+@pytest.mark.faults
 def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", "ban")
     killed = start(job)
@@ -59,6 +61,7 @@ def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path
     killed.end()
 
 
+@pytest.mark.hosts
 def test_a_killed_ray_and_the_same_command_again(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", "dsd")
     killed = start(job)
@@ -76,6 +79,7 @@ def test_a_killed_ray_and_the_same_command_again(digits: Path, tmp_path: Path, s
     same_as_undisturbed(job, again.store, tmp_path / "alone")
 
 
+@pytest.mark.faults
 def test_sigterm_stops_and_ctrl_c_twice_at_once_and_the_same_command_goes_on(
     digits: Path, tmp_path: Path, start: Start
 ) -> None:
