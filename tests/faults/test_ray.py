@@ -16,7 +16,7 @@ import pytest
 from seal_ray.recipe import Job
 from tests.faults.conftest import Launch, make_job, same_as_undisturbed
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 Start = Callable[[Job], Launch]
 SEAL = {"name": "seal", "ascent_rate": 0.5}
 
