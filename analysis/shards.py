@@ -123,7 +123,8 @@ def _hire(problem: tuple[Any, ...]) -> Any:
     """An actor with as much of a GPU as this process has."""
     import ray
 
-    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    context = ray.get_runtime_context()
+    gpus = context.get_assigned_resources().get("GPU", 0.0) if context.get_actor_id() else 0.0
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     return ray.remote(Share).options(num_cpus=1, num_gpus=gpus, runtime_env=environment).remote(problem)
 

@@ -279,6 +279,7 @@ PLACEMENTS: dict[str, Any] = {
     "deterministic": False,
     "keep": {"moments": (), "checkpoints": 7},
     "eval_every": 5,
+    "track_examples": True,
     "retries": 0,
     "tracking": {"wandb": "off", "project": "p", "entity": "e"},
 }

@@ -50,8 +50,10 @@ placement:
   deterministic: true
   keep: {moments: [ascended, relearned], checkpoints: 2}
   eval_every: 1
+  track_examples: false
   retries: 3
   tracking: {wandb: auto, project: seal-ray, entity: null}
+analyses: []
 """
 
 
