@@ -33,7 +33,7 @@ quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-image
 endif
 
 test: setup ## Run the tests that need neither GPU nor network nor outside data
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=zip-or-folder
 	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }

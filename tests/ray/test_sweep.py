@@ -117,6 +117,7 @@ def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: P
     assert "diverged: " in printed
 
 
+@pytest.mark.hosts
 def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation
     assert Store(leader.folder, leader.run_id).rows()[0]["trained_by"] != leader.run_id
 
 
+@pytest.mark.hosts
 def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
