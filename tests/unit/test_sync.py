@@ -32,6 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """A W&B server, and a key for it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    tracking.end_service()  # W&B keeps the address that an earlier test of this process used
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
