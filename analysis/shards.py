@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,8 @@ from analysis.hessian import Batches, HessianOperator, Objective, average, hessi
 Shares = Sequence[list[tuple[Tensor, Tensor]]]
 
 
-class MakeOperator(Protocol):
-    """`hessian_operator`, or one like it."""
-
-    def __call__(
-        self,
-        network: nn.Module,
-        batches: Batches,
-        loss: Objective,
-        parameters: Sequence[nn.Parameter],
-        *,
-        graph_bytes: int = ...,
-    ) -> HessianOperator:
-        """The Hessian of the loss over all images of `batches` by `parameters`."""
-        ...
+MakeOperator = Callable[..., HessianOperator]
+"""`hessian_operator`, or one that is called like it."""
 
 
 @contextlib.contextmanager

@@ -5,9 +5,8 @@ The files under `<run>/analysis/` are the truth; what W&B does not take is said 
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 
 from analysis.moments import Moment, Subject
 from analysis.results import FOLDER, read_arrays, read_result
-from seal_ray.errors import SealRayWarning
-from seal_ray.tracking import PATIENCE, end_service, init_run, wandb_mode
+from seal_ray.tracking import init_run, sent_in_time, wandb_mode
 
 PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""
@@ -34,27 +32,8 @@ def track(
     for subject, results in analysed:
         if wandb_mode(subject.job.placement.tracking.wandb) == "off":
             continue
-        failure = ["W&B did not answer"]
-
-        def send(
-            subject: Subject = subject,
-            results: Sequence[tuple[Moment, str]] = results,
-            failure: list[str] = failure,
-        ) -> None:
-            try:
-                _send(subject, results, figures, job_type)
-                failure.clear()
-            except Exception as error:
-                failure[:] = [f"{type(error).__name__}: {error}"]
-
-        thread = threading.Thread(target=send, daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        if failure:
-            where = subject.folder / FOLDER
-            text = f"W&B did not get the analyses of {subject.run_id} ({failure[0]}); they are in {where}"
-            warnings.warn(text, SealRayWarning, stacklevel=2)
-            end_service()
+        send = partial(_send, subject, results, figures, job_type)
+        if not sent_in_time(send, f"the analyses of {subject.run_id}", subject.folder / FOLDER):
             return
 
 

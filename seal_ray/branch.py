@@ -39,10 +39,14 @@ def branch(store: Store, recipe: Recipe, identity: str, moments: Collection[str]
     """
     keys = generation_keys(recipe, identity)
     done = len(store.rows()) // recipe.budget.length
+    holders: dict[str, list[Store]] = {}
+    for key, run in finished_generations(store.folder.parent, moments):
+        if run.run_id != store.run_id:
+            holders.setdefault(key, []).append(run)
     for generation in reversed(range(done, recipe.budget.generations)):
         if not can_start_after(recipe, generation):
             continue
-        for source in _holders(store, keys[generation], moments):
+        for source in holders.get(keys[generation], ()):
             try:
                 _take_over(store, source, recipe, generation, moments)
             except CheckpointError as error:
@@ -66,12 +70,6 @@ def finished_generations(storage: Path, moments: Collection[str]) -> Iterator[tu
             if not run.has_moment("relearned", generation):
                 break
             yield key, run
-
-
-def _holders(store: Store, key: str, moments: Collection[str]) -> Iterator[Store]:
-    for finished, run in finished_generations(store.folder.parent, moments):
-        if finished == key and run.run_id != store.run_id:
-            yield run
 
 
 def _take_over(

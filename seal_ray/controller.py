@@ -31,6 +31,7 @@ from seal_ray.queue import Claim, Queue
 from seal_ray.recipe import Job, Placement
 from seal_ray.results import SweepRuns
 from seal_ray.screen import SweepScreen
+from seal_ray.store import ENDED
 from seal_ray.sweep import EarlyStopping
 
 TUNE_SETTINGS = {
@@ -41,8 +42,6 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that fails at once has no news
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-ENDED = ("finished", "diverged")
-"""How a run stands that is never trained any further; with early stopping also when it was pruned."""
 NO_CPU = {"node:__internal_head__": 0.001}
 """What a trial occupies: nothing that its run's workers need, so that it can never keep them waiting."""
 
@@ -62,14 +61,12 @@ def run_sweep(
     when the images are damaged. SIGTERM and Ctrl-C let what runs end at its next epoch boundary; a second
     Ctrl-C interrupts at once.
     """
-    stopping = runs.sweep.early_stopping
-    if in_process and (address or concurrent or stopping):
+    if in_process and (address or concurrent or runs.sweep.early_stopping):
         raise ConfigError(
             "--in-process: one run at a time, to its end, without Ray; leave out --address, --concurrent and "
             "early_stopping"
         )
-    ended = (*ENDED, "pruned") if stopping else ENDED
-    if all(one.store.status().get("status") in ended for one in runs.planned):
+    if all(one.store.status().get("status") in _ended(runs) for one in runs.planned):
         rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
         return
     for dataset in {one.dataset.folder: one.dataset for one in runs.planned}.values():
@@ -130,10 +127,9 @@ def train_sweep(
     """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
     at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
     planned = [_side_by_side(one, at_once) for one in runs.planned]
-    ended = ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
     with contextlib.ExitStack() as stack:
         screen = stack.enter_context(contextlib.closing(SweepScreen(planned, runs.names, rich)))
-        queue = Queue(planned, share=share, ended=ended, note=screen.note)
+        queue = Queue(planned, share=share, ended=_ended(runs), note=screen.note)
         stack.callback(queue.close)
         if in_process:
             train_here(queue, screen.refresh)
@@ -148,6 +144,11 @@ def train_sweep(
             use_gpu=check_resources(planned[0].job),
             stopping=runs.sweep.early_stopping,
         )
+
+
+def _ended(runs: SweepRuns) -> tuple[str, ...]:
+    """How a run stands that the sweep leaves alone: with early stopping also when it was pruned."""
+    return ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
 
 
 def _side_by_side(planned: Planned, runs: int) -> Planned:

@@ -31,7 +31,7 @@ from seal_ray.files import saving, write_durably
 from seal_ray.lease import hold_lease
 from seal_ray.lineage import generation_keys, run_id
 from seal_ray.recipe import Job, Placement, dump_job
-from seal_ray.store import Store
+from seal_ray.store import ENDED, Store
 from seal_ray.tracking import wandb_mode
 
 RAY_SETTINGS = {
@@ -111,7 +111,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
     stop at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
     before = planned.store.status()
-    if before.get("status") in ("finished", "diverged"):
+    if before.get("status") in ENDED:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
         return Outcome(planned.run_id, before["status"], before.get("reason", ""))
     verify(planned.dataset)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.device import usable_cores
 from seal_ray.launch import Planned
-from seal_ray.network import Parts, build, stages
+from seal_ray.network import Parts, ResNet, stages
 from seal_ray.optim import owner
 from seal_ray.recipe import Recipe
 from seal_ray.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of
-from seal_ray.streams import stream
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,9 @@ def make_plan(planned: Planned) -> Plan:
     labels = planned.train_labels()
     per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
     model = recipe.model
-    network = build(
-        model.arch,
-        classes=len(planned.dataset.classes),
-        stem=model.stem,
-        width=model.width,
-        generator=stream(recipe.seed, "init"),
-    )
+    with torch.device("meta"):  # sizes only
+        classes = len(planned.dataset.classes)
+        network = ResNet(model.arch, classes=classes, stem=model.stem, width=model.width)
     parts = Parts(stages(network), recipe.method.split_at)
     parameters = sum(p.numel() for p in network.parameters())
     weights = 4 * parameters + sum(b.numel() * b.element_size() for b in network.buffers())

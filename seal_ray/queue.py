@@ -48,6 +48,7 @@ class Queue:
             )
         self._storage = planned[0].store.folder.parent
         self._waiting = {one.run_id: one for one in planned}
+        self._works = {one.run_id: work_of(one) for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._pulse = Pulse()
         self.stopping = False
@@ -114,7 +115,7 @@ class Queue:
             return waiting[0] if waiting else None
         done = {key for key, _ in finished_generations(self._storage, self._moments)}
         training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
-        chosen = next_to_start([work_of(one) for one in waiting], training, done)
+        chosen = next_to_start([self._works[one.run_id] for one in waiting], training, done)
         return self._waiting[chosen.run_id] if chosen else None
 
 

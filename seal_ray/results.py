@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.files import saving, write_durably
@@ -28,12 +30,12 @@ class SweepRuns:
     sweep: Sweep
     planned: tuple[Planned, ...]
 
-    @property
+    @functools.cached_property
     def settings(self) -> dict[str, Setting]:
         """The setting of each run, by its id."""
         return {one.run_id: run.setting for one, run in zip(self.planned, self.sweep.runs, strict=True)}
 
-    @property
+    @functools.cached_property
     def names(self) -> dict[str, tuple[str, int]]:
         """A short name of the setting of each run, with its seed, by its id: labels of the axes that vary."""
         settings = self.settings
@@ -63,20 +65,25 @@ def prepare_sweep(sweep: Sweep) -> SweepRuns:
 
 def results(runs: SweepRuns) -> list[RunResult]:
     """How each run stands."""
-    return [_result(one, runs.settings[one.run_id]) for one in runs.planned]
+    images = functools.cache(_images_per_epoch)  # so that the labels of a data set are read once
+    return [_result(one, runs.settings[one.run_id], images) for one in runs.planned]
 
 
-def _result(planned: Planned, setting: Setting) -> RunResult:
-    recipe, store = planned.job.recipe, planned.store
+def _images_per_epoch(train: Path, per_class: int | None, batch_size: int) -> int:
+    """Images of the .beton file `train` that an epoch uses: whole batches."""
+    indices = training_indices(BetonFile.open(train).labels, per_class)
+    return steps_per_epoch(indices, batch_size) * batch_size
+
+
+def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | None, int], int]) -> RunResult:
+    recipe, store, dataset = planned.job.recipe, planned.store, planned.dataset
+    train = dataset.folder / dataset.splits["train"].file
     found = summarise(store.folder) if (store.folder / "job.yaml").exists() else None
     try:
         rows = store.rows()
     except CheckpointError:
         rows = []
     own = sum(row["trained_by"] == store.run_id for row in rows)
-    steps = steps_per_epoch(
-        training_indices(planned.train_labels(), recipe.data.per_class), recipe.batch_size
-    )
     finished = found is not None and found["status"] == "finished"
     return RunResult(
         run_id=store.run_id,
@@ -89,7 +96,7 @@ def _result(planned: Planned, setting: Setting) -> RunResult:
         epochs=recipe.budget.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,
-        images=len(rows) * steps * recipe.batch_size,
+        images=len(rows) * images(train, recipe.data.per_class, recipe.batch_size),
     )
 
 

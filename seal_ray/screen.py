@@ -15,6 +15,7 @@ from rich.text import Text
 from seal_ray.errors import CheckpointError
 from seal_ray.launch import Planned
 from seal_ray.schedule import Row
+from seal_ray.store import ENDED
 
 SHOWN = 24
 """Runs in the live table; those that have ended the longest ago go first."""
@@ -41,10 +42,12 @@ class Watched:
     @property
     def ended(self) -> bool:
         """Whether the run will not be trained any further."""
-        return self.status in ("finished", "diverged", "pruned", "failed")
+        return self.status in (*ENDED, "pruned", "failed")
 
     def look(self) -> bool:
         """Read what has changed; returns whether anything has."""
+        if self.rows and self.status in ENDED:
+            return False
         store, before = self.planned.store, (self.status, len(self.rows))
         path = store.folder / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else -1

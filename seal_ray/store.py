@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
 GENERATIONS = "generations.json"
+ENDED = ("finished", "diverged")
+"""Statuses of a run that is never trained any further."""
 SWEEPS = "sweeps"
 """Below a storage folder, the results of sweeps: `sweeps/<name>/`."""
 SLOTS = "ray-"

@@ -95,15 +95,14 @@ def measured_speed(runs: SweepRuns, steps: int = 8) -> float:
     run = Run(job.recipe, images, None, World(), Execution(threads=1))
     run.network.train()
     backward = gradient_passes(run, job.recipe.method.phases(0, job.recipe.budget)[0])
-    batches = itertools.islice(run.training_epoch(Position(0, 0)), steps + 2)
-    started, timed = 0.0, 0
-    for step, shards in enumerate(batches):
-        if step == 2:
-            started, timed = time.perf_counter(), 0
+    epochs = (run.training_epoch(Position(0, epoch)) for epoch in itertools.count())
+    batches = itertools.chain.from_iterable(epochs)
+    for shards in itertools.islice(batches, 2):
         backward(shards, None)
-        timed += 1
-    seconds = time.perf_counter() - started
-    return timed * job.recipe.batch_size / seconds * usable_cores()
+    started = time.perf_counter()
+    for shards in itertools.islice(batches, steps):
+        backward(shards, None)
+    return steps * job.recipe.batch_size / (time.perf_counter() - started) * usable_cores()
 
 
 def _drawn_trees(trees: Sequence[Branching], runs: SweepRuns) -> Iterator[str]:

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -167,28 +168,40 @@ def track_leaderboard(name: str, run_id: str, tracking: Tracking, folder: Path, 
     if mode == "off":
         return
     columns, *rows = csv.reader(io.StringIO(table))
-    failure = ["W&B did not answer"]
 
     def send() -> None:
-        try:
-            import wandb
+        import wandb
 
-            run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
-            run.log(
-                {"leaderboard": wandb.Table(columns=columns, data=[list(map(_number, row)) for row in rows])}
-            )
-            run.finish()
+        run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
+        values = [list(map(_number, row)) for row in rows]
+        run.log({"leaderboard": wandb.Table(columns=columns, data=values)})
+        run.finish()
+
+    sent_in_time(send, "the leaderboard", folder)
+
+
+def sent_in_time(send: Callable[[], None], what: str, folder: Path) -> bool:
+    """Whether `send` brought W&B something within PATIENCE seconds; if not, one warning, and W&B is ended.
+
+    what: it, in words; folder: where it lies meanwhile.
+    """
+    failure = ["W&B did not answer"]
+
+    def attempt() -> None:
+        try:
+            send()
             failure.clear()
         except Exception as error:
             failure[:] = [f"{type(error).__name__}: {error}"]
 
-    thread = threading.Thread(target=send, daemon=True)
+    thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(PATIENCE)
     if failure:
-        text = f"W&B did not get the leaderboard ({failure[0]}); it is in {folder}"
-        warnings.warn(text, SealRayWarning, stacklevel=2)
+        text = f"W&B did not get {what} ({failure[0]}); see {folder}"
+        warnings.warn(text, SealRayWarning, stacklevel=3)
         end_service()
+    return not failure
 
 
 def _number(cell: str) -> float | str | None:
