@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 
 from seal_ray.controller import train_sweep
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.results import write_results
 from tests.sweeps import screen, small_sweep
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage folder with three methods' runs of one seed, of all moments; tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
-    prepare(open_source("digits", source=None), folder / "digits", classes=4, per_class=24)
     keep = {"moments": ["init", "forgotten", "ascended", "relearned"]}
-    runs = small_sweep(folder / "digits", folder / "runs", placement={"keep": keep})
+    runs = small_sweep(digits, folder / "runs", placement={"keep": keep})
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
     write_results(runs)
     return folder / "runs"

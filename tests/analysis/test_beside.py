@@ -9,18 +9,9 @@ import pytest
 from analysis.beside import analyse_after
 from analysis.moments import sweep_target
 from seal_ray.controller import run_sweep
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.recipe import Job
 from seal_ray.results import SweepRuns
 from tests.sweeps import screen, small_sweep
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
-    return folder
 
 
 def sweep(data: Path, folder: Path) -> SweepRuns:

@@ -11,16 +11,13 @@ from analysis.analyze import analyze
 from analysis.moments import Moment
 from analysis.results import read_result
 from seal_ray.controller import train_sweep
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.schedule import Position
 from tests.sweeps import screen, small_sweep
 
 
-def test_events_are_counted_by_hand_from_the_epochs_up_to_the_moment(tmp_path: Path) -> None:
-    prepare(open_source("digits", source=None), tmp_path / "digits", classes=4, per_class=24)
+def test_events_are_counted_by_hand_from_the_epochs_up_to_the_moment(digits: Path, tmp_path: Path) -> None:
     axes = {"method": {"seal": {"name": "seal", "ascent_rate": 0.5}}}
-    runs = small_sweep(tmp_path / "digits", tmp_path / "runs", axes=axes, placement={"track_examples": True})
+    runs = small_sweep(digits, tmp_path / "runs", axes=axes, placement={"track_examples": True})
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
     (run,) = runs.planned
     analyze(run.store.folder, screen()[0], what=["calibration"], in_process=True)

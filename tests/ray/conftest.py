@@ -10,18 +10,8 @@ import pytest
 from rich.console import Console as RichConsole
 
 from seal_ray.console import Console
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.launch import ray_session
 from seal_ray.recipe import Job
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few of the digits, prepared."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -9,23 +9,13 @@ from pathlib import Path
 import pytest
 
 from seal_ray.controller import train_sweep
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError
 from seal_ray.lease import hold_lease
 from seal_ray.queue import Queue, work_of
 from seal_ray.results import SweepRuns, results
+from seal_ray.store import ENDED
 from seal_ray.tree import epochs_to_train
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
-
-ENDED = ("finished", "diverged")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
-    return folder
 
 
 def queue_of(runs: SweepRuns, *, share: bool = True) -> tuple[Queue, list[str]]:

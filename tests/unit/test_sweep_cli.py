@@ -13,20 +13,11 @@ import pytest
 from rich.console import Console
 
 from seal_ray import cli
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
 from seal_ray.screen import SweepScreen, clock
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
 
 TREE = Path(__file__).parents[1] / "data" / "tree.yaml"
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
-    return folder
 
 
 @pytest.fixture

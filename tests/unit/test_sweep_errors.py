@@ -15,26 +15,9 @@ from hypothesis import strategies as st
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
 from seal_ray.sweep import MAX_RUNS, load_sweep
+from tests.unit.test_sweep import RUN, file
 
 SHIPPED = sorted((Path(__file__).parents[2] / "jobs/sweeps").glob("*.yaml"))
-RUN = """\
-recipe:
-  data: {path: x}
-  method: {name: seal, ascent_rate: 0.5}
-  budget: {epochs: 16, generation_length: 8}
-  optimizer: {lr: 0.1, momentum: 0.8}
-placement:
-  storage: there
-  keep: {checkpoints: 5}
-"""
-
-
-def file(folder: Path, text: str, name: str = "trial.yaml") -> Path:
-    """A sweep over the run above; `text` are its lines after `base`."""
-    (folder / "run.yaml").write_text(RUN)
-    path = folder / name
-    path.write_text("base: run.yaml\n" + text)
-    return path
 
 
 def complaints(path: Path, overrides: Sequence[str] = ()) -> list[str]:
