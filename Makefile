@@ -50,13 +50,14 @@ test-manifests: setup ## Check Kubernetes manifests against KubeRay's schemas: m
 	CRDS="$(abspath $(CRDS))" $(BIN)/python -m pytest -q -m manifests
 
 bench: setup ## Measure against bare loops, on a quiet machine: a table of ratios and targets
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(ONLY)
 
-lint: setup ## Check style, types and import layers
+lint: setup ## Check style, types, import layers and security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seal_ray analysis jobs
 
 format: setup ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

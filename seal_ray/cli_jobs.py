@@ -24,6 +24,8 @@ Address = Annotated[
     ),
 ]
 Id = Annotated[str, typer.Argument(help="A submission id, or a work's name for its last attempt.")]
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+"""How `submit` reads its command line: options of the analyses are theirs to judge."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -32,11 +34,21 @@ class What(StrEnum):
 
     train = "train"
     sweep = "sweep"
+    analyze = "analyze"
+    transfer = "transfer"
+    fewshot = "fewshot"
 
 
 def submit(
-    kind: Annotated[What, typer.Argument(help="What to do with the file.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)],
+    context: typer.Context,
+    kind: Annotated[What, typer.Argument(help="What to do with it.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of a run or a sweep; analyses also take a folder on the cluster.",
+            show_default=False,
+        ),
+    ],
     address: Address,
     set_: Set = None,
     workers: Workers = None,
@@ -45,20 +57,44 @@ def submit(
     share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
     follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
 ) -> None:
-    """Train on a Ray cluster, as a job. The same work again attaches to it while it runs, else goes on."""
-    from seal_ray import submit as work
+    """Train or analyse on a Ray cluster, as a job. The same again attaches to it while it runs, else goes on.
+
+    analyze, transfer and fewshot take the options of those commands as well, such as --what or --to.
+    """
+    from seal_ray import submit as jobs
     from seal_ray.errors import ConfigError
     from seal_ray.head import connect
+    from seal_ray.work import read_analysis, read_work
 
     options = ["--concurrent", str(concurrent)] if concurrent else []
     options += [] if share else ["--no-share"]
     if options and kind is not What.sweep:
-        raise ConfigError("--concurrent and --no-share: are for sweeps; this submits a run")
-    sent = work.read_work(kind.value, file, overrides(set_, workers, storage), options)
+        raise ConfigError(f"--concurrent and --no-share: are for sweeps; this is {kind.value}")
+    if kind in (What.train, What.sweep):
+        if context.args:
+            raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
+        work = read_work(kind.value, file, overrides(set_, workers, storage), options)
+    else:
+        words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
+        words += ["--workers", str(workers)] if workers else []
+        words += ["--storage", storage] if storage else []
+        work = read_analysis(kind.value, file, _given(context, kind.value, [str(file), *words]))
     client = connect(address)
-    job = work.submit(client, sent, note)
-    if follow and work.follow(client, job, write) != "succeeded":
+    job = jobs.submit(client, work, note)
+    if follow and jobs.follow(client, job, write) != "succeeded":
         raise typer.Exit(1)
+
+
+def _given(context: typer.Context, kind: str, words: list[str]) -> dict[str, list[str]]:
+    """The options of `seal-ray KIND` among words, each with its values; a usage error if it has none such."""
+    commands: Any = context.find_root().command
+    parsed = commands.commands[kind].make_context(kind, words)
+    given = {}
+    for parameter in parsed.command.params:
+        source, value = parsed.get_parameter_source(parameter.name), parsed.params.get(parameter.name)
+        if parameter.param_type_name == "option" and source.name == "COMMANDLINE":
+            given[parameter.opts[0]] = [str(one) for one in (value if isinstance(value, list) else [value])]
+    return given
 
 
 @jobs_app.callback(invoke_without_command=True)

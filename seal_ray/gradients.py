@@ -82,7 +82,7 @@ def _wrap(forward: nn.Module, world: World) -> DistributedDataParallel:
     """
     devices = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(
-        forward, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        forward, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
 
 

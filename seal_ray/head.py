@@ -82,7 +82,7 @@ def _knock(address: str, headers: dict[str, str]) -> None:
     """Ask for the version, to see that somebody answers."""
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE):
+        with urllib.request.urlopen(request, timeout=PATIENCE):  # nosec B310 - http or https, by connect()
             pass
     except HTTPError as error:
         if error.code in (401, 403):

@@ -1,47 +1,33 @@
-"""Send runs and sweeps to a Ray cluster as jobs, watch them, and stop them between two epochs.
+"""Send work to a Ray cluster as jobs, watch them, and stop them between two epochs.
 
-What is sent is this package as it is here, so that the cluster runs the same code and needs only its
-dependencies, and the YAML files, each at its place below the working directory. Nothing else is: data and
-storage are named by paths that the cluster's hosts see, keys and tokens are the cluster's own.
+Ray never accepts a submission id twice, so the attempts at some work are `<name>-a1`, `<name>-a2`, ...; each
+goes on where the run folders stand.
 
-The same work has the same name, `<name>-<8 hex digits>`: of what is computed and where it is stored. The
-run id would do as well, but needs the data, which may be on the cluster only. Ray never accepts an id twice,
-so the attempts at it are `<name>-a1`, `<name>-a2`, ...; each goes on where the run folders stand.
-
-A stopped job gets SIGTERM, which `train` and `sweep` obey at the next epoch boundary. By default Ray kills
-it 3 s later; the process that does so has the job's own environment, through which we give it STOP_WAIT.
+A stopped job gets SIGTERM, which `train` and `sweep` obey at the next epoch boundary; analyses end at once
+and lose the pieces in hand. By default Ray kills a job 3 s later; the process that does so has the job's own
+environment, through which we give it STOP_WAIT.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from seal_ray.errors import ClusterError, ConfigError
+from seal_ray.errors import ClusterError
 from seal_ray.head import asking
 from seal_ray.launch import RAY_SETTINGS
-from seal_ray.recipe import Job, load_job
-from seal_ray.sweep import load_sweep
-from seal_ray.yaml_file import override, read
-
-Kind = Literal["train", "sweep"]
+from seal_ray.work import Work, contents
 
 STOP_WAIT = 3600
 """Seconds that a job which was asked to stop has for the epoch it is in, before Ray kills it."""
-LARGEST = 100 * 2**20
-"""Bytes that are sent at most; the head keeps them in memory."""
 PATIENCE = 60.0
 """Seconds that a head which has just started gets until it accepts jobs."""
 POLL = 1.0
@@ -49,72 +35,10 @@ POLL = 1.0
 TRIES = 5
 """How often a connection that carries a job's log may break without having carried anything."""
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+TRAINS = ("train", "sweep")
+"""Kinds of work that end between two epochs."""
 MARK = "seal_ray"
 """The key of a job's metadata that holds its kind."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a job does: `python -m seal_ray KIND ARGUMENTS`."""
-
-    kind: Kind
-    name: str  # the same for the same work; the submission ids begin with it
-    files: tuple[Path, ...]  # the YAML file and what it refers to, below the working directory
-    arguments: tuple[str, ...]
-
-    @property
-    def entrypoint(self) -> str:
-        """The command. `exec` leaves no shell between Ray, which sends signals, and the driver."""
-        return shlex.join(["exec", "python", "-m", "seal_ray", self.kind, *self.arguments])
-
-
-def read_work(kind: Kind, file: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> Work:
-    """The work that a YAML file describes, after overrides; options are those of `seal-ray KIND`.
-
-    ConfigError for whatever is wrong with the file, for one outside the working directory, and for paths of
-    data or storage that are relative: nobody would find again what is stored in a job's own folder.
-    """
-    files = [file]
-    if kind == "train":
-        job = load_job(file, overrides)
-        name, jobs, rest = job.name, [job], None
-    else:
-        sweep = load_sweep(file, overrides)
-        name, jobs = sweep.name, [run.job for run in sweep.runs]
-        rest = sweep.early_stopping and sweep.early_stopping.model_dump()
-        base = override(read(file), overrides).value.get("base")
-        if base is not None and Path(base).is_absolute():
-            raise ConfigError(f"{file}: base: {base} is absolute; to be sent it must be relative to {file}")
-        files += [file.parent / base] if base is not None else []
-    sent = tuple(_below_here(one) for one in files)
-    _check_paths(file, jobs)
-    recipes = [one.recipe.model_dump(mode="json") for one in jobs]
-    said = json.dumps([kind, jobs[0].placement.storage, recipes, rest], sort_keys=True)
-    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:40].strip("-.") or kind
-    assignments = [text for assignment in overrides for text in ("--set", assignment)]
-    return Work(
-        kind,
-        f"{readable}-{hashlib.sha256(said.encode()).hexdigest()[:8]}",
-        sent,
-        (str(sent[0]), *assignments, *options, "--address", "auto"),
-    )
-
-
-def contents(work: Work) -> dict[Path, Path]:
-    """What is sent: for each path in the job's folder the file here. ConfigError when it is too much."""
-    package = Path(__file__).parent
-    found = {file: file for file in work.files}
-    for folder in (package, package.parent / "analysis"):
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        found |= {p.relative_to(package.parent): p for p in files if "__pycache__" not in p.parts}
-    sizes = {source: source.stat().st_size for source in found.values()}
-    if sum(sizes.values()) > LARGEST:
-        largest = max(sizes, key=lambda source: sizes[source])
-        raise ConfigError(
-            f"{sum(sizes.values()) / 2**20:,.0f} MiB would be sent, {LARGEST // 2**20} are the limit; the "
-            f"largest file is {largest}: move what is no code out of {package}"
-        )
-    return found
 
 
 def submit(client: Any, work: Work, note: Callable[[str], None]) -> str:
@@ -219,35 +143,11 @@ def stop(client: Any, name: str, note: Callable[[str], None], *, now: bool = Fal
     if now:
         _kill(client, job)
     else:
-        note(f"{job.submission_id}: stopping at the next epoch boundary; `--now` would not wait for it")
+        when = " at the next epoch boundary; `--now` would not wait for it" if _kind(job) in TRAINS else ""
+        note(f"{job.submission_id}: stopping{when}")
     while (job := _find(client, job.submission_id)).status not in ENDED:
         time.sleep(POLL)
     return _status(job)
-
-
-def _below_here(file: Path) -> Path:
-    """The file's place below the working directory, which it has on the cluster too."""
-    here = Path.cwd()
-    full = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow links
-    if not full.is_relative_to(here):
-        raise ConfigError(
-            f"{file}: is outside the working directory {here}; files are sent by their place below it, so "
-            "give the command in a folder above all of them, or copy the file"
-        )
-    return full.relative_to(here)
-
-
-def _check_paths(file: Path, jobs: Sequence[Job]) -> None:
-    fields = [("placement.storage", jobs[0].placement.storage)]
-    fields += [("recipe.data.path", path) for path in dict.fromkeys(one.recipe.data.path for one in jobs)]
-    problems = [
-        f"{file}: {field}: {path} is relative, on a cluster to a folder that is removed with the job; give "
-        f"the path under which all its hosts find it, such as --set {field}=/mnt/{Path(path).name}"
-        for field, path in fields
-        if "://" not in path and not Path(path).is_absolute()
-    ]
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def _start(client: Any, work: Work, attempt: str, folder: str) -> bool:

@@ -27,7 +27,8 @@ from seal_ray.errors import ClusterError
 from seal_ray.head import connect
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.store import Store, open_store
-from seal_ray.submit import describe, follow, list_jobs, logs, read_work, stop, submit
+from seal_ray.submit import describe, follow, list_jobs, logs, stop, submit
+from seal_ray.work import read_analysis, read_work
 from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
@@ -197,3 +198,9 @@ def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: P
     run_sweep(here, screen()[0], share=True, address=None, concurrent=None, in_process=True)
     assert metrics_of(runs) == metrics_of(here)
     assert {run["status"] for run in leaderboard_of(runs)["runs"]} == {"finished"}
+    analysis = read_analysis("analyze", Path("sweep.yaml"), {"--what": ["calibration"], "--workers": ["1"]})
+    printed.clear()
+    assert follow(client, submit(client, analysis, lambda _: None), printed.append) == "succeeded", "".join(
+        printed
+    )
+    assert all((one.store.folder / "analysis").is_dir() for one in runs.planned)

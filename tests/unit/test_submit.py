@@ -13,11 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from seal_ray import head, submit
+from seal_ray import head, work
+from seal_ray.cli import app
 from seal_ray.errors import ClusterError, ConfigError
 from seal_ray.head import connect
-from seal_ray.submit import Work, attempts, contents, read_work
+from seal_ray.submit import attempts
+from seal_ray.work import Work, contents, read_analysis, read_work
 
 RUN = {
     "recipe": {
@@ -90,7 +93,7 @@ def test_the_package_and_the_files_of_a_sweep_are_sent_and_nothing_else(here: Pa
 
 
 def test_more_than_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "LARGEST", 10_000)
+    monkeypatch.setattr(work, "LARGEST", 10_000)
     with pytest.raises(ConfigError, match=r"MiB would be sent.*largest file is .*seal_ray"):
         contents(run())
 
@@ -118,6 +121,59 @@ def test_paths_that_end_with_the_job_are_refused() -> None:
     assert "--set placement.storage=/mnt/runs" in storage
     assert "recipe.data.path: data/digits is relative" in data
     run("placement.storage=s3://bucket/runs")
+
+
+def test_an_analysis_of_a_sweep_is_sent_with_its_evaluation(here: Path) -> None:
+    (here / "cars.yaml").write_text("kind: transfer\ntargets: [cars]\n")
+    options = {"--evaluation": [str(here / "cars.yaml")], "--data": ["/mnt/data"], "--workers": ["2"]}
+    sent = read_analysis("transfer", Path("sweeps/sweep.yaml"), options)
+    assert shlex.split(sent.entrypoint)[4:] == [
+        *["transfer", "sweeps/sweep.yaml", "--data", "/mnt/data", "--evaluation", "cars.yaml"],
+        *["--workers", "2", "--address", "auto"],
+    ]
+    assert {Path("sweeps/sweep.yaml"), Path("runs/run.yaml"), Path("cars.yaml")} <= set(contents(sent))
+    assert sent.name.startswith("transfer-sweep-")
+    (here / "cars.yaml").write_text("kind: transfer\ntargets: [cars, dogs]\n")
+    others = [
+        read_analysis("transfer", Path("sweeps/sweep.yaml"), options),
+        read_analysis("transfer", Path("sweeps/sweep.yaml"), {**options, "--data": ["/mnt/other"]}),
+        read_analysis("analyze", Path("sweeps/sweep.yaml"), {}),
+        read_analysis("analyze", Path("/mnt/runs"), {}),
+        read_analysis("analyze", Path("/mnt/runs"), {"--set": ["depth.k=3"]}),
+    ]
+    assert len({sent.name, *(other.name for other in others)}) == 1 + len(others)
+
+
+def test_an_analysis_that_would_not_find_its_things_on_the_cluster_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"runs/x: is no file here, and as a folder .* absolute"):
+        read_analysis("analyze", Path("runs/x"), {})
+    with pytest.raises(ConfigError, match="--data: name the folder"):
+        read_analysis("fewshot", Path("/mnt/runs"), {"--on": ["cars"]})
+    with pytest.raises(ConfigError, match="--in-process: is not for a job"):
+        read_analysis("analyze", Path("/mnt/runs"), {"--in-process": ["True"]})
+    with pytest.raises(ConfigError, match=r"placement\.storage: here is relative"):
+        read_analysis("analyze", Path("sweeps/sweep.yaml"), {"--storage": ["here"]})
+
+
+def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Work] = []
+    monkeypatch.setattr("seal_ray.head.connect", lambda address: address)
+    monkeypatch.setattr("seal_ray.submit.submit", lambda client, work, note: sent.append(work))
+    words = ["submit", "analyze", "/mnt/runs", "--address", "http://h:1", "--what", "depth", "--workers", "2"]
+    done = CliRunner().invoke(app, [*words, "--set", "depth.k=3", "--set", "depth.seed=1"])
+    assert done.exit_code == 0, done.output
+    assert shlex.split(sent[0].entrypoint)[4:] == [
+        *["analyze", "/mnt/runs", "--set", "depth.k=3", "--set", "depth.seed=1"],
+        *["--what", "depth", "--workers", "2", "--address", "auto"],
+    ]
+    done = CliRunner().invoke(app, [*words, "--shots", "5"])
+    assert done.exit_code == 2
+    assert "--shots" in done.output
+    done = CliRunner().invoke(
+        app, ["submit", "train", "runs/run.yaml", "--address", "http://h:1", "--what", "x"]
+    )
+    assert "--what: is no option of this" in str(done.exception)
+    assert len(sent) == 1
 
 
 def test_attempts_at_the_same_work_are_told_by_their_number() -> None:
