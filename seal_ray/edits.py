@@ -31,7 +31,9 @@ class EditContext:
     fixed_rng: Callable[[str], torch.Generator]
     """A stream for this purpose, the same in every generation."""
     fresh: Callable[[torch.Generator], State]
-    """A new draw of the network's own initial parameters and buffers, on the CPU."""
+    """A new draw of the network's own initial parameters and buffers, on the CPU; a draw also in a run that
+    began with weights from elsewhere, so that forgetting takes those away too.
+    """
     carried: dict[str, State]
     """Named state beyond weights and optimizer; an edit may set entries its method lists in `carry`."""
 

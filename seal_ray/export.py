@@ -6,7 +6,6 @@ Weights are read and written as tensors alone; nothing is ever unpickled.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,17 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
-from seal_ray.data.beton import Dataset, load_dataset
-from seal_ray.errors import CheckpointError, ConfigError, DataError
+from seal_ray.data.beton import Dataset
+from seal_ray.data.staging import describe
+from seal_ray.errors import CheckpointError, ConfigError, DataError, StorageError
 from seal_ray.files import write_durably
 from seal_ray.lineage import run_id
 from seal_ray.network import RESNETS, ResNet
+from seal_ray.objects import AnyPath
 from seal_ray.recipe import Job, load_job
 from seal_ray.snapshot import Snapshot, State, weights_sha256
 from seal_ray.store import Store
+from seal_ray.weights import misfits, read_weights
 
 Format = Literal["safetensors", "torch", "onnx"]
 MOMENT = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
@@ -64,7 +66,7 @@ class Loaded:
 
 
 def export(
-    run: Path,
+    run: AnyPath,
     output: Path,
     *,
     moment: str | None = None,
@@ -117,33 +119,21 @@ def export(
 
 
 def load_weights(path: Path, arch: str) -> Loaded:
-    """Read a state dict, a .safetensors, .pth, .pt or .bin file, into the network `arch`.
+    """Read a state dict, as `seal_ray.weights.read_weights` does, into the network `arch`.
 
     arch: one of torchvision's ResNets, by its name there. The number of classes is read off the tensors, and
-    so are stem and width where seal-ray trains the network itself. A state dict may lie under "state_dict"
-    or "model", as trainers save it, and its names begin with "module.". Raises ConfigError for another
-    network or kind of file; CheckpointError for a file that holds anything but the tensors of `arch`.
+    so are stem and width where seal-ray trains the network itself. Raises ConfigError for another network
+    or kind of file; CheckpointError for one that holds anything but the tensors of `arch`.
     """
-    state = {name: t.float() if t.is_floating_point() else t for name, t in _read_state(path).items()}
+    state = read_weights(str(path))
     network = _empty(path, arch, state)
-    expected = {name: t.shape for name, t in network.state_dict().items()}
-    found = {name: t.shape for name, t in state.items()}
-    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
-    lacking = [f"lacks {name}" for name in expected if name not in found and name not in counters]
-    surplus = [f"has {name}" for name in found if name not in expected]
-    other = [
-        f"has {name} of shape {tuple(found[name])}, not {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if wrong := lacking + surplus + other:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise CheckpointError(f"{path}: is not a state dict of {arch}: it {', '.join(wrong[:3])}{more}")
+    if wrong := misfits(network, state):
+        raise CheckpointError(f"{path}: is not a state dict of {arch}: it {wrong}")
     network.load_state_dict(state, assign=True)
     return Loaded(network.eval(), arch, len(state["fc.weight"]), weights_sha256(network.state_dict()))
 
 
-def _read_moment(folder: Path, label: str | None) -> tuple[str, Snapshot]:
+def _read_moment(folder: AnyPath, label: str | None) -> tuple[str, Snapshot]:
     store = Store(folder, folder.name)
     named = [MOMENT.fullmatch(path.parent.name) for path in (folder / "moments").glob("*/manifest.json")]
     kept = {match[0]: (match[2], int(match[1])) for match in named if match}
@@ -158,11 +148,11 @@ def _read_moment(folder: Path, label: str | None) -> tuple[str, Snapshot]:
     return label, store.moment(*kept[label])
 
 
-def _dataset(folder: Path, job: Job) -> Dataset | None:
+def _dataset(folder: AnyPath, job: Job) -> Dataset | None:
     """The data set that the run was trained on; None when it is gone or another one lies in its place."""
     try:
-        dataset = load_dataset(Path(job.recipe.data.path))
-    except DataError:
+        dataset = describe(job.recipe.data.path)
+    except (DataError, StorageError):
         return None
     return dataset if run_id(job.recipe, dataset.training_identity) == folder.name else None
 
@@ -217,31 +207,6 @@ def _to_onnx(network: nn.Module, size: int) -> tuple[bytes, float]:
             "other versions of onnx, onnxscript and onnxruntime"
         )
     return data, difference
-
-
-def _read_state(path: Path) -> State:
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-        raise ConfigError(f"{path}: weights are read from .safetensors, .pth, .pt and .bin files")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: holds more than tensors, or is damaged; a pickled module is never loaded. Save its "
-            "state_dict() instead"
-        ) from None
-    except Exception as error:  # readers raise nearly anything on a damaged file
-        raise CheckpointError(f"{path}: cannot be read ({type(error).__name__}); get it again") from error
-    for key in ("state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(t, Tensor) for t in held.values()):
-        raise CheckpointError(f"{path}: is no state dict, names with a tensor each; save state_dict() alone")
-    prefix = "module." if all(str(name).startswith("module.") for name in held) else ""
-    return {str(name).removeprefix(prefix): tensor for name, tensor in held.items()}
 
 
 def _empty(path: Path, arch: str, state: State) -> nn.Module:

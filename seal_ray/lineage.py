@@ -13,10 +13,11 @@ import json
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from seal_ray.errors import ConfigError
 from seal_ray.schedule import Position, first_epochs, learning_rate
 
 if TYPE_CHECKING:
-    from seal_ray.recipe import Recipe
+    from seal_ray.recipe import Model, Recipe
 
 SEMANTICS = 1
 """Raised whenever a change of this package changes what a recipe computes."""
@@ -55,7 +56,7 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
     return {
         "semantics": SEMANTICS,
         "data": [identity, data.per_class, data.label_noise],
-        "model": recipe.model.model_dump(),
+        "model": _network(recipe.model),
         "augment": recipe.augment.model_dump(),
         "optimizer": [
             recipe.optimizer.name,
@@ -70,6 +71,19 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
         "split_at": recipe.method.split_at,
         "carry": recipe.method.carry,
     }
+
+
+def _network(model: Model) -> dict[str, Any]:
+    """The network, and by their digest, never their path, the weights that it begins with if it has any."""
+    held = model.model_dump(exclude={"init_from", "init_sha256", "new_head"})
+    if model.init_from is None:
+        return held
+    if model.init_sha256 is None:
+        raise ConfigError(
+            f"model.init_from: {model.init_from} is not read yet, so it is not known which run this is; give "
+            "init_sha256, or the recipe that `seal_ray.weights.pinned` returns"
+        )
+    return {**held, "weights": [model.init_sha256, model.new_head]}
 
 
 def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:

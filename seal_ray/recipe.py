@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_vali
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.network import Parts, ResNet, stages
+from seal_ray.objects import AnyPath, storage_path
 from seal_ray.optim import owner
 from seal_ray.schedule import Budget, Phase, Position, Schedule, learning_rate
 from seal_ray.validation import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
@@ -35,7 +36,9 @@ class Data(BaseModel):
 
     model_config = STRICT
 
-    path: str = Field(min_length=1, description="folder of the prepared data set")
+    path: str = Field(
+        min_length=1, description="folder of the prepared data set, or s3://bucket/path of a copy of it"
+    )
     per_class: int | None = Field(default=None, ge=1, description="training images a class; null: all")
     label_noise: float = Field(
         default=0.0, ge=0, lt=1, description="share of all training labels replaced at random"
@@ -43,7 +46,11 @@ class Data(BaseModel):
 
 
 class Model(BaseModel):
-    """The network."""
+    """The network.
+
+    Of `init_from` the digest makes the run, which is noted as `init_sha256`, and never the path. What a
+    method forgets later is drawn anew from the seed all the same.
+    """
 
     model_config = STRICT
 
@@ -56,6 +63,19 @@ class Model(BaseModel):
     width: int = Field(default=64, ge=1, description="channels of the first stage")
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of the pooled features dropped while training"
+    )
+    init_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="weights to begin with, a moment's folder or a state dict; null: drawn from the seed",
+    )
+    init_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="which weights those are; null: whichever are there",
+    )
+    new_head: bool = Field(
+        default=False, description="with init_from: a new classifier, even if the classes are as many"
     )
 
 
@@ -164,16 +184,33 @@ class Tracking(BaseModel):
     )
 
 
+class Workers(BaseModel):
+    """Elastic workers: as many as there is room for, between two numbers."""
+
+    model_config = STRICT
+
+    min: int = Field(ge=1, description="fewest processes that train; a divisor of shards")
+    max: int = Field(ge=1, description="most processes that train; a divisor of shards")
+
+    def __str__(self) -> str:
+        """As in `1 to 2`."""
+        return f"{self.min} to {self.max}"
+
+
 class Placement(BaseModel):
     """Where and how a run is executed. Never changes what it computes."""
 
     model_config = STRICT
 
-    workers: int = Field(default=1, ge=1, description="processes that train; a divisor of shards")
+    workers: Annotated[int, Field(ge=1)] | Workers = Field(
+        default=1, description="processes that train, a divisor of shards; or {min: 1, max: 4}"
+    )
     use_gpu: bool | Literal["auto"] = Field(
         default="auto", description="auto: if the cluster has one a worker"
     )
-    storage: str = Field(default="runs", min_length=1, description="folder or URI of the run folders")
+    storage: str = Field(
+        default="runs", min_length=1, description="folder of the run folders, or s3://bucket/path"
+    )
     loader: Literal["ffcv", "torch"] = Field(default="ffcv", description="what reads the images")
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="intra-op threads of each worker"
@@ -188,6 +225,16 @@ class Placement(BaseModel):
     )
     retries: int = Field(default=3, ge=0, description="restarts of failed workers")
     tracking: Tracking = Field(default=Tracking(), description="where metrics go")
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Job(BaseModel):
@@ -204,21 +251,18 @@ class Job(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        shards, workers = self.recipe.shards, self.placement.workers
-        if shards % workers:
-            text = f"{workers} workers cannot share {shards} shards; use a divisor of recipe.shards"
-            refuse("Job", [f"placement.workers: {text}"])
+        refuse("Job", list(_unshared(self.recipe.shards, self.placement.workers)))
         return self
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | AnyPath, overrides: Sequence[str] = ()) -> Job:
     """The job in a YAML file, after overrides `path.to.field=VALUE` (VALUE is YAML).
 
     `recipe.method=llf` replaces the whole method, `recipe.method.ascent_rate=0.1` one field of it. The
     name defaults to the file's. ConfigError lists every problem with its file:line or override.
     """
     document = override(read(path), overrides)
-    return parse(replace(document, value={"name": Path(path).stem, **document.value}), Job)
+    return parse(replace(document, value={"name": storage_path(path).stem, **document.value}), Job)
 
 
 def dump_job(job: Job) -> str:
@@ -237,6 +281,19 @@ def _stages(arch: str) -> tuple[str, ...]:
         return stages(ResNet(arch, classes=1, stem="imagenet", width=1))
 
 
+def _unshared(shards: int, workers: int | Workers) -> Iterator[str]:
+    """Numbers of workers that cannot be used, as `field.path: what is wrong`."""
+    ends = {"": workers} if isinstance(workers, int) else {".min": workers.min, ".max": workers.max}
+    for end, count in ends.items():
+        if shards % count:
+            yield (
+                f"placement.workers{end}: {count} workers cannot share {shards} shards; use a divisor of "
+                "recipe.shards"
+            )
+    if isinstance(workers, Workers) and workers.min > workers.max:
+        yield f"placement.workers.max: {workers.max} is less than min, {workers.min}"
+
+
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     """`field.path: what is wrong` for whatever no field can tell alone."""
     if recipe.batch_size % recipe.shards:
@@ -244,6 +301,9 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"shards: a batch of {recipe.batch_size} cannot be cut into {recipe.shards} equal shards; "
             "use a divisor of batch_size"
         )
+    for name in ("init_sha256", "new_head"):
+        if getattr(recipe.model, name) and recipe.model.init_from is None:
+            yield f"model.{name}: is about the weights that model.init_from names; give that, or leave it out"
     names = _stages(recipe.model.arch)
     yield from _error(Parts, names, recipe.method.split_at)
     if (part := getattr(recipe.method, "part", None)) is not None:

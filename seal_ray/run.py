@@ -23,6 +23,7 @@ from seal_ray.optim import build_optimizer, load_optimizer_state, optimizer_stat
 from seal_ray.schedule import Phase, Position, Row, first_epochs
 from seal_ray.snapshot import Snapshot
 from seal_ray.streams import stream
+from seal_ray.weights import begin_with
 from seal_ray.world import World
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class Run:
         return network.to(self.world.device).to(memory_format=self.memory_format)
 
     def _resume(self) -> None:
-        """Take up the newest checkpoint, if there is one; the leader says which."""
+        """Take up the newest checkpoint, if there is one; the leader says which. Else begin."""
         snapshot = self._newest_snapshot()
         if snapshot is not None:
             assert snapshot.position is not None
@@ -252,6 +253,8 @@ class Run:
             self.optimizer = snapshot.optimizer
             self.rows = list(snapshot.rows)
             self.next = snapshot.position.next(self.recipe.budget)
+        elif self.recipe.model.init_from is not None:
+            self.world.together(lambda: begin_with(self.network, self.recipe.model))
         self.world.lead(lambda: self._open(snapshot))
         finished = self.next.generation == self.recipe.budget.generations
         self.set_status("finished" if finished else "running")

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,14 +18,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.staging import open_dataset
 from seal_ray.errors import Diverged
 from seal_ray.gradients import gradient_passes
 from seal_ray.optim import set_learning_rate, signed_rate
 from seal_ray.run import EVALUATION_BATCH, Execution, Run
 from seal_ray.schedule import Phase, Position, Row, learning_rate
 from seal_ray.snapshot import weights_sha256
+from seal_ray.weights import pinned
 from seal_ray.world import World
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def fit(
     nothing. Raises Diverged when a metric becomes non-finite (the checkpoint before it stays), ConfigError
     for a recipe that these workers cannot compute.
     """
-    images = images or Images.from_dataset(load_dataset(Path(recipe.data.path)), loader="torch")
+    recipe = pinned(recipe)
+    images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
     run = Run(recipe, images, store, world or World(), execution or Execution())
     for generation, phase in run.phases():
         if run.enters_phase:

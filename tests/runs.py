@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,14 @@ import numpy as np
 from seal_ray.data.images import Images
 from seal_ray.lineage import run_id
 from seal_ray.methods import METHODS
+from seal_ray.objects import AnyPath, storage_path
 from seal_ray.recipe import Recipe
 from seal_ray.run import Execution
 from seal_ray.schedule import Row
 from seal_ray.snapshot import Snapshot, read_snapshot
 from seal_ray.store import Store
 from seal_ray.train import EpochResult, fit
+from seal_ray.weights import pinned
 from seal_ray.world import World
 
 EVERYTHING = ("init", "forgotten", "ascended", "relearned")
@@ -80,7 +81,7 @@ def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3
 
 def train_run(
     recipe: Recipe,
-    folder: Path | str | None,
+    folder: AnyPath | str | None,
     epochs: int | None = None,
     checkpoints: int = 99,
     *,
@@ -99,10 +100,10 @@ def train_run(
     return results
 
 
-def open_store(recipe: Recipe, folder: Path | str, checkpoints: int = 99) -> Store:
+def open_store(recipe: Recipe, folder: AnyPath | str, checkpoints: int = 99) -> Store:
     """The store of a tiny run in `folder`."""
-    identity = run_id(recipe, tiny_images().identity)
-    return Store(Path(folder), identity, checkpoints)
+    identity = run_id(pinned(recipe), tiny_images().identity)
+    return Store(storage_path(folder), identity, checkpoints)
 
 
 SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval")
@@ -131,6 +132,6 @@ def same_tensors(one: dict[str, Any], other: dict[str, Any], what: str) -> None:
         assert one[key].numpy().tobytes() == other[key].numpy().tobytes(), f"{what}: {key}"
 
 
-def checkpoint(folder: Path | str, run_id: str, generation: int, epoch: int) -> Snapshot:
+def checkpoint(folder: AnyPath | str, run_id: str, generation: int, epoch: int) -> Snapshot:
     """Read one checkpoint of a run."""
-    return read_snapshot(Path(folder) / "checkpoints" / f"g{generation:03d}-e{epoch:03d}", run_id)
+    return read_snapshot(storage_path(folder) / "checkpoints" / f"g{generation:03d}-e{epoch:03d}", run_id)

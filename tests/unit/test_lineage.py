@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from seal_ray.data.beton import Dataset
+from seal_ray.errors import ConfigError
 from seal_ray.launch import prepare_job
 from seal_ray.lineage import generation_keys, run_id
 from seal_ray.methods import METHODS
@@ -64,6 +65,9 @@ OTHERS = {
     "optimizer.name",  # there is one
     "budget.epochs",  # more generations leave the earlier ones as they were
     "method",  # by what its phases say, below
+    "model.init_from",  # initial weights enter by digest, below
+    "model.init_sha256",
+    "model.new_head",
 }
 
 
@@ -113,6 +117,19 @@ def test_data_enters_by_identity_and_never_by_path() -> None:
     here, there = Recipe.model_validate(BASE), changed("data.path", "elsewhere")
     assert run_id(here, "images") == run_id(there, "images")
     assert key(here) != key(here, identity="other images")
+
+
+def test_initial_weights_enter_by_digest_and_never_by_path() -> None:
+    def begun_with(path: str, digest: str) -> Recipe:
+        model = {"arch": "resnet18", "width": 4, "init_from": path, "init_sha256": digest}
+        return Recipe.model_validate({**BASE, "model": model})
+
+    here, there = begun_with("a.pth", "0" * 64), begun_with("b", "0" * 64)
+    other = begun_with("a.pth", "1" * 64)
+    assert run_id(here, "images") == run_id(there, "images")
+    assert len({key(recipe, g) for recipe in (Recipe.model_validate(BASE), here, other) for g in (0, 1)}) == 6
+    with pytest.raises(ConfigError, match=r"model.init_from: a.pth is not read yet"):
+        run_id(changed("model.init_from", "a.pth"), "images")
 
 
 def test_more_generations_leave_the_earlier_ones_as_they_were() -> None:

@@ -28,7 +28,8 @@ FULL = """\
 name: tiny-imagenet-seal
 recipe:
   data: {path: data/tiny-imagenet-200, per_class: null, label_noise: 0.0}
-  model: {arch: resnet50, stem: imagenet, width: 64, dropout: 0.0}
+  model: {arch: resnet50, stem: imagenet, width: 64, dropout: 0.0, init_from: null, init_sha256: null,
+    new_head: false}
   method: {name: seal, split_at: layer3, ascent_share: 0.25, ascent_rate: 0.01}
   budget: {epochs: 1600, generation_length: 160}
   optimizer: {name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4, schedule: cosine,
@@ -114,6 +115,7 @@ def recipes(draw):
             "stem": draw(st.sampled_from(["imagenet", "cifar"])),
             "width": draw(st.integers(1, 128)),
             "dropout": draw(st.floats(0, 1, exclude_max=True)),
+            "init_from": draw(st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)),
         },
         method=method,
         budget=Budget(length * draw(st.integers(1, 12)), length),

@@ -104,6 +104,21 @@ BAD = {
         "recipe.budget.epoch",
         "did you mean 'epochs'?",
     ),
+    "a digest of no weights": (
+        job(recipe=f"model: {{init_sha256: {'a' * 64}}} #!"),
+        "recipe.model.init_sha256",
+        "is about the weights that model.init_from names; give that",
+    ),
+    "a new head of no weights": (
+        job(recipe="model: {new_head: true} #!"),
+        "recipe.model.new_head",
+        "is about the weights that model.init_from names; give that",
+    ),
+    "a digest that is none": (
+        job(recipe="model: {init_from: w.pth, init_sha256: abc} #!"),
+        "recipe.model.init_sha256",
+        "match pattern '^[0-9a-f]{64}$'",
+    ),
     # Fields that are missing.
     "no recipe": ("placement: {} #!\n", "recipe", "missing; add it"),
     "no path": (job(data="data: {} #!"), "recipe.data.path", "missing; add it: folder of the prepared data"),
@@ -329,6 +344,26 @@ BAD = {
         job(recipe="shards: 4", rest="placement:\n  workers: 3 #!"),
         "placement.workers",
         "3 workers cannot share 4 shards; use a divisor of recipe.shards",
+    ),
+    "uneven elastic workers": (
+        job(recipe="shards: 4", rest="placement:\n  workers:\n    min: 1\n    max: 3 #!"),
+        "placement.workers.max",
+        "3 workers cannot share 4 shards; use a divisor of recipe.shards",
+    ),
+    "fewest workers above the most": (
+        job(recipe="shards: 4", rest="placement:\n  workers:\n    min: 4\n    max: 2 #!"),
+        "placement.workers.max",
+        "2 is less than min, 4",
+    ),
+    "no fewest workers": (
+        job(recipe="shards: 4", rest="placement:\n  workers: {max: 4} #!"),
+        "placement.workers.min",
+        "missing; add it: fewest processes that train",
+    ),
+    "workers as a word": (
+        job(rest="placement:\n  workers: all #!"),
+        "placement.workers",
+        "must be a whole number or a mapping of min, max, not 'all'",
     ),
     "split before everything": (
         job(method="method: {name: llf, split_at: conv1} #!"),
