@@ -17,20 +17,23 @@ from analysis.analyze import carry_out, check_placement, new_results
 from analysis.carried import moments_table, weights_table, widen_results, write_carried
 from analysis.compute import made_by
 from analysis.destination import Destination, find_destination
-from analysis.evaluation import Evaluation
+from analysis.evaluation import COMMANDS, Evaluation
+from analysis.finetune import finetune, source_of
 from analysis.judge import Normalisation, judge
 from analysis.moments import Moment, Subject, Target, find_target, sweep_target
 from analysis.pieces import FORMAT, Outcome, Piece, Plan, Status, plan_pieces
 from analysis.results import plain
 from analysis.track import track
-from seal_ray.data.beton import Dataset, load_dataset
+from seal_ray.data.beton import Dataset
+from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.export import Loaded, load_weights
 from seal_ray.files import saving, write_durably
 from seal_ray.launch import ray_session
+from seal_ray.objects import AnyPath
 from seal_ray.report.leaderboard import notes, to_table
-from seal_ray.results import SweepRuns, prepare_sweep, write_results
+from seal_ray.results import SweepRuns, prepare_sweep, track_results, write_results
 from seal_ray.sweep import is_sweep, load_sweep
 
 IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -38,7 +41,7 @@ IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225
 
 
 def carry(
-    path: Path,
+    path: AnyPath,
     rich: Console,
     evaluation: Evaluation,
     *,
@@ -68,11 +71,14 @@ def carry(
     outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
     if any(outcome.status == "stopped" for outcome in outcomes):
         return outcomes
-    track(new_results(target, outcomes), [], job_type=evaluation.kind)
+    found = new_results(target, outcomes)
+    track(found, [], job_type=COMMANDS[evaluation.kind])
     if runs is None:
         rich.print(moments_table(target, outcomes, f"{target.name}: {evaluation.kind}"))
     elif lines := write_carried(runs, evaluation.kind):
-        widen_results(runs, write_results(runs)[0])
+        widen_results(runs, *write_results(runs))
+        if found:
+            track_results(runs, {f"{evaluation.kind}_leaderboard": lines})
         rich.print(to_table(lines, f"{runs.sweep.name}: {evaluation.kind}"))
         for note in dict.fromkeys(notes(lines)):
             rich.print(f"  {note}", markup=False)
@@ -121,7 +127,7 @@ def judge_weights(
     destinations, outcomes = _destinations(evaluation, data)
     normalisation = IMAGENET
     if trained_on != IMAGENET.of:
-        normalisation = Normalisation.of_dataset(load_dataset(Path(trained_on)))
+        normalisation = Normalisation.of_dataset(open_dataset(trained_on))
     held = {}
     for one in destinations:
         what = f"{evaluation.kind}-{one.label}"
@@ -157,7 +163,12 @@ def _judged(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare_process(torch.get_num_threads(), device, deterministic=True, precision="fp32")
     started = time.perf_counter()
-    computed = judge(loaded.network.to(device), destination, normalisation, settings, device)
+    if settings["kind"] == "finetune":
+        folder = file.with_name(f"{file.stem}-{what}")
+        source = source_of(file, loaded)
+        computed = finetune(source, destination, normalisation, settings, device, folder)
+    else:
+        computed = judge(loaded.network.to(device), destination, normalisation, settings, device)
     seconds = round(time.perf_counter() - started, 3)
     body = {
         "weights": file.name,
@@ -229,9 +240,9 @@ def _destinations(evaluation: Evaluation, data: Path) -> tuple[list[Destination]
     return list(found.values()), failed
 
 
-def _sweep_at(path: Path, storage: str | None) -> SweepRuns | None:
+def _sweep_at(path: AnyPath, storage: str | None) -> SweepRuns | None:
     """The sweep whose file this is; None for anything else."""
-    if not path.is_file() or not is_sweep(path):
+    if not isinstance(path, Path) or not path.is_file() or not is_sweep(path):
         return None
     overrides = [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
     return prepare_sweep(load_sweep(path, overrides))

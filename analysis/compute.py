@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,17 @@ from analysis.curvature import Curvature, measure_curvature
 from analysis.depth import Depths, Points, balanced_subset, measure_depth
 from analysis.examples import Example, picture
 from analysis.features import extract
+from analysis.finetune import finetune
 from analysis.judge import Normalisation, judge
 from analysis.material import Data, Material
 from analysis.moments import Moment, tracked_epochs
 from analysis.pieces import Piece, verify_weights
-from analysis.results import Computed, write_result
+from analysis.results import FOLDER, Computed, write_result
 from analysis.shards import sharding
 from analysis.similarity import linear_cka, loss_barrier, movement, weight_norms
 from seal_ray.data.samples import Labels
 from seal_ray.network import Parts, stages
+from seal_ray.objects import AnyPath
 from seal_ray.schedule import Position
 from seal_ray.snapshot import State, weights_sha256
 from seal_ray.store import Store
@@ -261,6 +262,11 @@ def _carried(piece: Piece, weights: State, material: Material) -> Computed:
     assert piece.destination is not None
     run = piece.moment.run
     trained_on = Normalisation.of_dataset(material.data(run).dataset)
+    if piece.settings["kind"] == "finetune":
+        named = {"init_from": str(piece.moment.path), "init_sha256": piece.weights_sha256}
+        source = material.recipe(run).model.model_copy(update=named)
+        folder = run / FOLDER / f"{piece.what}-{piece.moment.label}"
+        return finetune(source, piece.destination, trained_on, piece.settings, material.device, folder)
     network = material.network(run, weights)
     return judge(network, piece.destination, trained_on, piece.settings, material.device)
 
@@ -268,7 +274,7 @@ def _carried(piece: Piece, weights: State, material: Material) -> Computed:
 FORGOTTEN_LISTED = 16
 
 
-def _forgetting(run: Path, positions: Sequence[Position]) -> tuple[dict[str, Any], Any]:
+def _forgetting(run: AnyPath, positions: Sequence[Position]) -> tuple[dict[str, Any], Any]:
     """How often validation images went from right to wrong between the epochs that were tracked."""
     store = Store(run, run.name)
     kept = [right for right in map(store.examples, positions) if right is not None]

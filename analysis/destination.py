@@ -8,7 +8,9 @@ from pathlib import Path
 
 from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.sources import SOURCES, find_prepared
+from seal_ray.data.staging import open_dataset
 from seal_ray.errors import ConfigError, DataError
+from seal_ray.objects import storage_path
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def find_destination(wanted: str, data: Path) -> Destination:
     """
     path = Path(wanted)
     if "/" in wanted or (path / "dataset.json").is_file():
-        return Destination(path.resolve().name, load_dataset(path))
+        return Destination(storage_path(wanted).resolve().name, open_dataset(wanted))
     if (data / wanted / "dataset.json").is_file():
         return Destination(wanted, load_dataset(data / wanted))
     prepared = find_prepared(data).get(wanted, ())

@@ -1,4 +1,4 @@
-"""What is asked of features on other data sets: linear probes, few-shot episodes; the YAML that says so."""
+"""What is asked of weights on other data sets: linear probes, fine-tuning, few-shot episodes; their YAML."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
 from seal_ray.errors import ConfigError
+from seal_ray.recipe import Augment
 from seal_ray.validation import STRICT, parse
 from seal_ray.yaml_file import Document, put, read
 
-Kind = Literal["transfer", "fewshot"]
+Kind = Literal["transfer", "finetune", "fewshot"]
+Command = Literal["transfer", "fewshot"]
 
 TARGETS = "data sets: folders that were prepared, or names of `seal-ray data list`"
-OPTIONS: Mapping[Kind, str] = {"transfer": "--to", "fewshot": "--on"}
+COMMANDS: Mapping[Kind, Command] = {"transfer": "transfer", "finetune": "transfer", "fewshot": "fewshot"}
+"""The command that carries an evaluation out."""
+OPTIONS: Mapping[Kind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
 """The option that names the targets."""
 
 Name = Annotated[str, Field(min_length=1)]
 Targets = Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, description=TARGETS)]
 Layer = Annotated[str, Field(min_length=1, description="penultimate, or a stage or module of the network")]
 Shots = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1, description="share of the train images of each class")]
 MaxFeatures = Annotated[int, Field(ge=1, description="numbers that the features are pooled to at most")]
 
 
@@ -34,9 +39,26 @@ class Transfer(BaseModel):
     targets: Targets
     layer: Layer = "penultimate"
     max_features: MaxFeatures = 2048
-    fraction: float = Field(default=1.0, gt=0, le=1, description="share of the train images of each class")
+    fraction: Fraction = 1.0
     holdout: float = Field(default=0.2, gt=0, lt=1, description="share that chooses the weight decay")
     seed: int = Field(default=0, ge=0, description="which images are drawn for both shares")
+
+
+class FineTune(BaseModel):
+    """All weights trained on, with a new classifier: see `analysis.finetune.finetune`."""
+
+    model_config = STRICT
+
+    kind: Literal["finetune"]
+    targets: Targets
+    fraction: Fraction = 1.0
+    epochs: int = Field(default=20, ge=1, description="epochs, over which the learning rate falls")
+    batch_size: int = Field(default=32, ge=1, description="images of one optimizer step")
+    lr: float = Field(default=0.01, gt=0, description="learning rate of the first epoch")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="weight of the uniform target")
+    augment: Augment = Field(default=Augment(), description="augmentation of training images")
+    seed: int = Field(default=0, ge=0, description="of the classifier, the order, augmentation and the share")
 
 
 class FewShot(BaseModel):
@@ -58,8 +80,12 @@ class FewShot(BaseModel):
     seed: int = Field(default=0, ge=0, description="which episodes are drawn")
 
 
-Evaluation = Union[Transfer, FewShot]  # noqa: UP007 - a value too
-MODELS: Mapping[str, type[Transfer] | type[FewShot]] = {"transfer": Transfer, "fewshot": FewShot}
+Evaluation = Union[Transfer, FineTune, FewShot]  # noqa: UP007 - a value too
+MODELS: Mapping[str, type[Transfer] | type[FineTune] | type[FewShot]] = {
+    "transfer": Transfer,
+    "finetune": FineTune,
+    "fewshot": FewShot,
+}
 
 
 def is_evaluation(path: str | Path) -> bool:
@@ -70,6 +96,15 @@ def is_evaluation(path: str | Path) -> bool:
 def load_evaluation(path: str | Path) -> Evaluation:
     """The evaluation in a YAML file. ConfigError lists every problem with its file:line."""
     return _parse(read(path))
+
+
+def transfer_kind(mode: str | None, file: Path | None) -> Kind:
+    """What `seal-ray transfer` is to do: what `--mode`, probe or finetune, says, else the file, else a probe.
+
+    ConfigError when the file cannot be read.
+    """
+    tuned = read(file).value.get("kind") == "finetune" if mode is None and file else mode == "finetune"
+    return "finetune" if tuned else "transfer"
 
 
 def make_evaluation(kind: Kind, file: Path | None = None, **given: Any) -> Evaluation:
@@ -83,7 +118,10 @@ def make_evaluation(kind: Kind, file: Path | None = None, **given: Any) -> Evalu
     document = Document({"kind": kind}, {(): "the options"}) if file is None else read(file)
     found = document.value.get("kind")
     if found in MODELS and found != kind:
-        raise ConfigError(f"{file}: is an evaluation of kind {found}; give it to `seal-ray {found}`")
+        mode = " --mode finetune" if found == "finetune" else " --mode probe" if kind == "finetune" else ""
+        raise ConfigError(
+            f"{file}: is an evaluation of kind {found}; give it to `seal-ray {COMMANDS[found]}{mode}`"
+        )
     for field, value in given.items():
         if value is not None:
             place = option if field == "targets" else f"--{field.replace('_', '-')}"

@@ -92,8 +92,7 @@ def probe(
     _check(train_features, train_labels, classes, each=2, what="train")
     _check(test_features, test_labels, classes, each=0, what="test")
     if fraction < 1:
-        generator = stream(seed, "probe fraction")
-        kept = share_of_each_class(train_labels, fraction, at_least=2, stay=0, generator=generator)
+        kept = training_share(train_labels, fraction, seed)
         train_features, train_labels = train_features[kept], train_labels[kept]
     center, scale = standardisation(train_features)
     train, test = ((features - center) * scale for features in (train_features, test_features))
@@ -196,6 +195,12 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
     varies = deviation > 10 * torch.finfo(torch.float32).eps * mean.abs()
     return mean.float(), torch.where(varies, 1 / deviation, 0).float()
+
+
+def training_share(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Ascending indices of the train images that a `fraction` leaves: a share of each class, at least 2."""
+    generator = stream(seed, "probe fraction")
+    return share_of_each_class(labels, fraction, at_least=2, stay=0, generator=generator)
 
 
 def share_of_each_class(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from seal_ray.cli_options import Address, Storage, out
+from seal_ray.cli_options import Address, Storage, Target, out
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from analysis.evaluation import Evaluation
 
-Target = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it
-    typer.Argument(help="A run's folder, a storage folder, or a sweep's YAML.", show_default=False),
-]
+
+class Mode(StrEnum):
+    """What `seal-ray transfer` does with another data set."""
+
+    probe = "probe"
+    finetune = "finetune"
+
+
 File = Annotated[Optional[Path], typer.Option("--evaluation", help="YAML that says what to do.")]  # noqa: UP045
 Folder = Annotated[Path, typer.Option(help="Where data sets lie that are called by name.")]
 Layer = Annotated[Optional[str], typer.Option(help="Stage whose features are used; default: penultimate.")]  # noqa: UP045
@@ -43,12 +48,18 @@ def transfer(
     target: Target = None,
     to: Annotated[Optional[str], typer.Option(help="Data sets, separated by commas.")] = None,  # noqa: UP045
     evaluation: File = None,
+    mode: Annotated[
+        Optional[Mode],  # noqa: UP045
+        typer.Option(help="Fit a probe to frozen features, or train all weights; default: probe."),
+    ] = None,
     fraction: Annotated[Optional[float], typer.Option(help="Share of the train images.")] = None,  # noqa: UP045
     holdout: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Share of them that chooses the weight decay."),
+        typer.Option(help="probe: share of them that chooses the weight decay."),
     ] = None,
     layer: Layer = None,
+    epochs: Annotated[Optional[int], typer.Option(help="finetune: epochs to train.")] = None,  # noqa: UP045
+    lr: Annotated[Optional[float], typer.Option(help="finetune: learning rate of the first.")] = None,  # noqa: UP045
     seed: Seed = None,
     data: Folder = Path("data"),
     moments: Moments = None,
@@ -60,16 +71,18 @@ def transfer(
     address: Address = None,
     in_process: InProcess = False,
 ) -> None:
-    """Fit linear probes to frozen features of other data sets. Again: only what is missing."""
-    from analysis.evaluation import make_evaluation
+    """Fit linear probes to frozen features of other data sets, or fine-tune. Again: only what is missing."""
+    from analysis.evaluation import make_evaluation, transfer_kind
 
     asked = make_evaluation(
-        "transfer",
+        transfer_kind(mode, evaluation),
         evaluation,
         targets=_listed(to),
         fraction=fraction,
         holdout=holdout,
         layer=layer,
+        epochs=epochs,
+        lr=lr,
         seed=seed,
     )
     where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
@@ -118,7 +131,7 @@ def fewshot(
 
 def _carry_out(
     asked: Evaluation,
-    target: Path | None,
+    target: Any,
     data: Path,
     moments: str | None,
     outside: tuple[Path | None, str | None, str],

@@ -1,4 +1,4 @@
-"""What can be prepared as a data set: Tiny ImageNet, CIFAR, digits, folders of images, transfer targets."""
+"""What can be prepared as a data set: Tiny ImageNet, CIFAR, digits, letters, folders, transfer targets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from seal_ray.data.archives import natural_key
 from seal_ray.data.beton import load_dataset
+from seal_ray.data.letters import letters
 from seal_ray.data.samples import ClassName, Pixels, Sample, Source, decode
 from seal_ray.data.targets.catalogue import CATALOGUE, SourceInfo
 from seal_ray.data.targets.files import open_files
@@ -39,6 +40,7 @@ TARGET_SIZE = 64
 SOURCES: dict[str, tuple[str, ...]] = {
     "tiny-imagenet": ("source",),
     "digits": (),
+    "letters": (),
     "folder": ("train", "val", "size"),
     "cifar10": ("source", "download"),
     "cifar100": ("source", "download"),
@@ -103,6 +105,8 @@ def open_source(
         return folder(train, val, size)
     if name == "digits":
         return digits()
+    if name == "letters":
+        return letters()
     assert source is not None
     if name in TARGETS:
         assert size is not None

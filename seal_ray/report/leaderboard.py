@@ -174,11 +174,18 @@ _CSV_COLUMNS = (
 )
 
 
-def to_markdown(lines: Sequence[Line]) -> str:
-    """An aligned GitHub table; labels are shown as they are."""
+def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | None = None) -> str:
+    """An aligned GitHub table; labels are shown as they are.
+
+    further: lines of the same settings by what they are of; accuracy and difference of each become columns.
+    """
     axes = _shown_axes(lines)
     heads = [*_headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
-    rows = [[_escape(cell) for cell in row] for row in [heads, *(_cells(line, axes) for line in lines)]]
+    table = [_cells(line, axes) for line in lines]
+    for heading, others in (further or {}).items():
+        heads += [f"{heading} %", "difference"]
+        table = [[*row, *_short(line)] for row, line in zip(table, others, strict=True)]
+    rows = [[_escape(cell) for cell in row] for row in [heads, *table]]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rules = ["-" * width if i < len(axes) else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
 
@@ -255,6 +262,16 @@ def _cells(line: Line, axes: Sequence[str]) -> list[str]:
         f"{line.epochs_trained:,}",
         f"{line.epochs_shared:,}",
     ]
+
+
+def _short(line: Line) -> tuple[str, str]:
+    """Accuracy and difference with their intervals, in a cell each."""
+    _, top1, interval, difference, its_interval, *_ = _cells(line, ())
+    return _beside(top1, interval), _beside(difference, its_interval)
+
+
+def _beside(number: str, interval: str) -> str:
+    return number if interval == "-" else f"{number} ({interval})"
 
 
 def _interval(of: Estimate | Difference | None, form: str) -> str:

@@ -377,11 +377,13 @@ def test_evaluation_files_are_valid_and_their_faults_are_said(tmp_path: Path) ->
     assert is_evaluation(jobs / "evaluations/fewshot.yaml")
     assert not is_evaluation(jobs / "sweeps/quickstart.yaml")
     assert not is_evaluation(jobs / "runs/quickstart/seal.yaml")
+    letters = {load_evaluation(file).kind for file in (jobs / "evaluations").glob("letters-*.yaml")}
+    assert letters == {"transfer", "finetune", "fewshot"}
     changed = make_evaluation("fewshot", jobs / "evaluations/fewshot.yaml", shots=[10, 1], targets=["a"])
     assert changed.shots == (1, 10)  # type: ignore[union-attr]
     file = tmp_path / "mine.yaml"
     for text, said in {
-        "kind: probe\ntargets: [a]": r"mine.yaml:1: kind: must be one of transfer, fewshot, not 'probe'",
+        "kind: probe\ntargets: [a]": r"mine.yaml:1: kind: must be one of transfer, finetune, fewshot, not",
         "kind: transfer\ntargets: []": r"mine.yaml:2: targets: ",
         "kind: transfer\ntargets: [a]\nshots: [5]": r"mine.yaml:3: shots: unknown field",
         "kind: fewshot\ntargets: [a]\nshots: [5, 0]": r"mine.yaml:3: shots.1: must be at least 1, not 0",

@@ -305,7 +305,7 @@ def test_a_download_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.M
 def test_an_unknown_source_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="did you mean 'tiny-imagenet'"):
         open_source("tinyimagenet")
-    with pytest.raises(ConfigError, match="choose one of tiny-imagenet, digits, folder, cifar10, cifar100"):
+    with pytest.raises(ConfigError, match="choose one of tiny-imagenet, digits, letters, folder, cifar10"):
         open_source("xyz")
 
 
