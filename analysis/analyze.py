@@ -7,7 +7,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
@@ -22,13 +21,14 @@ from analysis.track import track
 from analysis.workers import Done, work_here, work_on_ray
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.launch import ray_session
+from seal_ray.objects import AnyPath
 
 Work = Callable[[Sequence[Piece]], Generator[Done]]
 Session = AbstractContextManager[None]
 
 
 def analyze(
-    path: Path,
+    path: AnyPath,
     rich: Console,
     *,
     what: Sequence[str] = WHAT,

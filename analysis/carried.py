@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from analysis.evaluation import Kind
@@ -16,6 +15,7 @@ from analysis.moments import Moment, Subject, Target
 from analysis.pieces import Outcome
 from analysis.results import FOLDER, read_result
 from seal_ray.files import saving, write_durably
+from seal_ray.objects import AnyPath, listed
 from seal_ray.recipe import Job
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.results import SweepRuns, results
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """How well the features of a run serve on a target. half_width: over episodes; of a probe there is none.
+    """How well the weights of a run serve on a target. half_width: over episodes, else there is none.
 
     made_by: all that the result depends on but the weights, so that only what is comparable is compared.
     """
@@ -70,10 +70,20 @@ def carried_over(runs: SweepRuns, kinds: Sequence[Kind] = get_args(Kind)) -> tup
     Of each finished run the last `relearned` moment counts. Runs whose results were made otherwise than
     those of most, or that have none, are `not evaluated`.
     """
-    scores = {one.store.run_id: _scores(one.store.folder, one.job, kinds) for one in runs.planned}
-    found = results(runs)
+    jobs = {one.store.folder: one.job for one in runs.planned}
+    return columns_of(jobs, results(runs), runs.sweep.baseline, kinds)
+
+
+def columns_of(
+    jobs: Mapping[AnyPath, Job],
+    found: Sequence[RunResult],
+    baseline: Mapping[str, str],
+    kinds: Sequence[Kind] = get_args(Kind),
+) -> tuple[Column, ...]:
+    """The same of any runs: jobs by the folders of those that have begun, and how each run stands."""
+    scores = {folder.name: _scores(folder, job, kinds) for folder, job in jobs.items()}
     columns = sorted({column for of_run in scores.values() for column in of_run})
-    return tuple(_column(column, scores, found, runs.sweep.baseline) for column in columns)
+    return tuple(_column(column, scores, found, baseline) for column in columns)
 
 
 def _column(
@@ -101,7 +111,7 @@ def _judged(run: RunResult, score: Score | None, usual: str) -> RunResult:
     return replace(run, top1=score.top1)
 
 
-def _scores(folder: Path, job: Job, kinds: Sequence[Kind]) -> dict[tuple[str, str, int], Score]:
+def _scores(folder: AnyPath, job: Job, kinds: Sequence[Kind]) -> dict[tuple[str, str, int], Score]:
     """The scores of a run's last `relearned` moment."""
     kept = [moment for moment in Subject(folder, job, "").moments() if moment.name == "relearned"]
     return {score.column: score for score in _scores_of(kept[-1], kinds)} if kept else {}
@@ -109,19 +119,19 @@ def _scores(folder: Path, job: Job, kinds: Sequence[Kind]) -> dict[tuple[str, st
 
 def _scores_of(moment: Moment, kinds: Sequence[Kind]) -> Iterator[Score]:
     for kind in kinds:
-        for path in sorted((moment.run / FOLDER).glob(f"{kind}-*-{moment.label}.json")):
+        for path in listed(moment.run / FOLDER, f"{kind}-*-{moment.label}.json"):
             held = read_result(moment, path.stem.removesuffix(f"-{moment.label}"))
             if held is not None:
                 yield from scores_in(held)
 
 
 def scores_in(held: Mapping[str, Any]) -> Iterator[Score]:
-    """The scores of a result: one of a probe, of few-shot one for each number of shots."""
+    """The scores of a result: of few-shot one for each number of shots, else one."""
     settings, result = held["settings"], held["result"]
     kind, target = settings["kind"], result["target"]
     whole = {name: value for name, value in settings.items() if name != "shots"}
     made_by = json.dumps([whole, target["identity"], target["encoding"]], sort_keys=True)
-    if kind == "transfer":
+    if kind != "fewshot":
         yield Score(kind, target["label"], None, result["top1"], None, made_by)
         return
     for shots, found in result["shots"].items():
@@ -150,16 +160,34 @@ def write_carried(runs: SweepRuns, kind: Kind) -> tuple[Line, ...]:
     return lines
 
 
+CARRIED = ("finished", "top1", "difference", "problems")
+"""What a line of results.json says of each target."""
 SUFFIXES = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high", "_p")
 """The columns of a target: top1 with its interval, the paired difference with its own, and its p."""
 
 
-def widen_results(runs: SweepRuns, leaderboard: Sequence[Line]) -> None:
-    """Put what was carried over beside the accuracies in the sweep's results.csv, if there is any."""
+def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[RunResult]) -> None:
+    """Put what was carried over beside the accuracies in the sweep's results.*, if there is any.
+
+    leaderboard, found: as `write_results` returned them.
+    """
     columns = carried_over(runs)
-    if columns:
-        with saving(runs.folder):
-            write_durably(runs.folder / "results.csv", widen(to_csv(leaderboard), columns).encode())
+    if not columns:
+        return
+    body = to_json(runs.sweep.name, leaderboard, found)
+    scores = {column.name: to_json("", column.lines, ())["lines"] for column in columns}
+    for place, line in enumerate(body["lines"]):
+        of_line = {name: lines[place] for name, lines in scores.items()}
+        line["carried"] = {name: {key: one[key] for key in CARRIED} for name, one in of_line.items()}
+    further = {column.name.replace("_", " "): column.lines for column in columns}
+    contents = {
+        "json": json.dumps(body, indent=1) + "\n",
+        "csv": widen(to_csv(leaderboard), columns),
+        "md": to_markdown(leaderboard, further),
+    }
+    with saving(runs.folder):
+        for suffix, content in contents.items():
+            write_durably(runs.folder / f"results.{suffix}", content.encode())
 
 
 def widen(table: str, columns: Sequence[Column]) -> str:

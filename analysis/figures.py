@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -24,6 +23,7 @@ from analysis.moments import Target
 from analysis.results import FOLDER, read_arrays
 from seal_ray.errors import CheckpointError
 from seal_ray.files import saving, write_durably
+from seal_ray.objects import AnyPath
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvp*"
@@ -54,7 +54,7 @@ FEWEST = 0.1
 """Where such an axis begins (%)."""
 
 
-def write_figures(target: Target) -> list[Path]:
+def write_figures(target: Target) -> list[AnyPath]:
     """Draw what there are results for into `<target>/analysis/`; returns the files that were written."""
     found = gather(target)
     depth = [one for one in found if "depth" in one.results]
@@ -65,7 +65,7 @@ def write_figures(target: Target) -> list[Path]:
             drawn += [("depth-histogram", depth_histogram(depth)), ("depth-mean", depth_mean(depth))]
         if _last(curved):
             drawn += [("spectral-density", spectral_density(curved)), ("curvature", curvature(curved))]
-        written = []
+        written: list[AnyPath] = []
         with saving(target.folder):
             for name, figure in drawn:
                 for kind in ("png", "svg"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from seal_ray.data.loaders import Loader
 from seal_ray.data.samples import Labels
 from seal_ray.data.subset import noisy_labels, training_indices
 from seal_ray.network import build, stages
+from seal_ray.objects import AnyPath
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.snapshot import State, weights_sha256
 
@@ -107,15 +107,15 @@ class Material:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._runs: dict[Path, tuple[Job, Dataset]] = {}
+        self._runs: dict[AnyPath, tuple[Job, Dataset]] = {}
         self._data: dict[tuple[str, int | None, float], Data] = {}
         self._features: dict[tuple[str, bytes, int], Features] = {}
 
-    def recipe(self, run: Path) -> Recipe:
+    def recipe(self, run: AnyPath) -> Recipe:
         """What the run computes."""
         return self._run(run)[0].recipe
 
-    def data(self, run: Path) -> Data:
+    def data(self, run: AnyPath) -> Data:
         """The images that the run sees. DataError when they are not there, damaged, or others."""
         job, dataset = self._run(run)
         used = job.recipe.data
@@ -124,7 +124,7 @@ class Material:
             self._data = {key: Data.open(dataset, job.recipe)}
         return self._data[key]
 
-    def network(self, run: Path, weights: State) -> nn.Module:
+    def network(self, run: AnyPath, weights: State) -> nn.Module:
         """The run's network with these weights, in eval mode."""
         model = self.recipe(run).model
         network = build(
@@ -137,7 +137,7 @@ class Material:
         network.load_state_dict(weights)
         return network.to(self.device).eval()
 
-    def stage_features(self, run: Path, weights: State, indices: Tensor, max_features: int) -> Features:
+    def stage_features(self, run: AnyPath, weights: State, indices: Tensor, max_features: int) -> Features:
         """Embeddings of validation images at the output of each stage of the network."""
         key = (weights_sha256(weights), indices.numpy().tobytes(), max_features)
         if key not in self._features:
@@ -153,7 +153,7 @@ class Material:
             )
         return self._features[key]
 
-    def _run(self, run: Path) -> tuple[Job, Dataset]:
+    def _run(self, run: AnyPath) -> tuple[Job, Dataset]:
         if run not in self._runs:
             job = load_job(run / "job.yaml")
             self._runs[run] = job, trained_on(run, job)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from seal_ray.data.beton import Dataset, load_dataset
+from seal_ray.data.beton import Dataset
+from seal_ray.data.staging import open_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
 from seal_ray.lineage import run_id
+from seal_ray.objects import AnyPath, listed, storage_path
 from seal_ray.recipe import Job, load_job
 from seal_ray.recipe import Moment as MomentName
 from seal_ray.schedule import Budget, Position, moments_of
@@ -31,7 +33,7 @@ FOLDER = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 class Moment:
     """A kept moment of a run."""
 
-    run: Path  # the run's folder
+    run: AnyPath  # the run's folder
     generation: int
     name: str
 
@@ -41,7 +43,7 @@ class Moment:
         return f"g{self.generation:03d}-{self.name}"
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """Its folder."""
         return self.run / "moments" / self.label
 
@@ -67,10 +69,10 @@ class Facts:
 class Subject:
     """A run that is analysed."""
 
-    folder: Path
+    folder: AnyPath
     job: Job
     label: str  # what figures call it: its setting in a sweep, else its method
-    baseline: Path | None = None  # the run that it is compared with, of the same seed
+    baseline: AnyPath | None = None  # the run that it is compared with, of the same seed
 
     @property
     def run_id(self) -> str:
@@ -109,16 +111,16 @@ class Subject:
         return trained_on(self.folder, self.job)
 
 
-def tracked_epochs(folder: Path, budget: Budget, epochs: int) -> list[Position]:
+def tracked_epochs(folder: AnyPath, budget: Budget, epochs: int) -> list[Position]:
     """Those of the run's first epochs of which it was kept which validation images were right."""
     positions = (Position(*divmod(epoch, budget.length)) for epoch in range(epochs))
     kept = {path.stem for path in (folder / "examples").glob("*.json")}
     return [p for p in positions if f"g{p.generation:03d}-e{p.epoch:03d}" in kept]
 
 
-def trained_on(folder: Path, job: Job) -> Dataset:
+def trained_on(folder: AnyPath, job: Job) -> Dataset:
     """The data set at the run's path, if the run was trained on that very one, else a DataError."""
-    dataset = load_dataset(Path(job.recipe.data.path))
+    dataset = open_dataset(job.recipe.data.path)
     if run_id(job.recipe, dataset.training_identity) != folder.name:
         raise DataError(
             f"{dataset.folder}: is not the data set that {folder.name} was trained on; prepare that one "
@@ -132,20 +134,22 @@ class Target:
     """What is analysed together. folder: where its figures go, under `analysis/`."""
 
     name: str
-    folder: Path
+    folder: AnyPath
     subjects: tuple[Subject, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)  # runs left out, and why
 
 
-def find_target(path: Path, storage: str | None = None) -> Target:
+def find_target(place: str | AnyPath, storage: str | None = None) -> Target:
     """The runs that a path stands for: a run's folder or YAML file, a sweep's, or a storage folder.
 
     storage: overrides placement.storage of a YAML file. ConfigError for a path that is none of these and a
     storage that is not asked of a file; CheckpointError when there is no run.
     """
-    if storage is not None and not path.is_file():
+    path = storage_path(place)
+    of_file = isinstance(path, Path) and path.is_file()
+    if storage is not None and not of_file:
         raise ConfigError(f"--storage: {path} is no YAML file, so it says itself where its runs are")
-    if path.is_file():
+    if isinstance(path, Path) and path.is_file():
         return _of_file(path, storage)
     if (path / "job.yaml").is_file():
         folder = path.resolve()
@@ -154,7 +158,7 @@ def find_target(path: Path, storage: str | None = None) -> Target:
         return _of_sweep_folder(path.resolve())
     if not path.is_dir():
         raise ConfigError(f"{path}: no such file or folder; name a run, a sweep, or a folder of runs")
-    folders = [found.parent.resolve() for found in sorted(path.glob("*/job.yaml"))]
+    folders = [found.parent.resolve() for found in listed(path, "*/job.yaml")]
     return _target(path.resolve().name, path.resolve(), folders)
 
 
@@ -176,7 +180,7 @@ def sweep_target(runs: SweepRuns) -> Target:
     return _target(runs.sweep.name, runs.folder, folders, dict(runs.settings), dict(runs.sweep.baseline))
 
 
-def _of_sweep_folder(folder: Path) -> Target:
+def _of_sweep_folder(folder: AnyPath) -> Target:
     """A sweep by the results it has written; its baseline is the setting they mark as such."""
     path = folder / "results.json"
     try:
@@ -197,13 +201,13 @@ def _of_sweep_folder(folder: Path) -> Target:
 
 def _target(
     name: str,
-    folder: Path,
-    folders: Sequence[Path],
+    folder: AnyPath,
+    folders: Sequence[AnyPath],
     settings: Mapping[str, Mapping[str, str]] | None = None,
     baseline: Mapping[str, str] | None = None,
 ) -> Target:
     """The runs in `folders`. With settings they are a sweep's, and compared with those of `baseline`."""
-    jobs: dict[Path, Job] = {}
+    jobs: dict[AnyPath, Job] = {}
     unreadable = {}
     for one in folders:
         try:
@@ -226,11 +230,11 @@ def _target(
 
 
 def _rival(
-    folder: Path,
-    jobs: Mapping[Path, Job],
+    folder: AnyPath,
+    jobs: Mapping[AnyPath, Job],
     settings: Mapping[str, Mapping[str, str]],
     baseline: Mapping[str, str] | None,
-) -> Path | None:
+) -> AnyPath | None:
     """The run of the same seed whose setting is this run's with the baseline's labels over it."""
     wanted, seed = {**settings[folder.name], **(baseline or {})}, jobs[folder].recipe.seed
     for other, job in jobs.items():

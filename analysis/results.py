@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from analysis.moments import Moment
 from seal_ray.errors import CheckpointError
 from seal_ray.files import saving, write_durably
+from seal_ray.objects import AnyPath
 
 FOLDER = "analysis"
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -34,7 +36,7 @@ class Computed:
     picture: bytes | None = None
 
 
-def result_path(moment: Moment, what: str, suffix: str = ".json") -> Path:
+def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:
     """Where a result lies."""
     return moment.run / FOLDER / f"{what}-{moment.label}{suffix}"
 
@@ -53,9 +55,9 @@ def read_arrays(moment: Moment, what: str) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a result. CheckpointError when they are damaged."""
     path = result_path(moment, what, ".npz")
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
             return dict(held)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = f"{path}: damaged ({type(error).__name__}); remove it and analyse again"
         raise CheckpointError(problem) from None
 
@@ -89,7 +91,7 @@ def _write(moment: Moment, what: str, files: Mapping[str, bytes], body: Mapping[
         write_durably(result_path(moment, what), text.encode())
 
 
-def _files(moment: Moment, what: str, held: Mapping[str, Any]) -> list[Path]:
+def _files(moment: Moment, what: str, held: Mapping[str, Any]) -> list[AnyPath]:
     return [result_path(moment, what, suffix) for suffix in held.get("files", ())]
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.lineage import can_start_after, generation_keys
+from seal_ray.objects import AnyPath, listed
 from seal_ray.schedule import Position, moments_of
 from seal_ray.snapshot import Snapshot
-from seal_ray.store import GENERATIONS, Store
+from seal_ray.store import GENERATIONS, Store, moment_label
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Recipe
@@ -56,18 +56,19 @@ def branch(store: Store, recipe: Recipe, identity: str, moments: Collection[str]
     return None
 
 
-def finished_generations(storage: Path, moments: Collection[str]) -> Iterator[tuple[str, Store]]:
+def finished_generations(storage: AnyPath, moments: Collection[str]) -> Iterator[tuple[str, Store]]:
     """The key of each generation in `storage` that can be taken over, and a run that has finished it.
 
     A run that lacks some of `moments` does not count: who branched from it would lack them too.
     """
-    for path in sorted(storage.glob(f"*/{GENERATIONS}")):
+    for path in listed(storage, f"*/{GENERATIONS}"):
         run = Store(path.parent, path.parent.name)
         known = run.generations()
         if known is None or not set(moments) <= set(known.moments):
             continue
+        completed = run.completed_moments()
         for generation, key in enumerate(known.keys):
-            if not run.has_moment("relearned", generation):
+            if moment_label("relearned", generation) not in completed:
                 break
             yield key, run
 

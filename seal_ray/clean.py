@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.files import size_of
 from seal_ray.lease import owner, unowned
+from seal_ray.objects import AnyPath, listed, on_this_host
 from seal_ray.recipe import load_job
 from seal_ray.schedule import Position
 from seal_ray.snapshot import newest_first, remove_snapshot
@@ -28,13 +29,13 @@ TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
 class Litter:
     """A file or folder that nothing refers to: where, why, and its size in bytes."""
 
-    path: Path
+    path: AnyPath
     what: str
     bytes: int
-    run: Path  # the folder whose owner minds it: the run's
+    run: AnyPath  # the folder whose owner minds it: the run's
 
 
-def find_litter(storage: Path) -> list[Litter]:
+def find_litter(storage: AnyPath) -> list[Litter]:
     """The litter of the runs in `storage` that nobody trains. CheckpointError without such a folder.
 
     A checkpoint is surplus when the newest ones that placement.keep.checkpoints asks for are all usable;
@@ -42,8 +43,8 @@ def find_litter(storage: Path) -> list[Litter]:
     """
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
-    places = [path.parent for path in sorted(storage.glob("*/job.yaml"))]
-    places += sorted(storage.glob(f"{SWEEPS}/*/{SLOTS}*"))
+    places: list[AnyPath] = [path.parent for path in listed(storage, "*/job.yaml")]
+    places += sorted(on_this_host(storage).glob(f"{SWEEPS}/*/{SLOTS}*"))
     return [litter for place in places if owner(place) is None for litter in _find(place)]
 
 
@@ -63,33 +64,33 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
     return removed
 
 
-def _find(run: Path) -> Iterator[Litter]:
+def _find(run: AnyPath) -> Iterator[Litter]:
     """The litter in the folder of a run, or of a sweep's slots, that nobody alive owns."""
     if run.name.startswith(SLOTS):
-        yield Litter(run, "Ray's folder of a sweep that is gone", _size(run), run)
+        yield Litter(run, "Ray's folder of a sweep that is gone", size_of(run), run)
         return
     for path, what in (
         *((path, "lease of a launch that is gone") for path in run.glob("lease.json")),
-        *((path, "Ray's folder of a launch that is gone") for path in run.glob("ray")),
+        *((path, "Ray's folder of a launch that is gone") for path in on_this_host(run).glob("ray")),
         *((path, "half-written") for path in _unfinished(run)),
         *((path, "more checkpoints than placement.keep.checkpoints") for path in _surplus(run)),
     ):
-        yield Litter(path, what, _size(path), run)
+        yield Litter(path, what, size_of(path), run)
 
 
-def _unfinished(run: Path) -> Iterator[Path]:
+def _unfinished(run: AnyPath) -> Iterator[AnyPath]:
     """Snapshots whose manifest was never written, and temporary files elsewhere."""
-    yield from (path for path in sorted(run.iterdir()) if _temporary(path))
+    yield from (path for path in listed(run, "*") if _temporary(path))
     snapshots = [path for path in run.glob("checkpoints/*") if CHECKPOINT.fullmatch(path.name)]
     snapshots += [path for path in run.glob("moments/*") if MOMENT.fullmatch(path.name)]
     for folder in sorted(snapshots):
         if not (folder / "manifest.json").exists():
             yield folder
         else:
-            yield from (path for path in sorted(folder.iterdir()) if _temporary(path))
+            yield from (path for path in listed(folder, "*") if _temporary(path))
 
 
-def _surplus(run: Path) -> list[Path]:
+def _surplus(run: AnyPath) -> list[AnyPath]:
     """Complete checkpoints beyond those to keep, which must be usable; none if that cannot be told."""
     manifests = run.glob("checkpoints/*/manifest.json")
     folders = newest_first([path.parent for path in manifests if CHECKPOINT.fullmatch(path.parent.name)])
@@ -103,16 +104,11 @@ def _surplus(run: Path) -> list[Path]:
     return folders[keep:]
 
 
-def _temporary(path: Path) -> bool:
+def _temporary(path: AnyPath) -> bool:
     return path.is_file() and TEMPORARY.fullmatch(path.name) is not None
 
 
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.lstat().st_size for file in files)
-
-
-def _delete(path: Path) -> None:
+def _delete(path: AnyPath) -> None:
     """Delete a file or folder, as far as that is allowed."""
     if path.is_dir():
         remove_snapshot(path)

@@ -20,6 +20,10 @@ class CheckpointError(SealRayError):
     """A run folder from which nothing usable can be read, or that belongs to someone else."""
 
 
+class StorageError(SealRayError):
+    """An object store that cannot be reached, or refuses; what was read or written may be all right."""
+
+
 class ClusterError(SealRayError):
     """A Ray cluster that cannot be reached or cannot run what was asked."""
 

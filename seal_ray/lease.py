@@ -3,6 +3,10 @@
 `<run folder>/lease.json` names the owner (host, boot, process) and a token; a heartbeat renews it. The
 process of an owner on this host is looked up, so its death is known at once; an owner elsewhere is dead
 when its heartbeat has not changed for `TIME_TO_LIVE` seconds of our own clock.
+
+In an object store hosts have no lock in common: of those that find a run free at the same time, the one that
+writes its lease last owns it, which all see after `SETTLE` seconds. A slower one would own it from then on,
+and the other, which no longer does, commit nothing.
 """
 
 from __future__ import annotations
@@ -15,21 +19,23 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from seal_ray.errors import ClusterError
+from seal_ray.errors import ClusterError, StorageError
 from seal_ray.files import make_folder, saving, write_durably
+from seal_ray.objects import AnyPath, ObjectPath, on_this_host
 
 HEARTBEAT = 5.0
 TIME_TO_LIVE = 30.0
+SETTLE = 1.0
 
 
 @contextlib.contextmanager
-def hold_lease(folder: Path) -> Iterator[str]:
+def hold_lease(folder: AnyPath) -> Iterator[str]:
     """Own the run in `folder` for the length of the block; yields the token that workers present.
 
     ClusterError, saying where, when another launch that is alive owns it. An owner on another host is
@@ -45,17 +51,38 @@ def hold_lease(folder: Path) -> Iterator[str]:
     finally:
         done.set()
         beating.join()
-        with locked(folder):
+        # One that stays because S3 does not answer is that of a process that is gone.
+        with contextlib.suppress(StorageError), locked(folder):
             if owns(folder, token):
                 (folder / "lease.json").unlink()
 
 
-def owns(folder: Path, token: str) -> bool:
+def owns(folder: AnyPath, token: str) -> bool:
     """Whether `token` is still that of the run's owner."""
     return _read(folder).get("token") == token
 
 
-def owner(folder: Path) -> str | None:
+def take_lead(folder: AnyPath, token: str) -> Callable[[], bool]:
+    """Write for the owner from now on; returns whether this process still may.
+
+    A host that is cut off may go on training, with the owner's token, beside the workers that are started in
+    place of its own. CheckpointError when the folder cannot be written to.
+    """
+    leader, file = secrets.token_hex(8).encode(), folder / "leader"
+
+    def leads() -> bool:
+        try:
+            return owns(folder, token) and file.read_bytes() == leader
+        except FileNotFoundError:
+            return False
+
+    if owns(folder, token):
+        with saving(folder):
+            write_durably(file, leader)
+    return leads
+
+
+def owner(folder: AnyPath) -> str | None:
     """Where the run's owner is, as "process 12 on host", or None when nobody alive holds the lease.
 
     Of an owner on another host it can only be said that it held the lease; it counts as alive.
@@ -67,7 +94,7 @@ def owner(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def unowned(folder: Path) -> Iterator[bool]:
+def unowned(folder: AnyPath) -> Iterator[bool]:
     """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
     with locked(folder):
         yield owner(folder) is None
@@ -80,9 +107,9 @@ class Pulse:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Path, tuple[dict[str, Any], float]] = {}
+        self._seen: dict[AnyPath, tuple[dict[str, Any], float]] = {}
 
-    def alive(self, folder: Path) -> bool:
+    def alive(self, folder: AnyPath) -> bool:
         """Whether somebody alive trains the run in `folder`."""
         lease = _read(folder)
         if not lease or _is_here(lease):
@@ -92,7 +119,7 @@ class Pulse:
         return time.monotonic() - self._seen[folder][1] < TIME_TO_LIVE
 
 
-def _acquire(folder: Path) -> str:
+def _acquire(folder: AnyPath) -> str:
     make_folder(folder)
     seen = _read(folder)
     if seen and not _is_here(seen):
@@ -101,35 +128,46 @@ def _acquire(folder: Path) -> str:
         lease = _read(folder)
         alive = _runs_here(lease) if _is_here(lease) else lease != seen
         if lease and alive:
-            raise ClusterError(
-                f"run {folder.name} is already running: process {lease['pid']} on {lease['host']}; wait for "
-                f"it, or ask it to stop with `touch {folder / 'stop'}`"
-            )
+            raise _taken(folder, lease)
         process = psutil.Process()
         token = secrets.token_hex(8)
         _write(folder, token, process.pid, process.create_time())
+    if isinstance(folder, ObjectPath):
+        time.sleep(SETTLE)
+        lease = _read(folder)
+        if lease.get("token") != token:
+            raise _taken(folder, lease)
     return token
 
 
-def _wait_for_silence(folder: Path, seen: dict[str, Any]) -> None:
+def _taken(folder: AnyPath, lease: dict[str, Any]) -> ClusterError:
+    where = f"process {lease['pid']} on {lease['host']}" if lease else "elsewhere"
+    stop = folder / "stop"
+    how = f"`touch {stop}`" if isinstance(stop, Path) else f"an empty object {stop}"
+    return ClusterError(
+        f"run {folder.name} is already running: {where}; wait for it, or ask it to stop with {how}"
+    )
+
+
+def _wait_for_silence(folder: AnyPath, seen: dict[str, Any]) -> None:
     """Return once TIME_TO_LIVE has passed without a heartbeat, or as soon as there is one."""
     deadline = time.monotonic() + TIME_TO_LIVE
     while time.monotonic() < deadline and _read(folder) == seen:
         time.sleep(min(1.0, HEARTBEAT))
 
 
-def _beat(folder: Path, token: str, done: threading.Event) -> None:
+def _beat(folder: AnyPath, token: str, done: threading.Event) -> None:
     """Renew the lease until done; a launch that was taken over leaves the new owner's alone."""
     process = psutil.Process()
     while not done.wait(HEARTBEAT):
         # A full disk must not end the run: the lease is then merely not renewed.
-        with contextlib.suppress(OSError), locked(folder):
+        with contextlib.suppress(OSError, StorageError), locked(folder):
             if not owns(folder, token):
                 return
             _write(folder, token, process.pid, process.create_time())
 
 
-def _write(folder: Path, token: str, pid: int, started: float) -> None:
+def _write(folder: AnyPath, token: str, pid: int, started: float) -> None:
     lease = {
         "host": socket.gethostname(),
         "boot": _boot(),
@@ -141,7 +179,7 @@ def _write(folder: Path, token: str, pid: int, started: float) -> None:
     write_durably(folder / "lease.json", json.dumps(lease).encode())
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: AnyPath) -> dict[str, Any]:
     """The lease, or an empty dict when there is none that could be anyone's."""
     try:
         lease = json.loads((folder / "lease.json").read_bytes())
@@ -177,9 +215,12 @@ def _boot() -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time reads and writes leases here."""
-    descriptor = os.open(folder / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
+def locked(folder: AnyPath) -> Iterator[None]:
+    """One process of this host at a time, or of all that share the folder, reads and writes leases here."""
+    here = on_this_host(folder)
+    if here is not folder:
+        here.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(here / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -7,16 +7,18 @@ is being trained, `generations.json` what it consists of, moments what is done.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from seal_ray.branch import finished_generations
 from seal_ray.errors import ClusterError, ConfigError, SealRayError
 from seal_ray.files import make_folder
-from seal_ray.launch import Planned, begin
+from seal_ray.launch import Planned, begin, pause
 from seal_ray.lease import Pulse, hold_lease, locked
 from seal_ray.lineage import can_start_after
+from seal_ray.objects import AnyPath, ObjectPath, listed
 from seal_ray.store import GENERATIONS, Store
 from seal_ray.tree import Work, next_to_start
 
@@ -51,6 +53,7 @@ class Queue:
         self._works = {one.run_id: work_of(one) for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._pulse = Pulse()
+        self._looked = -math.inf
         self.stopping = False
 
     @property
@@ -61,19 +64,24 @@ class Queue:
     def claim(self) -> Claim | None:
         """The run to start now; None when each must wait for what somebody is training.
 
-        It starts after the generations that others have trained.
+        It starts after the generations that others have trained. An object store is only asked again after a
+        pause.
         """
+        if isinstance(self._storage, ObjectPath) and time.monotonic() - self._looked < pause(self._storage):
+            return None
         make_folder(self._storage)
         with locked(self._storage):
             for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
                 del self._waiting[run_id]
             chosen = self._choose() if self.left else None
             if chosen is None:
+                self._looked = time.monotonic()
                 return None
             held = contextlib.ExitStack()
             try:
                 token = held.enter_context(hold_lease(chosen.store.folder))
             except ClusterError:  # `seal-ray train` has just begun it
+                self._looked = time.monotonic()
                 return None
             chosen.store.record_generations(chosen.keys, self._moments)
         self._claimed[chosen.run_id] = held
@@ -126,9 +134,9 @@ def work_of(planned: Planned) -> Work:
     return Work(planned.run_id, planned.keys, startable, recipe.budget.length)
 
 
-def _recorded(storage: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _recorded(storage: AnyPath) -> Iterator[tuple[AnyPath, tuple[str, ...]]]:
     """The folder of each run and the keys of its generations."""
-    for path in sorted(storage.glob(f"*/{GENERATIONS}")):
+    for path in listed(storage, f"*/{GENERATIONS}"):
         generations = Store(path.parent, path.parent.name).generations()
         if generations:
             yield path.parent, generations.keys

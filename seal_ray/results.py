@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.files import saving, write_durably
 from seal_ray.launch import Planned, prepare_job
+from seal_ray.objects import AnyPath
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.runs import summarise
 from seal_ray.store import SWEEPS
 from seal_ray.sweep import Setting, Sweep
-from seal_ray.tracking import track_leaderboard
+from seal_ray.tracking import tags_of, track_tables
+from seal_ray.weights import weights_digest
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ class SweepRuns:
         return {run: (" ".join(s[axis] for axis in axes), seeds[run]) for run, s in settings.items()}
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """Where the results go."""
         return self.planned[0].store.folder.parent / SWEEPS / self.sweep.name
 
 
 def prepare_sweep(sweep: Sweep) -> SweepRuns:
     """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
-    planned = tuple(prepare_job(run.job) for run in sweep.runs)
+    digest = functools.cache(weights_digest)  # so that initial weights are read once
+    planned = tuple(prepare_job(run.job, digest) for run in sweep.runs)
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):
         if one.run_id in owners:
@@ -112,12 +115,14 @@ def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
     return lines, found
 
 
-def track_results(runs: SweepRuns, lines: Sequence[Line]) -> None:
-    """Send the leaderboard to W&B, into the sweep's group; its id stays as seeds and methods are added."""
+def track_results(runs: SweepRuns, tables: Mapping[str, Sequence[Line]]) -> None:
+    """Send tables, by name, to W&B into the sweep's run; its id stays as seeds and methods are added."""
     first = runs.planned[0]
     tracked = f"sweep-{runs.sweep.name}-{first.run_id}"
+    tags = {tag for one in runs.planned for tag in tags_of(one.job.recipe, one.dataset.name)}
+    texts = {table: to_csv(lines) for table, lines in tables.items()}
     tracking = first.job.placement.tracking
-    track_leaderboard(runs.sweep.name, tracked, tracking, runs.folder, to_csv(lines))
+    track_tables(runs.sweep.name, tracked, tracking, runs.folder, texts, sorted(tags))
 
 
 def totals(found: Sequence[RunResult]) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.lease import owner
+from seal_ray.objects import AnyPath, listed
 from seal_ray.recipe import Job, load_job
 from seal_ray.schedule import Row
 from seal_ray.store import Store
 
 
-def list_runs(storage: Path) -> list[dict[str, Any]]:
+def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
     """One plain dictionary a run, by method and seed. CheckpointError when the folder does not exist.
 
     Keys: id name method seed generation epoch epochs_done epochs status top1 best_top1 images_per_second
@@ -22,11 +22,11 @@ def list_runs(storage: Path) -> list[dict[str, Any]]:
     """
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
-    found = [summarise(path.parent) for path in sorted(storage.glob("*/job.yaml"))]
+    found = [summarise(path.parent) for path in listed(storage, "*/job.yaml")]
     return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
 
 
-def summarise(folder: Path) -> dict[str, Any]:
+def summarise(folder: AnyPath) -> dict[str, Any]:
     """What the run in `folder` is and how it stands; damaged files make its status `damaged`."""
     store = Store(folder, folder.name)
     status = store.status()

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from seal_ray.errors import CheckpointError
-from seal_ray.files import write_durably
+from seal_ray.files import remove_folder, write_durably
+from seal_ray.objects import AnyPath
 from seal_ray.schedule import Position, Row
 
 FORMAT = 1
@@ -58,7 +57,7 @@ def to_line(row: Row) -> bytes:
     return (json.dumps(row, allow_nan=False) + "\n").encode()
 
 
-def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
+def write_snapshot(folder: AnyPath, snapshot: Snapshot) -> None:
     """Write a snapshot; an existing folder is replaced, its manifest going first and coming last."""
     (folder / "manifest.json").unlink(missing_ok=True)
     carried = {f"{name}/{key}": t for name, state in snapshot.carried.items() for key, t in state.items()}
@@ -87,7 +86,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     write_durably(folder / "manifest.json", text.encode())
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: AnyPath) -> dict[str, Any]:
     """The manifest, its own checksum verified. CheckpointError says what is wrong with it."""
     path = folder / "manifest.json"
     try:
@@ -102,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def read_snapshot(folder: Path, run_id: str) -> Snapshot:
+def read_snapshot(folder: AnyPath, run_id: str) -> Snapshot:
     """Read a snapshot of this run, every checksum verified. CheckpointError says what is wrong."""
     manifest = read_manifest(folder)
     if manifest["run_id"] != run_id:
@@ -133,10 +132,10 @@ def read_snapshot(folder: Path, run_id: str) -> Snapshot:
     )
 
 
-def remove_snapshot(folder: Path) -> None:
+def remove_snapshot(folder: AnyPath) -> None:
     """Delete a snapshot, its manifest first, so that a half-deleted one does not exist either."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
 
 
 def _tensors(state: Mapping[str, Tensor]) -> bytes:
@@ -147,10 +146,10 @@ def _seal(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def newest_first(folders: Sequence[Path]) -> list[Path]:
+def newest_first(folders: Sequence[AnyPath]) -> list[AnyPath]:
     """Checkpoint folders `gGGG-eEEE`, the furthest position first."""
 
-    def place(folder: Path) -> tuple[int, int]:
+    def place(folder: AnyPath) -> tuple[int, int]:
         generation, epoch = folder.name.split("-")
         return int(generation[1:]), int(epoch[1:])
 

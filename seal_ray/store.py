@@ -14,15 +14,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from seal_ray.errors import CheckpointError, SealRayWarning
+from seal_ray.errors import CheckpointError, SealRayWarning, StorageError
 from seal_ray.files import append_durably, saving, write_durably
 from seal_ray.lineage import run_id
+from seal_ray.objects import AnyPath, storage_path
 from seal_ray.schedule import Position, Row
 from seal_ray.snapshot import (
     Snapshot,
@@ -33,6 +33,7 @@ from seal_ray.snapshot import (
     to_line,
     write_snapshot,
 )
+from seal_ray.weights import pinned
 
 if TYPE_CHECKING:
     from seal_ray.data.images import Images
@@ -60,7 +61,7 @@ class Generations:
 class Store:
     """One run's folder. Only the worker that leads writes to it, while `owned()` says it may."""
 
-    folder: Path
+    folder: AnyPath
     run_id: str
     checkpoints: int = 2  # how many to keep
     owned: Callable[[], bool] = lambda: True
@@ -169,6 +170,10 @@ class Store:
         """Whether a moment was completed; reading it may still find it damaged."""
         return (self._moment(name, generation) / "manifest.json").exists()
 
+    def completed_moments(self) -> frozenset[str]:
+        """The labels `gGGG-<name>` of the moments that were completed."""
+        return frozenset(path.parent.name for path in self.folder.glob("moments/*/manifest.json"))
+
     def record_generations(self, keys: Sequence[str], moments: Sequence[str]) -> None:
         """Say which generations this run consists of and which moments it keeps of each of them.
 
@@ -221,15 +226,36 @@ class Store:
             raise CheckpointError(f"{path}: damaged, and the run has no checkpoint; remove the run's folder")
         return rows
 
+    def metrics_size(self) -> int:
+        """Bytes of metrics so far, which tell whether there are more; 0 when there are none."""
+        try:
+            return (self.folder / "metrics.jsonl").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def warn(self, text: str) -> None:
         """Leave a warning for whoever follows the run; one that cannot be written is dropped."""
-        with suppress(OSError):
+        with suppress(OSError, StorageError):
             append_durably(self.folder / "warnings.txt", (" ".join(text.split()) + "\n").encode())
 
     def warnings(self) -> list[str]:
         """What the run has warned of, oldest first."""
-        path = self.folder / "warnings.txt"
-        return path.read_text().splitlines() if path.exists() else []
+        try:
+            return (self.folder / "warnings.txt").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def record_start(self) -> None:
+        """Note that workers begin here, after so many epochs; like a warning it may be dropped."""
+        with suppress(OSError, StorageError, CheckpointError):
+            append_durably(self.folder / "starts.txt", f"{len(self.rows())}\n".encode())
+
+    def starts(self) -> list[int]:
+        """After how many epochs workers began, in order: more than one where the run was resumed."""
+        try:
+            return [int(line) for line in (self.folder / "starts.txt").read_text().splitlines()]
+        except (FileNotFoundError, ValueError):
+            return []
 
     def request_stop(self) -> None:
         """Ask the run to end at its next epoch boundary."""
@@ -244,13 +270,13 @@ class Store:
         """Forget a stop request that has been obeyed, or that was for an earlier launch."""
         (self.folder / "stop").unlink(missing_ok=True)
 
-    def _examples(self, position: Position) -> Path:
+    def _examples(self, position: Position) -> AnyPath:
         return self.folder / "examples" / f"{_name(position)}.json"
 
-    def _moment(self, name: str, generation: int) -> Path:
-        return self.folder / "moments" / f"g{generation:03d}-{name}"
+    def _moment(self, name: str, generation: int) -> AnyPath:
+        return self.folder / "moments" / moment_label(name, generation)
 
-    def _read(self, folder: Path) -> Snapshot:
+    def _read(self, folder: AnyPath) -> Snapshot:
         snapshot = read_snapshot(folder, self.run_id)
         if snapshot.moment is not None:
             raise CheckpointError(f"{folder}: is a moment, which lacks the optimizer; it was copied here")
@@ -268,34 +294,41 @@ class Store:
             found.add(hashlib.sha256(b"").hexdigest())
         return found
 
-    def _completed(self) -> list[Path]:
+    def _completed(self) -> list[AnyPath]:
         return [folder for folder in self._checkpoints() if (folder / "manifest.json").exists()]
 
-    def _checkpoints(self) -> list[Path]:
+    def _checkpoints(self) -> list[AnyPath]:
         parent = self.folder / "checkpoints"
-        found = list(parent.iterdir()) if parent.is_dir() else []
+        found: list[AnyPath] = list(parent.iterdir()) if parent.is_dir() else []
         return newest_first([f for f in found if CHECKPOINT.fullmatch(f.name)])
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
         """Write as the owner of the run; what goes wrong is said, and costs nothing committed before."""
-        if not self.owned():
-            raise CheckpointError(f"{self.folder}: another launch has taken this run over; nothing written")
         with saving(self.folder):
+            if not self.owned():
+                raise CheckpointError(
+                    f"{self.folder}: another launch has taken this run over; nothing written"
+                )
             yield
 
 
-def open_store(storage: Path | str, recipe: Recipe, images: Images, checkpoints: int = 2) -> Store:
+def open_store(storage: AnyPath | str, recipe: Recipe, images: Images, checkpoints: int = 2) -> Store:
     """The store of a recipe's run on these images: `<storage>/<run id>/`."""
-    identity = run_id(recipe, images.identity)
-    return Store(Path(storage) / identity, identity, checkpoints)
+    identity = run_id(pinned(recipe), images.identity)
+    return Store(storage_path(storage) / identity, identity, checkpoints)
+
+
+def moment_label(name: str, generation: int) -> str:
+    """What the folder of a moment is called: `gGGG-<name>`."""
+    return f"g{generation:03d}-{name}"
 
 
 def _name(position: Position) -> str:
     return f"g{position.generation:03d}-e{position.epoch:03d}"
 
 
-def _whole_lines(path: Path) -> bytes:
+def _whole_lines(path: AnyPath) -> bytes:
     """The file's lines without one that is still being written; nothing when there is no file."""
     try:
         return b"".join(path.read_bytes().rpartition(b"\n")[:2])
@@ -303,7 +336,7 @@ def _whole_lines(path: Path) -> bytes:
         return b""
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: AnyPath) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:

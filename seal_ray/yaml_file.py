@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from seal_ray.errors import ConfigError
+from seal_ray.objects import AnyPath, storage_path
 
 Keys = tuple[str | int, ...]
 
@@ -38,7 +38,7 @@ class Document:
         return next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.places)
 
 
-def read(path: str | Path) -> Document:
+def read(path: str | AnyPath) -> Document:
     """The mapping in a YAML file. ConfigError when the file cannot be read or is not a plain mapping."""
     reader = _Reader(str(path), numbered=True)
     value = reader.read(_text(path))
@@ -114,10 +114,10 @@ def at(value: Any, path: Keys) -> object:
     return value
 
 
-def _text(path: str | Path) -> str:
+def _text(path: str | AnyPath) -> str:
     """The text of a UTF-8 file."""
     try:
-        data = Path(path).read_bytes()
+        data = storage_path(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML file") from None
     except IsADirectoryError:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from seal_ray.data.samples import Channels, ClassName, Labels, Pixels
 from seal_ray.errors import ConfigError, DataError
+from seal_ray.objects import AnyPath
 
 JPEG_QUALITY = 95
 SMALLEST_PAGE = 1 << 21  # bytes; FFCV's lower limit
@@ -40,6 +41,7 @@ JPEG, RAW = 0, 1  # modes of an image
 
 
 FORMAT = 1  # of dataset.json
+REMEDY = "prepare it with `seal-ray data prepare`"
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,28 @@ def load_dataset(folder: Path) -> Dataset:
     absent.
     """
     path = folder.resolve() / "dataset.json"
-    remedy = "prepare it with `seal-ray data prepare`"
     try:
-        facts = json.loads(path.read_bytes())
-        if facts["format"] != FORMAT:
-            raise DataError(f"{path} has format {facts['format']}, not {FORMAT}; {remedy} again")
-        dataset = _dataset(path.parent, facts)
+        dataset = read_dataset(path.parent, path.read_bytes(), path)
     except OSError as error:
-        raise DataError(f"{folder} holds no data set ({path.name}: {error.strerror}); {remedy}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy} again") from error
+        raise DataError(f"{folder} holds no data set ({path.name}: {error.strerror}); {REMEDY}") from error
     for split in dataset.splits.values():
         if not (dataset.folder / split.file).is_file():
-            raise DataError(f"{dataset.folder / split.file} is missing; {remedy} again")
+            raise DataError(f"{dataset.folder / split.file} is missing; {REMEDY} again")
     return dataset
+
+
+def read_dataset(folder: Path, content: bytes, path: AnyPath) -> Dataset:
+    """The data set in `folder` as the content of the dataset.json at `path` describes it.
+
+    Raises DataError when that is not what this version writes.
+    """
+    try:
+        facts = json.loads(content)
+        if facts["format"] != FORMAT:
+            raise DataError(f"{path} has format {facts['format']}, not {FORMAT}; {REMEDY} again")
+        return _dataset(folder, facts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY} again") from error
 
 
 def _dataset(folder: Path, facts: dict[str, Any]) -> Dataset:
