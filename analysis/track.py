@@ -5,16 +5,18 @@ The files under `<run>/analysis/` are the truth; what W&B does not take is said 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from analysis.moments import Moment, Subject
 from analysis.results import FOLDER, read_arrays, read_result
-from seal_ray.tracking import init_run, sent_in_time, wandb_mode
+from seal_ray.objects import AnyPath
+from seal_ray.tracking import data_name, init_run, sent_in_time, tags_of, wandb_mode
 
 PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""
@@ -22,7 +24,7 @@ PLAIN = ("init", "relearned")
 
 def track(
     analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]],
-    figures: Sequence[Path],
+    figures: Sequence[AnyPath],
     job_type: str = "analysis",
 ) -> None:
     """Send the results of each run, given by moment and analysis, and the figures of all.
@@ -38,7 +40,7 @@ def track(
 
 
 def _send(
-    subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[Path], job_type: str
+    subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[AnyPath], job_type: str
 ) -> None:
     import wandb
 
@@ -51,7 +53,7 @@ def _send(
         name=f"{subject.run_id}-{job_type}",
         group=subject.job.name,
         job_type=job_type,
-        tags=[recipe.method.name, recipe.model.arch],
+        tags=tags_of(recipe, data_name(subject.job)),
         config={"parent": subject.run_id, **recipe.model_dump(mode="json")},
     )
     run.define_metric("global_epoch")
@@ -69,7 +71,10 @@ def _send(
             axis = row.pop("global_epoch")
             named = {f"{prefix}{name}": value for name, value in row.items()}
             run.log({"global_epoch": axis, "generation": moment.generation, **named})
-    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"})
+    drawn = {
+        path.stem: Image.open(io.BytesIO(path.read_bytes())) for path in figures if path.suffix == ".png"
+    }
+    run.log({f"figures/{name}": wandb.Image(picture) for name, picture in drawn.items()})
     run.finish()
 
 
@@ -99,13 +104,16 @@ def scalars(what: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float |
             yield from ((f"cka_{role}/{stage}", value) for stage, value in stages.items())
         yield from ((f"weight_norm/{stage}", norm) for stage, norm in result["weight_norms"].items())
         yield "barrier", result.get("barrier", {}).get("height")
-    elif what.startswith("transfer-"):
-        yield f"transfer/{result['target']['label']}", result["top1"]
+    elif what.startswith(("transfer-", "finetune-")):
+        yield f"{what.partition('-')[0]}/{result['target']['label']}", result["top1"]
     elif what.startswith("fewshot-"):
         for shots, found in result["shots"].items():
             yield f"fewshot/{result['target']['label']}/{shots}_shots", found["top1"]
     else:
         yield from ((f"calibration/{name}", result[name]) for name in ("ece", "nll", "top1", "confidence"))
+        forgotten = result.get("forgetting", {})
+        named = ("mean_events", "never_learned", "unforgettable")
+        yield from ((f"forgetting/{name}", forgotten.get(name)) for name in named)
 
 
 def _pictures(wandb: Any, moment: Moment, what: str, held: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from seal_ray.data.beton import load_dataset
-from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
+from seal_ray.artifacts import log_moments
+from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.lease import owner
+from seal_ray.objects import AnyPath, listed
 from seal_ray.recipe import Job, load_job
 from seal_ray.schedule import Row
 from seal_ray.store import Store
-from seal_ray.tracking import end_service, epochs_held, log_epoch, start_run, wandb_mode
+from seal_ray.tracking import (
+    data_name,
+    end_service,
+    ends_generation,
+    epochs_held,
+    log_epoch,
+    start_run,
+    wandb_mode,
+)
 
 AGAIN = "the same command again goes on where it stopped"
 
@@ -34,26 +43,33 @@ class Synced:
 
 
 def sync_storage(
-    storage: Path, *, project: str | None = None, entity: str | None = None, run: str | None = None
+    storage: AnyPath,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    run: str | None = None,
+    moments: bool = False,
 ) -> Iterator[Synced]:
     """Upload what W&B lacks of every run in `storage`, or of the one named `run`; yields each when done.
 
-    project and entity: by default those of the run's own job.yaml. A run that is being trained, that was
-    not to be tracked, or whose files are damaged is skipped. ConfigError without an API key, CheckpointError
-    without a run, SealRayError when W&B cannot be reached or takes only a part.
+    project and entity: by default those of the run's own job.yaml. moments: upload their files too, all of
+    them, where W&B otherwise learns only where they lie. A run that is being trained, that was not to be
+    tracked, or whose files are damaged is skipped. ConfigError without an API key, CheckpointError without a
+    run, SealRayError when W&B cannot be reached or takes only a part.
     """
-    folders = [path.parent for path in sorted(storage.glob("*/job.yaml")) if run in (None, path.parent.name)]
+    folders = [path.parent for path in listed(storage, "*/job.yaml") if run in (None, path.parent.name)]
     if not folders:
         raise CheckpointError(f"{storage}: holds no run{f' {run}' if run else 's'}; see `seal-ray runs`")
     if wandb_mode("auto") != "online":
         raise ConfigError("W&B has no API key here; run `wandb login`, or set WANDB_API_KEY")
     changes = {key: name for key, name in (("project", project), ("entity", entity)) if name}
-    return (_sync(folder, changes) for folder in folders)
+    return (_sync(folder, changes, moments) for folder in folders)
 
 
-def _sync(folder: Path, changes: dict[str, str]) -> Synced:
+def _sync(folder: AnyPath, changes: dict[str, str], moments: bool) -> Synced:
     try:
-        job, rows = load_job(folder / "job.yaml"), Store(folder, folder.name).rows()
+        store = Store(folder, folder.name)
+        job, rows = load_job(folder / "job.yaml"), store.rows()
     except SealRayError as error:
         return Synced(folder.name, 0, skipped=str(error))
     skipped = _reason_to_skip(folder, job, rows)
@@ -61,11 +77,11 @@ def _sync(folder: Path, changes: dict[str, str]) -> Synced:
         return Synced(folder.name, len(rows), skipped=skipped)
     tracking = job.placement.tracking.model_copy(update=changes)
     placement = job.placement.model_copy(update={"tracking": tracking})
-    uploaded = _upload(job.model_copy(update={"placement": placement}), folder.name, rows)
+    uploaded = _upload(job.model_copy(update={"placement": placement}), store, rows, moments)
     return Synced(folder.name, len(rows), uploaded)
 
 
-def _reason_to_skip(folder: Path, job: Job, rows: list[Row]) -> str:
+def _reason_to_skip(folder: AnyPath, job: Job, rows: list[Row]) -> str:
     if job.placement.tracking.wandb == "off":
         return "not tracked (placement.tracking.wandb: off)"
     where = owner(folder)
@@ -74,17 +90,20 @@ def _reason_to_skip(folder: Path, job: Job, rows: list[Row]) -> str:
     return "" if rows else "no epochs yet"
 
 
-def _upload(job: Job, run_id: str, rows: list[Row]) -> int:
+def _upload(job: Job, store: Store, rows: list[Row], moments: bool) -> int:
     """Log the rows that W&B lacks and wait until it has them; returns how many those were."""
-    with _speaking_to_wandb(run_id), tempfile.TemporaryDirectory() as scratch:
-        tracked = start_run(job, run_id, Path(scratch), _data_name(job), "online")
+    with _speaking_to_wandb(store.run_id), tempfile.TemporaryDirectory() as scratch:
+        tracked = start_run(job, store.run_id, Path(scratch), data_name(job), "online")
         held = epochs_held(tracked)
         for row in rows[held:]:
-            log_epoch(tracked, row)
+            log_epoch(tracked, row, job, store, upload=moments)
+        for row in rows[:held]:
+            if moments and ends_generation(row, job):
+                log_moments(tracked, row, store, upload=True)
         tracked.finish()
         missing = len(rows) - epochs_held(tracked)
     if missing > 0:
-        raise SealRayError(f"{run_id}: W&B did not take {missing} of {len(rows)} epochs; {AGAIN}")
+        raise SealRayError(f"{store.run_id}: W&B did not take {missing} of {len(rows)} epochs; {AGAIN}")
     return max(0, len(rows) - held)
 
 
@@ -99,12 +118,3 @@ def _speaking_to_wandb(run_id: str) -> Iterator[None]:
             raise
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({what}); {AGAIN}") from error
-
-
-def _data_name(job: Job) -> str:
-    """The name of the data set, or of its folder where it no longer lies."""
-    path = Path(job.recipe.data.path)
-    try:
-        return load_dataset(path).name
-    except DataError:
-        return path.name

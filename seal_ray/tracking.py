@@ -14,20 +14,22 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 import psutil
 
-from seal_ray.errors import SealRayWarning
+from seal_ray.artifacts import log_moments
+from seal_ray.data.staging import describe
+from seal_ray.errors import DataError, SealRayWarning, StorageError
+from seal_ray.objects import AnyPath, on_this_host, storage_path
 from seal_ray.schedule import Row
 from seal_ray.store import Store
 
 if TYPE_CHECKING:
-    from seal_ray.recipe import Job, Tracking
+    from seal_ray.recipe import Job, Recipe, Tracking
 
 PATIENCE = 30.0
 """Seconds that closing a tracker may take."""
@@ -77,7 +79,7 @@ def _netrc_has_key() -> bool:
         return False
 
 
-def open_tracker(job: Job, run_id: str, folder: Path, data: str) -> Tracker:
+def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Tracker:
     """The tracker that the placement asks for. data: the data set's name, a tag."""
     mode = wandb_mode(job.placement.tracking.wandb)
     return NoTracker() if mode == "off" else Wandb(job, Store(folder, run_id), data, mode)
@@ -115,13 +117,13 @@ class Wandb:
 
     def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
         try:
-            first = mode == "online" or not list(store.folder.glob("wandb/offline-run-*"))
+            first = mode == "online" or not list(on_this_host(store.folder).glob("wandb/offline-run-*"))
             run = start_run(job, store.run_id, store.folder, data, mode)
             held = epochs_held(run) if mode == "online" else 0 if first else None
             while not isinstance(row := self._queue.get(), _Closed):
                 epoch = row["global_epoch"]
                 for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
-                    log_epoch(run, missing)
+                    log_epoch(run, missing, job, store)
                 held = None if held is None else max(held, epoch + 1)
             run.finish()
             if mode == "online" and epochs_held(run) < (held or 0):
@@ -139,7 +141,7 @@ class Wandb:
         end_service()
 
 
-def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
+def start_run(job: Job, run_id: str, folder: AnyPath, data: str, mode: str) -> Any:
     """Start the W&B run of a run, or resume it where W&B has it; its files go under `folder`/wandb.
 
     Raises what W&B raises. W&B is imported here.
@@ -153,34 +155,62 @@ def start_run(job: Job, run_id: str, folder: Path, data: str, mode: str) -> Any:
         name=run_id,
         group=job.name,
         job_type="train",
-        tags=[recipe.method.name, recipe.model.arch, data],
+        tags=tags_of(recipe, data),
         config=recipe.model_dump(mode="json"),
     )
     run.define_metric("global_epoch")
     run.define_metric("*", step_metric="global_epoch")
+    run.define_metric("generation", step_metric="global_epoch")
+    run.define_metric("generation_top1", step_metric="generation", summary="last,max")
     run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
+    run.define_metric("val_loss", step_metric="global_epoch", summary="last,min")
     return run
 
 
-def track_leaderboard(name: str, run_id: str, tracking: Tracking, folder: Path, table: str) -> None:
-    """Send a sweep's leaderboard (CSV) to the sweep's group as a table, within PATIENCE seconds or never."""
+def tags_of(recipe: Recipe, data: str) -> list[str]:
+    """What a run is found by: method, network, data set."""
+    return [recipe.method.name, recipe.model.arch, data]
+
+
+def data_name(job: Job) -> str:
+    """The name of the data set, or of its folder where it no longer lies."""
+    path = job.recipe.data.path
+    try:
+        return describe(path).name
+    except (DataError, StorageError):
+        return storage_path(path).name
+
+
+def track_tables(
+    name: str,
+    run_id: str,
+    tracking: Tracking,
+    folder: AnyPath,
+    tables: Mapping[str, str],
+    tags: Sequence[str],
+) -> None:
+    """Send a sweep's tables (CSV, by name) to the sweep's group, within PATIENCE seconds or never."""
     mode = wandb_mode(tracking.wandb)
     if mode == "off":
         return
-    columns, *rows = csv.reader(io.StringIO(table))
 
     def send() -> None:
-        import wandb
-
-        run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep")
-        values = [list(map(_number, row)) for row in rows]
-        run.log({"leaderboard": wandb.Table(columns=columns, data=values)})
+        run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep", tags=tags)
+        run.log({table: _to_wandb(text) for table, text in tables.items()})
         run.finish()
 
-    sent_in_time(send, "the leaderboard", folder)
+    sent_in_time(send, f"the {' and the '.join(tables).replace('_', ' ')}", folder)
 
 
-def sent_in_time(send: Callable[[], None], what: str, folder: Path) -> bool:
+def _to_wandb(table: str) -> Any:
+    """A table of W&B from CSV; what is empty is missing."""
+    import wandb
+
+    columns, *rows = csv.reader(io.StringIO(table))
+    return wandb.Table(columns=columns, data=[list(map(_number, row)) for row in rows])
+
+
+def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
     """Whether `send` brought W&B something within PATIENCE seconds; if not, one warning, and W&B is ended.
 
     what: it, in words; folder: where it lies meanwhile.
@@ -211,15 +241,16 @@ def _number(cell: str) -> float | str | None:
         return cell or None
 
 
-def init_run(tracking: Tracking, folder: Path, mode: str, **what: Any) -> Any:
-    """wandb.init as every run of ours needs it."""
+def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any:
+    """wandb.init as every run of ours needs it; what W&B keeps on this host goes under `folder`/wandb."""
     import wandb
 
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    here = on_this_host(folder)
+    (here / "wandb").mkdir(parents=True, exist_ok=True)
     return wandb.init(
         project=tracking.project,
         entity=tracking.entity,
-        dir=str(folder),
+        dir=str(here),
         mode="online" if mode == "online" else "offline",
         resume="allow" if mode == "online" else None,
         settings=wandb.Settings(
@@ -234,9 +265,22 @@ def init_run(tracking: Tracking, folder: Path, mode: str, **what: Any) -> Any:
     )
 
 
-def log_epoch(run: Any, row: Row) -> None:
-    """Log an epoch at the step of its number: W&B refuses a step that it has, so none is ever doubled."""
-    run.log(dict(row), step=row["global_epoch"], commit=True)
+def log_epoch(run: Any, row: Row, job: Job, store: Store, *, upload: bool = False) -> None:
+    """Log an epoch at the step of its number: W&B refuses a step that it has, so none is ever doubled.
+
+    With the last epoch of a generation go its accuracy, on the axis of generations, and its moments; upload:
+    with their files.
+    """
+    ends = ends_generation(row, job)
+    ended = {"generation_top1": row["val_top1"]} if ends else {}
+    run.log({**row, **ended}, step=row["global_epoch"], commit=True)
+    if ends:
+        log_moments(run, row, store, upload=upload)
+
+
+def ends_generation(row: Row, job: Job) -> bool:
+    """Whether an epoch is the last one of its generation."""
+    return bool((row["global_epoch"] + 1) % job.recipe.budget.length == 0)
 
 
 def epochs_held(run: Any) -> int:

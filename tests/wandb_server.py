@@ -21,13 +21,29 @@ KEY = "k" * 40
 
 
 @dataclass
+class Artifact:
+    """An artifact as it was logged: what it holds by path, and the files of it that were uploaded."""
+
+    name: str
+    type: str
+    metadata: dict[str, Any]
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    committed: bool = False
+
+
+@dataclass
 class Server:
-    """What the server holds: history lines, and the last word about each run, by run id."""
+    """What the server holds: history lines, and the last word about each run, by run id; views, artifacts."""
 
     url: str
     history: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    projects: tuple[str, ...] = ("trial",)
+    """Those in which views may be looked for."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     broken: threading.Event = field(default_factory=threading.Event)
     """While set, nothing that is uploaded is taken."""
@@ -56,6 +72,14 @@ class Server:
         if "fragment RunFragment" in query:
             found = self._resumable(name)
             return {"project": {"run": found and {**found, "projectId": 1, "state": "finished"}}}
+        if "rtifact" in query:
+            return self._about_artifacts(query, variables)
+        if "allViews" in query:
+            wanted = [{"node": view} for view in self.views if view["name"] == variables["viewName"]]
+            known = variables["projectName"] in self.projects
+            return {"project": {"allViews": {"edges": wanted}} if known else None}
+        if "upsertView" in query:
+            return {"upsertView": {"view": self._save(variables), "inserted": "id" not in variables}}
         if "viewer" in query:
             return {"viewer": {"id": "u", "entity": "someone", "username": "someone", "flags": "{}"}}
         return {}
@@ -69,6 +93,52 @@ class Server:
                 lines[place] = json.loads(line)
             if body.get("complete"):
                 self.finished.add(run_id)
+
+    def _about_artifacts(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = variables.get("input", {})
+        if "createArtifact(" in query:
+            made = Artifact(
+                asked["artifactCollectionName"], asked["artifactTypeName"], json.loads(asked["metadata"])
+            )
+            with self.lock:
+                self.artifacts.append(made)
+                number = str(len(self.artifacts) - 1)
+            found = {"id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": found}}
+        if change := re.search(r"(createArtifactManifest|updateArtifactManifest)\(", query):
+            number = variables.get("artifactID") or variables["artifactManifestID"]
+            file = {"id": number, "uploadUrl": f"{self.url}/artifact/{number}/", "uploadHeaders": []}
+            return {change[1]: {"artifactManifest": {"id": number, "file": file}}}
+        if "createArtifactFiles" in query:
+            nodes = [
+                {
+                    "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}",
+                    "uploadHeaders": [],
+                    "artifact": {"id": file["artifactID"]},
+                }
+                for file in asked["artifactFiles"]
+            ]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if "commitArtifact" in query:
+            self.artifacts[int(variables["artifactID"])].committed = True
+            return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+        return {"project": None} if "query ArtifactType" in query else {}
+
+    def put(self, number: str, name: str, body: bytes) -> None:
+        """Take a file of an artifact; without a name it is the list of what the artifact holds."""
+        artifact = self.artifacts[int(number)]
+        with self.lock:
+            if name:
+                artifact.files[name] = body
+            else:
+                artifact.contents = json.loads(body)["contents"]
+
+    def _save(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Put a view in the place of the one with its id; without an id it is another one."""
+        with self.lock:
+            saved = {"id": f"view-{len(self.views)}", **variables}
+            self.views = [view for view in self.views if view["id"] != saved["id"]] + [saved]
+        return saved
 
     def _bucket(self, name: str) -> dict[str, Any]:
         known = self.runs[name]
@@ -124,6 +194,9 @@ def wandb_server() -> Iterator[Server]:
             if self.path == "/graphql":
                 asked = json.loads(body)
                 return 200, {"data": server.graphql(asked["query"], asked.get("variables") or {})}
+            if put := re.fullmatch(r"/artifact/(\d+)/(.*)", self.path):
+                server.put(put[1], put[2], body)
+                return 200, {}
             if stream and server.broken.is_set():
                 return 400, {"error": "broken"}
             if stream:

@@ -1,10 +1,10 @@
-"""Small sources of images that the tests of seal_ray.data share."""
+"""What unit tests share: small sources of images, a W&B server."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seal_ray import tracking
 from seal_ray.data.beton import Dataset
 from seal_ray.data.prepare import prepare
 from seal_ray.data.samples import ClassName, Sample, Source
+from tests.wandb_server import KEY, Server, wandb_server
 
 
 def smooth_images(count: int, size: int, seed: int) -> np.ndarray:
@@ -113,3 +115,15 @@ def pixels(source: Source) -> dict[str, np.ndarray]:
         "train": np.stack([sample.read() for sample in source.train]),
         "val": np.stack([sample.read() for sample in source.val]),
     }
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A W&B server, and a key for it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    tracking.end_service()  # W&B keeps the address that an earlier test of this process used
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+        tracking.end_service()

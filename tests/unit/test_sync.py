@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,15 @@ from seal_ray.cli import app
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, Placement, dump_job
+from seal_ray.snapshot import read_manifest
 from seal_ray.store import Store
 from seal_ray.sync import Synced, sync_storage
 from seal_ray.tracking import open_tracker
 from tests.runs import Execution, open_store, tiny_recipe, train_run
-from tests.wandb_server import KEY, Server, wandb_server
+from tests.wandb_server import Server
 
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, "generation_length": 2})
 RUN = open_store(RECIPE, "unused").run_id
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """A W&B server, and a key for it."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    tracking.end_service()  # W&B keeps the address that an earlier test of this process used
-    with wandb_server() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        yield server
-        tracking.end_service()
 
 
 @pytest.fixture
@@ -66,9 +54,15 @@ def track(store: Store, rows: list[Any], mode: str = "online") -> None:
 
 
 def same_rows(server: Server, rows: list[Any]) -> None:
-    """Assert that W&B has these rows, in this order, each once, every number as it is."""
+    """Assert that W&B has these rows, in this order, each once, every number as it is.
+
+    The last row of a generation says its accuracy once more.
+    """
     assert [row["global_epoch"] for row in server.rows(RUN)] == [row["global_epoch"] for row in rows]
-    assert server.rows(RUN) == rows
+    ends = RECIPE.budget.length - 1
+    assert server.rows(RUN) == [
+        row | ({"generation_top1": row["val_top1"]} if row["epoch"] == ends else {}) for row in rows
+    ]
 
 
 def test_an_offline_run_of_several_launches_becomes_one_run_with_each_epoch_once(
@@ -135,6 +129,35 @@ def test_an_online_launch_whose_epochs_are_refused_says_so_once(server: Server, 
     server.broken.clear()
     assert list(sync_storage(tmp_path)) == [Synced(RUN, epochs=2, uploaded=2)]
     same_rows(server, store.rows())
+
+
+def test_moments_come_with_their_generation_once_and_their_files_when_asked(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / RUN
+    train_run(RECIPE, folder, 3, checkpoints=2, execution=Execution(moments=("ascended", "relearned")))
+    (folder / "job.yaml").write_text(dump_job(job()))
+    list(sync_storage(tmp_path))
+    list(sync_storage(tmp_path))
+    (first,) = server.artifacts
+    assert (first.name, first.type, first.committed) == (f"{RUN}-g000-relearned", "moment", True)
+    path = folder / "moments" / "g000-relearned"
+    assert first.metadata["weights_sha256"] == read_manifest(path)["weights_sha256"]
+    assert first.metadata["parent"]["run"] == RUN
+    assert {name: entry["ref"] for name, entry in first.contents.items()} == {
+        file.name: file.as_uri() for file in path.iterdir()
+    }
+    assert first.files == {}
+
+    train_run(RECIPE, folder, checkpoints=2, execution=Execution(moments=("ascended", "relearned")))
+    list(sync_storage(tmp_path, moments=True))
+    sent = {artifact.name: artifact for artifact in server.artifacts[1:]}
+    assert len(server.artifacts) == 4
+    for label in ("g000-relearned", "g001-ascended", "g001-relearned"):
+        artifact, path = sent[f"{RUN}-{label}"], folder / "moments" / label
+        assert artifact.committed
+        assert artifact.files == {file.name: file.read_bytes() for file in path.iterdir()}
+    same_rows(server, open_store(RECIPE, folder).rows())
 
 
 def test_project_and_entity_may_be_others(server: Server, tmp_path: Path) -> None:

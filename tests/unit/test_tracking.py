@@ -17,14 +17,17 @@ from wandb.proto.wandb_internal_pb2 import Record
 from seal_ray import tracking
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
-from seal_ray.tracking import NoTracker, Tracker, open_tracker, track_leaderboard, wandb_mode
-from tests.runs import tiny_recipe
+from seal_ray.snapshot import read_manifest
+from seal_ray.tracking import NoTracker, Tracker, open_tracker, track_tables, wandb_mode
+from tests.runs import open_store, tiny_recipe, train_run
 
 ROWS = [
     {"run_id": "seal-s0-x", "generation": 0, "global_epoch": 0, "val_top1": 40.0, "phase": "learn"},
     {"run_id": "seal-s0-x", "generation": 0, "global_epoch": 1, "val_top1": 55.5, "phase": "learn"},
     {"run_id": "seal-s0-x", "generation": 1, "global_epoch": 2, "val_top1": None, "phase": "ascend"},
 ]
+
+TABLES = {"leaderboard": "method,n\nseal,3\n"}
 
 
 @pytest.fixture(autouse=True)
@@ -83,13 +86,19 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Path) -> None:
-    many = [*ROWS, *({"global_epoch": e, "note": "x" * 500} for e in range(3, 100))]  # more than one block
+    later = [{"generation": e // 4, "global_epoch": e, "val_top1": e / 2} for e in range(3, 100)]
+    many = [*ROWS, *(row | {"note": "x" * 500} for row in later)]  # more than one block
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         track(tmp_path / "run", many)
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/run-seal-s0-x.wandb")
     until(lambda: len(history(path)) == len(many))  # W&B's own process may write a little later
-    assert history(path) == many
+    ends = {row["global_epoch"]: row["val_top1"] for row in many if row["global_epoch"] % 4 == 3}
+    found_rows = history(path)
+    assert {row["global_epoch"]: row.pop("generation_top1", None) for row in found_rows} == {
+        row["global_epoch"]: ends.get(row["global_epoch"]) for row in many
+    }
+    assert found_rows == many
     assert path.stat().st_size > 32768
     found = list(records(path))
 
@@ -98,6 +107,7 @@ def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Pa
     assert metrics["*"].step_metric == "global_epoch"
     assert metrics["val_top1"].step_metric == "global_epoch"
     assert metrics["val_top1"].summary.max
+    assert metrics["generation_top1"].step_metric == "generation"
 
     (run,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
     config = values(run.config.update)
@@ -226,9 +236,9 @@ def test_rows_arrive_in_order_and_before_the_end(tmp_path: Path, monkeypatch: py
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(run, "log", lambda row, **_: seen.append(row))
     monkeypatch.setattr(wandb, "init", run.init)
-    rows = [{"global_epoch": e} for e in range(500)]
+    rows = [{"global_epoch": e, "generation": e // 4, "val_top1": None} for e in range(500)]
     track(tmp_path, rows)
-    assert seen == rows
+    assert [row["global_epoch"] for row in seen] == list(range(500))
     assert run.calls[-1] == "finish"
 
 
@@ -243,18 +253,53 @@ def test_epochs_that_another_run_has_trained_come_first(tmp_path: Path) -> None:
     more = {"run_id": "seal-s0-x", "generation": 1, "global_epoch": 3, "val_top1": 60.0, "phase": "relearn"}
     (tmp_path / "metrics.jsonl").write_text(lines + json.dumps(more) + "\n")
     track(tmp_path, [more])
-    both = [row for p in tmp_path.glob("wandb/offline-run-*/run-seal-s0-x.wandb") for row in history(p)]
-    assert sorted(row["global_epoch"] for row in both) == [0, 1, 2, 3]
+    paths = tmp_path.glob("wandb/offline-run-*/run-seal-s0-x.wandb")
+    (again,) = [other for other in paths if other != path]
+    until(lambda: len(history(again)) == 1)
+    assert [row["global_epoch"] for row in history(again)] == [3]
+    assert history(path) == ROWS
 
 
-def test_a_leaderboard_becomes_a_table_of_the_sweeps_group(tmp_path: Path) -> None:
+def test_moments_are_artifacts_that_refer_to_their_files(tmp_path: Path) -> None:
+    """Also those that a branched run has taken over; a damaged one is left out and costs nothing."""
+    recipe = tiny_recipe("llf", budget={"epochs": 4, "generation_length": 2})
+    store = open_store(recipe, tmp_path)
+    epochs = [result.row for result in train_run(recipe, tmp_path)]
+    store.record_generations(["key0", "key1"], [])
+    damaged = tmp_path / "moments" / "g001-forgotten" / "manifest.json"
+    damaged.write_text("{")
+    whole = job().model_copy(update={"recipe": recipe})
+    tracker = open_tracker(whole, store.run_id, tmp_path, "digits")
+    for row in epochs:
+        tracker.log({**row, "trained_by": "another"} if row["generation"] == 0 else row)
+    tracker.close()
+    (path,) = tmp_path.glob(f"wandb/offline-run-*/run-{store.run_id}.wandb")
+    until(lambda: len(history(path)) == len(epochs))
+    logged = {r.artifact.name: r.artifact for r in records(path) if r.WhichOneof("record_type") == "artifact"}
+    labels = {"g000-init": "another", "g000-relearned": "another", "g001-relearned": store.run_id}
+    assert logged.keys() == {f"{store.run_id}-{label}" for label in labels}
+    for label, parent in labels.items():
+        artifact, folder = logged[f"{store.run_id}-{label}"], tmp_path / "moments" / label
+        manifest, facts = read_manifest(folder), json.loads(artifact.metadata)
+        assert artifact.type == "moment"
+        assert facts["weights_sha256"] == manifest["weights_sha256"]
+        assert facts["position"] == manifest["position"]
+        assert facts["parent"] == {"run": parent, "generation_key": f"key{facts['generation']}"}
+        references = {entry.path: (entry.ref, entry.size) for entry in artifact.manifest.contents}
+        assert references.pop("manifest.json") == ((folder / "manifest.json").as_uri(), 0)  # 0: not known
+        files = {name: folder / name for name in manifest["files"]}
+        assert references == {name: (f.as_uri(), f.stat().st_size) for name, f in files.items()}
+    assert not list(tmp_path.glob("wandb/offline-run-*/files/**/*.safetensors"))
+
+
+def test_tables_go_to_a_run_of_the_sweeps_group(tmp_path: Path) -> None:
     settings = job().placement.tracking
-    track_leaderboard(
-        "frequency", "sweep-frequency-x", settings, tmp_path, "method,n,top1\nseal,3,55.5\nllf,0,\n"
-    )
+    tables = {"leaderboard": "method,n,top1\nseal,3,55.5\nllf,0,\n"}
+    track_tables("frequency", "sweep-frequency-x", settings, tmp_path, tables, ["llf", "seal"])
     (path,) = tmp_path.glob("wandb/offline-run-*/run-sweep-frequency-x.wandb")
     (run,) = [r.run for r in records(path) if r.WhichOneof("record_type") == "run"]
     assert (run.run_group, run.job_type, run.project) == ("frequency", "sweep", "trial")
+    assert set(run.tags) == {"llf", "seal"}
     (row,) = history(path)
     assert row["leaderboard/ncols"] == 3
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
@@ -269,10 +314,10 @@ def test_a_leaderboard_that_wandb_refuses_is_a_warning(
 
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.warns(SealRayWarning, match=r"did not get the leaderboard \(ConnectionError: nobody there\)"):
-        track_leaderboard("x", "sweep-x", job().placement.tracking, tmp_path, "method,n\nseal,3\n")
+        track_tables("x", "sweep-x", job().placement.tracking, tmp_path, TABLES, ())
 
 
 def test_a_leaderboard_is_not_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    track_leaderboard("x", "sweep-x", job("off").placement.tracking, tmp_path, "method,n\nseal,3\n")
+    track_tables("x", "sweep-x", job("off").placement.tracking, tmp_path, TABLES, ())
     assert list(tmp_path.iterdir()) == []
