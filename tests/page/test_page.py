@@ -1,0 +1,276 @@
+"""The whole page: its numbers are those of results.json, nothing is loaded, no name becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.page.page import write_report
+from seal_ray import cli
+from seal_ray.errors import CheckpointError, ConfigError
+from tests.pages import HTML, many_runs, page_of, renamed_class
+
+
+class Reader(HTMLParser):
+    """The tables by the id of their section, row by row; headings, lists; every tag with its attributes."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.section = ""
+        self.rows: dict[str, list[list[str]]] = {}
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        held = dict(attrs)
+        self.tags.append((tag, held))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = str(held["id"])
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag  # everything that is opened is closed, in order
+
+    def handle_data(self, data: str) -> None:
+        self.text[self.section] = self.text.get(self.section, "") + data
+        if {"td", "th"} & set(self.open) and "title" not in self.open:
+            self.rows[self.section][-1][-1] += data
+
+
+def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = json.loads((sweep / "results.json").read_text())
+    return found
+
+
+def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path) -> None:
+    rows = Reader(page_of(small, tmp_path)).rows["leaderboard"]
+    lines = json.loads((small / "results.json").read_text())["lines"]
+    assert [row[0] for row in rows] == ["method", *(line["setting"]["method"] for line in lines)]
+    for row, line in zip(rows[1:], lines, strict=True):
+        shown = dict(zip(rows[0], (cell.replace("−", "-") for cell in row), strict=True))
+        assert shown["n"] == str(line["finished"])
+        assert shown["top-1 %"] == f"{line['top1']['mean']:.2f}"
+        assert shown["95 % interval"] == f"{line['top1']['low']:.2f} … {line['top1']['high']:.2f}"
+        assert shown["trained"] == str(line["epochs_trained"])
+        assert shown["shared"] == str(line["epochs_shared"])
+        if line["is_baseline"]:
+            assert shown["difference"] == "baseline"
+        else:
+            assert shown["difference"] == f"{line['difference']['mean']:+z.2f}"
+            assert shown["p"] == f"{line['difference']['p']:.3g}"
+
+
+def test_every_run_is_listed_with_its_accuracy_and_digest(small: Path, tmp_path: Path) -> None:
+    reader = Reader(page_of(small, tmp_path))
+    rows = {row[0]: row for row in reader.rows["runs"]}
+    storage = small.parent.parent
+    for run in json.loads((small / "results.json").read_text())["runs"]:
+        last = json.loads((storage / run["run_id"] / "metrics.jsonl").read_text().splitlines()[-1])
+        assert f"{run['top1']:.2f}" in next(row for row in reader.rows["runs"] if row[0] == run["run_id"])
+        assert last["weights_sha256"] in reader.text["runs"]
+        command = f"seal-ray train {storage / run['run_id'] / 'job.yaml'} --storage reproduced"
+        assert rows[command][1] == last["weights_sha256"]
+
+
+def test_all_sections_are_filled_but_that_of_a_frequency_that_does_not_vary(
+    small: Path, tmp_path: Path
+) -> None:
+    page = page_of(small, tmp_path)
+    missing = re.findall(r'<section id="(\w+)"(?:(?!</section>).)*?class="missing"', page, re.DOTALL)
+    assert missing == ["frequency"]
+    assert "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml" in page
+
+
+def test_the_same_runs_give_the_same_page(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    assert page_of(small, tmp_path) == page_of(small, tmp_path / "again")
+
+
+def test_the_yaml_the_folder_and_the_storage_of_a_sweep_agree(small: Path, tmp_path: Path) -> None:
+    yaml, storage = small.parents[2] / "small.yaml", small.parent.parent
+    boards = []
+    for path in (yaml, small, storage):
+        rows = Reader(page_of(path, tmp_path)).rows["leaderboard"]
+        boards.append(sorted(map(tuple, rows)))
+    assert boards[0] == boards[1] == boards[2]
+
+
+def test_nothing_is_loaded_from_anywhere(small: Path, tmp_path: Path) -> None:
+    page = page_of(small, tmp_path)
+    reader = Reader(page)
+    for tag, held in reader.tags:
+        for name in ("src", "href", "action", "srcset", "data", "poster"):
+            value = held.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, value)
+        assert not [name for name in held if name.startswith("on") or name == "style"], (tag, held)
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", page.replace("http://www.w3.org/2000/svg", ""))
+    assert "@import" not in page
+    assert "url(" not in page.replace("url(#hatch)", "")
+
+
+def test_style_and_script_are_allowed_by_their_hashes(small: Path, tmp_path: Path) -> None:
+    page = page_of(small, tmp_path)
+    policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[0]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy.replace("&#39;", "'")
+
+
+def test_names_with_markup_are_text(digits: Path, small: Path, storage: Path, tmp_path: Path) -> None:
+    sweep = storage / "sweeps" / "small"
+    renamed_class(sweep, HTML)
+    held = json.loads((sweep / "results.json").read_text())
+    for one in (*held["lines"], *held["runs"]):
+        if one["setting"]["method"] == "seal":
+            one["setting"]["method"] = HTML
+    (sweep / "results.json").write_text(json.dumps(held))
+    (run,) = storage.glob("llf-s0-*")
+    (run / "warnings.txt").write_text(f"{HTML} </script><script>alert(2)</script>\n")
+    page = page_of(sweep, tmp_path)
+    reader = Reader(page)
+    assert [row[0] for row in reader.rows["leaderboard"]][-1] == HTML
+    assert HTML not in page
+    assert page.count("<script>") == 1
+    alts = [held["alt"] for tag, held in reader.tags if tag == "img"]
+    assert any(HTML in str(alt) for alt in alts)
+    assert all(
+        str(held["src"]).startswith("data:image/png;base64,") for tag, held in reader.tags if tag == "img"
+    )
+
+
+def test_a_broken_run_is_named_and_the_rest_is_shown(storage: Path, tmp_path: Path) -> None:
+    (run,) = storage.glob("llf-s0-*")
+    (run / "metrics.jsonl").write_text("{")
+    (other,) = storage.glob("llf-s1-*")
+    (other / "job.yaml").write_text("recipe: [")
+    (third,) = storage.glob("seal-s1-*")
+    (third / "status.json").write_text(
+        json.dumps({"status": "diverged", "reason": "train_loss is not finite"})
+    )
+    for path in storage.glob("seal-s0-*/analysis/*.npz"):
+        path.write_bytes(path.read_bytes()[:-20] if "depth" in path.name else b"")
+    reader = Reader(page_of(storage / "sweeps" / "small", tmp_path))
+    said = reader.text["warnings"]
+    assert f"{run.name} is damaged" in said
+    assert f"{other.name} is damaged" in said
+    assert f"{third.name} is diverged: train_loss is not finite" in said
+    rows = {row[0]: row for row in reader.rows["leaderboard"]}
+    assert rows["llf"][1:3] == ["0 of 2", "–"]
+    assert rows["seal"][1] == "1 of 2"
+    in_storage = Reader(page_of(storage, tmp_path)).text["warnings"]
+    assert f"{other.name} cannot be read and is left out" in in_storage
+
+
+def test_a_storage_without_analyses_says_how_to_make_them(storage: Path, tmp_path: Path) -> None:
+    for folder in storage.glob("*/analysis"):
+        shutil.rmtree(folder)
+    text = Reader(page_of(storage, tmp_path)).text
+    assert f"seal-ray analyze {storage} --what depth" in text["depth"]
+    assert f"seal-ray analyze {storage} --what curvature" in text["curvature"]
+    assert f"seal-ray transfer {storage} --to" in text["carried"]
+    assert f"seal-ray fewshot {storage} --on" in text["carried"]
+    assert "placement.track_examples: true" in text["examples"]
+
+
+def test_one_run_is_a_page_too(storage: Path, tmp_path: Path) -> None:
+    (run,) = storage.glob("seal-s0-*")
+    reader = Reader(page_of(run, tmp_path))
+    assert "How well does seal do?" in reader.text[""]
+    assert "with one seed" in reader.text[""]
+    assert len(reader.rows["leaderboard"]) == 2
+    assert reader.rows["leaderboard"][1][4] == "–"  # no difference, since there is no baseline
+
+
+def test_a_run_that_begins_after_shared_generations_was_not_resumed(small: Path, tmp_path: Path) -> None:
+    storage = small.parent.parent
+    assert [(path / "starts.txt").read_text() for path in storage.glob("normal-s0-*")] == ["0\n"]
+    assert [(path / "starts.txt").read_text() for path in storage.glob("seal-s0-*")] == ["2\n"]
+    assert "resumed" not in Reader(page_of(small, tmp_path)).text["warnings"]
+
+
+def test_a_resumed_run_and_a_changed_world_are_said(storage: Path, tmp_path: Path) -> None:
+    (run,) = storage.glob("normal-s0-*")
+    assert "resumed" not in Reader(page_of(run, tmp_path)).text["warnings"]
+    (run / "starts.txt").write_text("0\n4\n")
+    shutil.rmtree(run / "checkpoints")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    changed = [{**line, "workers": 1 if line["global_epoch"] < 4 else 2} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+    said = Reader(page_of(run, tmp_path)).text["warnings"]
+    assert f"{run.name} was resumed once, after epoch 4" in said
+    assert "the world size changed, 1 then 2 workers" in said
+
+
+def test_two_hundred_runs_stay_below_five_megabytes(small: Path, tmp_path: Path) -> None:
+    storage = many_runs(small.parent.parent, tmp_path / "many", settings=20, seeds=10, epochs=100)
+    output, study = write_report(storage, tmp_path / "report.html")
+    assert len(study.runs) == 200
+    assert len(study.settings) == 20
+    assert output.stat().st_size < 5_000_000
+    reader = Reader(output.read_text())
+    assert len(reader.rows["leaderboard"]) == 21
+    assert "The 12 best of 20 settings are drawn." in reader.text["accuracy"]
+
+
+def test_the_command_says_where_the_page_is(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = storage / "sweeps" / "small"
+    monkeypatch.setattr(sys, "argv", ["seal-ray", "report", str(sweep)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    output = sweep / "report.html"
+    assert output.read_text().startswith("<!doctype html>")
+    assert capsys.readouterr().out.startswith(f"{output}: 6 runs of small, ")
+    monkeypatch.setattr(sys, "argv", ["seal-ray", "report", str(sweep), "-o", str(storage)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
+
+
+def test_the_page_replaces_itself_and_nothing_else(small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    page_of(small, tmp_path)
+    page_of(small, tmp_path)
+    output.write_text("my thesis")
+    with pytest.raises(ConfigError, match="is there and is no report"):
+        write_report(small, output)
+    assert output.read_text() == "my thesis"
+    with pytest.raises(ConfigError, match="is a folder; name a file in it"):
+        write_report(small, tmp_path)
+
+
+def test_what_is_no_run_is_refused(storage: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "report.html")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no runs"):
+        write_report(tmp_path / "empty", tmp_path / "report.html")
+    for job in storage.glob("*/job.yaml"):
+        job.write_text("recipe: [")
+    with pytest.raises(CheckpointError, match="no run in it can be read"):
+        write_report(storage, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
