@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-faults test-hosts test-manifests bench lint format clean
+.PHONY: help setup quickstart test test-data test-faults test-hosts test-browser test-manifests bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,11 +24,17 @@ quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-image
 	$(BIN)/seal-ray data prepare tiny-imagenet --source "$(DATA)" --classes 10 --to $(RUN)/data/tiny-imagenet-10
 	$(BIN)/seal-ray sweep jobs/sweeps/laptop.yaml --storage $(RUN)/tiny-imagenet \
 	  --set recipe.data.path=$(RUN)/data/tiny-imagenet-10
+	$(BIN)/seal-ray report $(RUN)/tiny-imagenet -o $(RUN)/report.html
 	$(BIN)/seal-ray runs --storage $(RUN)/tiny-imagenet
 else
 quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
+	$(BIN)/seal-ray data prepare letters --to $(RUN)/data/letters
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
+	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml
+	$(BIN)/seal-ray transfer jobs/sweeps/quickstart.yaml --to letters --data $(RUN)/data --in-process
+	$(BIN)/seal-ray fewshot jobs/sweeps/quickstart.yaml --on letters --shots 5,20 --data $(RUN)/data --in-process
+	$(BIN)/seal-ray report jobs/sweeps/quickstart.yaml -o $(RUN)/report.html
 	$(BIN)/seal-ray runs --storage $(RUN)/digits
 endif
 
@@ -44,6 +50,10 @@ test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a c
 
 test-hosts: setup ## Run the long tests of jobs and analyses on Ray clusters that are disturbed
 	$(BIN)/python -m pytest -q -m hosts
+
+test-browser: setup ## Look at the report page in a headless Chromium, which is installed where that is allowed
+	@./setup.sh chromium
+	$(BIN)/python -m pytest -q -rs -m browser
 
 test-manifests: setup ## Check Kubernetes manifests against KubeRay's schemas: make test-manifests CRDS=DIR
 	@test -d "$(CRDS)" || { echo "error: give the folder of KubeRay's CRDs: make test-manifests CRDS=DIR"; exit 2; }
