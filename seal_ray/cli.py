@@ -11,9 +11,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from seal_ray import cli_carry, cli_data, cli_jobs
-from seal_ray.cli_options import Address, Set, Storage, Workers, out, overrides
+from seal_ray import cli_carry, cli_dashboard, cli_data, cli_jobs, cli_report
+from seal_ray.cli_options import Address, Set, Storage, Target, Workers, out, overrides
 from seal_ray.errors import ConfigError, SealRayError
+from seal_ray.objects import storage_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,9 @@ app = typer.Typer(
 app.add_typer(cli_data.data_app, name="data")
 app.command()(cli_carry.transfer)
 app.command()(cli_carry.fewshot)
-app.command()(cli_jobs.submit)
+app.command()(cli_dashboard.dashboard)
+app.command()(cli_report.report)
+app.command(context_settings=cli_jobs.PASSED_ON)(cli_jobs.submit)
 app.add_typer(cli_jobs.jobs_app, name="jobs")
 
 File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
@@ -95,10 +98,12 @@ def sweep(
     runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage)))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
     lines, found = write_results(runs)
-    widen_results(runs, lines)
-    track_results(runs, lines)
+    widen_results(runs, lines, found)
+    track_results(runs, {"leaderboard": lines})
     out.print(to_table(lines, runs.sweep.name))
-    folder = runs.folder.relative_to(Path.cwd()) if runs.folder.is_relative_to(Path.cwd()) else runs.folder
+    folder = runs.folder
+    if isinstance(folder, Path) and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
     for line in [*notes(lines), f"{totals(found)}; {folder}/results.md"]:
         out.print(f"  {line}", markup=False)
     if list(problems(found)):
@@ -163,7 +168,7 @@ def runs(
     from seal_ray.runs import list_runs
     from seal_ray.tables import runs_table
 
-    found = list_runs(Path(storage))
+    found = list_runs(storage_path(storage))
     if json_:
         print(json.dumps(found, indent=1))
     else:
@@ -172,9 +177,7 @@ def runs(
 
 @app.command()
 def analyze(
-    target: Annotated[
-        Path, typer.Argument(help="A run's folder, a storage folder, or a sweep's YAML.", show_default=False)
-    ],
+    target: Target,
     what: Annotated[
         str, typer.Option(help="Any of depth, curvature, similarity, calibration, separated by commas.")
     ] = "depth,curvature,similarity,calibration",
@@ -219,11 +222,12 @@ def sync(
     run: Annotated[Optional[str], typer.Option(help="Only the run of this id.")] = None,  # noqa: UP045
     project: Annotated[Optional[str], typer.Option(help="Another W&B project than the run's.")] = None,  # noqa: UP045
     entity: Annotated[Optional[str], typer.Option(help="Another W&B team than the run's.")] = None,  # noqa: UP045
+    moments: Annotated[bool, typer.Option("--moments", help="Upload the files of moments too.")] = False,
 ) -> None:
     """Bring runs to W&B: of each run the epochs it lacks, from metrics.jsonl."""
     from seal_ray.sync import sync_storage
 
-    for one in sync_storage(Path(storage), project=project, entity=entity, run=run):
+    for one in sync_storage(storage_path(storage), project=project, entity=entity, run=run, moments=moments):
         done = f"skipped, {one.skipped}" if one.skipped else f"{one.uploaded} of {one.epochs} epochs uploaded"
         out.print(f"{one.run_id}: {done}", markup=False)
 
@@ -237,7 +241,7 @@ def clean(
     from seal_ray.clean import find_litter, remove
     from seal_ray.tables import size
 
-    found = find_litter(Path(storage))
+    found = find_litter(storage_path(storage))
     gone = remove(found) if yes else found
     for one in gone:
         out.print(f"{one.path}: {one.what} ({size(one.bytes)})", markup=False)
@@ -248,7 +252,10 @@ def clean(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    run: Annotated[
+        Any,
+        typer.Argument(parser=storage_path, metavar="RUN", help="A run's folder.", show_default=False),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its card goes beside it.")],
     moment: Annotated[
         Optional[str],  # noqa: UP045

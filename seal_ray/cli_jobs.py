@@ -64,7 +64,9 @@ def submit(
     from seal_ray import submit as jobs
     from seal_ray.errors import ConfigError
     from seal_ray.head import connect
-    from seal_ray.work import read_analysis, read_work
+    from seal_ray.work import Kind, read_analysis, read_work
+
+    asked: Kind = kind.value
 
     options = ["--concurrent", str(concurrent)] if concurrent else []
     options += [] if share else ["--no-share"]
@@ -73,12 +75,12 @@ def submit(
     if kind in (What.train, What.sweep):
         if context.args:
             raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
-        work = read_work(kind.value, file, overrides(set_, workers, storage), options)
+        work = read_work(asked, file, overrides(set_, workers, storage), options)
     else:
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
         words += ["--workers", str(workers)] if workers else []
         words += ["--storage", storage] if storage else []
-        work = read_analysis(kind.value, file, _given(context, kind.value, [str(file), *words]))
+        work = read_analysis(asked, file, _given(context, asked, [str(file), *words]))
     client = connect(address)
     job = jobs.submit(client, work, note)
     if follow and jobs.follow(client, job, write) != "succeeded":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console as RichConsole
+
+from seal_ray.objects import storage_path
 
 out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
@@ -15,7 +17,19 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
     typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
 ]
-Storage = Annotated[Optional[str], typer.Option(help="Folder that runs are stored in.")]  # noqa: UP045
+Storage = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH."),
+]
+Target = Annotated[
+    Any,  # a path, or one in S3
+    typer.Argument(
+        parser=storage_path,
+        metavar="TARGET",
+        help="A run's folder, a storage folder, or a sweep's YAML.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
 
 Address = Annotated[

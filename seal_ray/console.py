@@ -27,7 +27,7 @@ class Console:
         """A run begins, or goes on after `done` epochs."""
         total = job.recipe.budget.epochs
         resumed = f", going on after epoch {done}" if done else ""
-        workers = f"{job.placement.workers} worker{'s' * (job.placement.workers > 1)}"
+        workers = f"{job.placement.workers} worker{'s' * (job.placement.max_workers > 1)}"
         self.note(f"{run_id}: {total} epochs on {workers}{resumed}")
         if not self._rich.is_terminal:
             return

@@ -14,9 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,10 +25,13 @@ from seal_ray.data.beton import verify
 from seal_ray.desk import Desk, Task, follow_for_tune
 from seal_ray.device import auto_threads
 from seal_ray.errors import ClusterError, ConfigError, SealRayError
-from seal_ray.launch import GRACE, POLL, Planned, check_resources, ray_session
+from seal_ray.hosts import check_hosts
+from seal_ray.launch import GRACE, POLL, Planned, pause, ray_session
+from seal_ray.objects import AnyPath
 from seal_ray.queue import Claim, Queue
-from seal_ray.recipe import Job, Placement
+from seal_ray.recipe import Job
 from seal_ray.results import SweepRuns
+from seal_ray.scaling import check_resources, team_sizes
 from seal_ray.screen import SweepScreen
 from seal_ray.store import ENDED
 from seal_ray.sweep import EarlyStopping
@@ -116,7 +118,7 @@ def analysing_run(planned: Planned, rich: RichConsole) -> Iterator[None]:
 def _analysing_on_ray(find: Callable[[], Any], job: Job, rich: RichConsole, runs: int) -> Iterator[None]:
     from analysis.beside import analysing
 
-    busy = runs * job.placement.workers
+    busy = runs * job.placement.max_workers
     with analysing(find, job.analyses, rich, busy=busy, use_gpu=check_resources(job)):
         yield
 
@@ -126,6 +128,8 @@ def train_sweep(
 ) -> None:
     """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
     at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
+    if not in_process:
+        check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
     planned = [_side_by_side(one, at_once) for one in runs.planned]
     with contextlib.ExitStack() as stack:
         screen = stack.enter_context(contextlib.closing(SweepScreen(planned, runs.names, rich)))
@@ -137,9 +141,8 @@ def train_sweep(
         train_on_ray(
             queue,
             screen.refresh,
-            planned[0].job.placement,
+            [one.job for one in planned],
             folder=runs.folder,
-            runs=len(planned),
             concurrent=at_once,
             use_gpu=check_resources(planned[0].job),
             stopping=runs.sweep.early_stopping,
@@ -167,9 +170,9 @@ def concurrency(job: Job, wanted: int | None) -> int:
     """
     import ray
 
-    total, workers = ray.cluster_resources(), job.placement.workers
+    total, workers = ray.cluster_resources(), job.placement.max_workers
     kind = "GPU" if check_resources(job) else "CPU"
-    room = int(total.get(kind, 0)) // workers
+    room = max(1, int(total.get(kind, 0)) // workers)  # elastic ones start with less
     if wanted is not None and wanted > room:
         raise ClusterError(
             f"--concurrent {wanted}: {wanted} runs of {workers} workers need {wanted * workers} {kind}s, the "
@@ -181,15 +184,14 @@ def concurrency(job: Job, wanted: int | None) -> int:
 def train_on_ray(
     queue: Queue,
     show_news: Callable[[], None],
-    placement: Placement,
+    jobs: Sequence[Job],
     *,
-    folder: Path,
-    runs: int,
+    folder: AnyPath,
     concurrent: int,
     use_gpu: bool,
     stopping: EarlyStopping | None,
 ) -> None:
-    """Train the queue's runs, `concurrent` at once, under a Ray that is initialised, until none is left."""
+    """Train the queue's runs, of these jobs, `concurrent` at once, under a Ray that is initialised."""
     import ray
 
     from seal_ray.slots import Slots
@@ -198,8 +200,9 @@ def train_on_ray(
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
     desk = ray.remote(num_cpus=0)(Desk).remote(concurrent)
-    failures = runs * (placement.retries + 1)
-    slots = Slots(desk, placement, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
+    failures = len(jobs) * (jobs[0].placement.retries + 1)
+    sizes = team_sizes(jobs)
+    slots = Slots(desk, sizes, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
 
     def tune() -> None:
         try:
@@ -211,7 +214,7 @@ def train_on_ray(
     with _stop_on_signal(queue):
         thread.start()
         while thread.is_alive():
-            thread.join(POLL)
+            thread.join(pause(folder))
             show_news()
     slots.close(GRACE)
     show_news()

@@ -80,9 +80,10 @@ def _token() -> str | None:
 
 def _knock(address: str, headers: dict[str, str]) -> None:
     """Ask for the version, to see that somebody answers."""
+    # `connect` has seen to it that this is http or https.
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE):  # nosec B310 - http or https, by connect()
+        with urllib.request.urlopen(request, timeout=PATIENCE):  # nosec B310
             pass
     except HTTPError as error:
         if error.code in (401, 403):

@@ -9,30 +9,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import psutil
 
 from seal_ray.branch import branch
 from seal_ray.console import Console
-from seal_ray.data.beton import BetonFile, Dataset, load_dataset, verify
+from seal_ray.data.beton import BetonFile, Dataset, verify
 from seal_ray.data.samples import Labels
+from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
-from seal_ray.errors import CheckpointError, ClusterError, ConfigError
+from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.files import saving, write_durably
+from seal_ray.hosts import check_hosts
 from seal_ray.lease import hold_lease
 from seal_ray.lineage import generation_keys, run_id
-from seal_ray.recipe import Job, Placement, dump_job
+from seal_ray.objects import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
+from seal_ray.recipe import Job, dump_job
+from seal_ray.scaling import check_resources, room_that_stays, team_sizes, trainer
 from seal_ray.store import ENDED, Store
 from seal_ray.tracking import wandb_mode
+from seal_ray.weights import beginning, pinned
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,6 +49,8 @@ GRACE = 5.0
 """Seconds that Ray's processes get to exit by themselves."""
 POLL = 0.2
 """Seconds between two looks at a run's metrics."""
+POLL_OBJECTS = 1.0
+"""The same where each look is some requests to S3."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +85,42 @@ class Outcome:
     reason: str = ""
 
 
-def prepare_job(job: Job) -> Planned:
+def prepare_job(job: Job, digest: Callable[[str], str] | None = None) -> Planned:
     """Open the job's data, every path made absolute.
 
-    DataError as load_dataset; ConfigError when the storage is not, and cannot become, a local folder.
+    digest: see `seal_ray.weights.pinned`, as which it raises. Raises as open_dataset; ConfigError when
+    the storage is not, and cannot become, a folder or one in S3.
     """
-    data = job.recipe.data.model_copy(update={"path": str(Path(job.recipe.data.path).resolve())})
-    storage = _local_folder(job.placement.storage)
+    data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
+    storage = _storage(job.placement.storage)
     tracking = job.placement.tracking
     tracking = tracking.model_copy(update={"wandb": wandb_mode(tracking.wandb)})
     placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
-    recipe = job.recipe.model_copy(update={"data": data})
+    recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
-    dataset = load_dataset(Path(data.path))
+    dataset = open_dataset(data.path)
     identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 
 
-def _local_folder(storage: str) -> Path:
-    folder = Path(storage).resolve()
-    if "://" in storage or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"placement.storage: {storage} is not a local folder; name one, or a new one")
+def _storage(storage: str) -> AnyPath:
+    try:
+        folder = storage_path(storage).resolve()
+    except ConfigError as error:
+        raise ConfigError(f"placement.storage: {error}") from None
+    if isinstance(folder, ObjectPath):
+        check_bucket(folder)
+    elif folder.exists() and not folder.is_dir():
+        raise ConfigError(f"placement.storage: {storage} is not a folder; name one, or a new one")
     return folder
 
 
 def launch(planned: Planned, console: Console) -> Outcome:
     """Train a job under a Ray that is initialised; returns when it has ended.
 
-    ClusterError when the cluster cannot hold its workers or when the run is being trained already,
-    DataError when its files are damaged, both before anything starts. SIGTERM and Ctrl-C ask the run to
-    stop at its next epoch boundary; a second Ctrl-C interrupts at once.
+    ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
+    is being trained already; DataError when its files are damaged: before anything starts. SIGTERM and Ctrl-C
+    ask the run to stop at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
     before = planned.store.status()
     if before.get("status") in ENDED:
@@ -116,6 +128,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
         return Outcome(planned.run_id, before["status"], before.get("reason", ""))
     verify(planned.dataset)
     use_gpu = check_resources(planned.job)
+    check_hosts(planned.job.placement.storage, [planned.job.recipe.data.path])
     with hold_lease(planned.store.folder) as token:
         begin(planned, console.note)
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
@@ -135,9 +148,10 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
         write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
     store.record_generations(planned.keys, moments)
     store.mend()
-    if not share:
-        return
-    taken = branch(store, planned.job.recipe, planned.dataset.training_identity, moments)
+    recipe = planned.job.recipe
+    taken = branch(store, recipe, planned.dataset.training_identity, moments) if share else None
+    if recipe.model.init_from is not None and not store.rows():
+        note(f"{planned.run_id}: begins with {beginning(recipe.model, len(planned.dataset.classes))}")
     if taken:
         generations = "generation 0" if taken.generation == 0 else f"generations 0 to {taken.generation}"
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
@@ -145,32 +159,44 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
 
 def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
-    from seal_ray.worker import work
+    from seal_ray.worker import LEAVING, work
 
-    store, placement = planned.store, planned.job.placement
+    store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
     job = planned.job.model_dump(mode="json")
     config = {"job": job, "run_id": store.run_id, "folder": str(store.folder), "token": token}
+    scratch, sizes = on_this_host(store.folder) / "ray", team_sizes([planned.job])
 
     def fit() -> None:
+        nonlocal ended
         try:
-            run = trainer(work, config, token, placement, use_gpu, store.folder / "ray", placement.retries)
-            ended.update(run.fit().return_value)
+            while True:
+                run = trainer(work, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                ended = run.fit().return_value
+                if ended["reason"] != LEAVING or room_that_stays(use_gpu) < sizes[0]:
+                    return
+                store.warn("a host was about to be taken away: going on on others")
         except Exception as error:
-            ended["reason"] = f"{last_line(error)}; the same command goes on after the last committed epoch"
+            why = f"{last_line(error)}; the same command goes on after the last committed epoch"
+            ended = {"status": "failed", "reason": why}
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(POLL)
+        thread.join(pause(store.folder))
         show_news()
     show_news()
-    if ended["status"] == "failed":
-        with contextlib.suppress(CheckpointError):
+    with contextlib.suppress(SealRayError):
+        if ended["status"] == "failed":
             store.set_status(**ended)
-    store.clear_stop()
-    shutil.rmtree(store.folder / "ray", ignore_errors=True)
+        store.clear_stop()
+    shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(store.run_id, ended["status"], ended["reason"])
+
+
+def pause(folder: AnyPath) -> float:
+    """Seconds between two looks at what a run writes."""
+    return POLL_OBJECTS if isinstance(folder, ObjectPath) else POLL
 
 
 @contextlib.contextmanager
@@ -225,75 +251,26 @@ def _ray_processes() -> list[psutil.Process]:
     return found
 
 
-def check_resources(job: Job) -> bool:
-    """Whether the workers get GPUs. ClusterError when the cluster cannot hold them all at once."""
-    import ray
-
-    workers, wish = job.placement.workers, job.placement.use_gpu
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    use_gpu = gpus > 0 if wish == "auto" else bool(wish)
-    if use_gpu and gpus < workers:
-        raise ClusterError(
-            f"placement.workers: {workers} workers need a GPU each, the cluster has {gpus}; lower workers "
-            "(recipe.shards may stay), or set placement.use_gpu to false"
-        )
-    if cpus < workers:
-        raise ClusterError(
-            f"placement.workers: {workers} workers need a CPU each, the cluster has {cpus}; lower workers "
-            "(recipe.shards may stay)"
-        )
-    return use_gpu
-
-
 def _follow(store: Store, console: Console) -> Callable[[], None]:
     """A function that shows the epochs and warnings that have come since it was last called."""
     epochs, warned, size = len(store.rows()), len(store.warnings()), -1
 
     def show_news() -> None:
+        with contextlib.suppress(StorageError):  # the next look may find it answering again
+            look()
+
+    def look() -> None:
         nonlocal epochs, warned, size
         for text in store.warnings()[warned:]:
             console.note(f"warning: {text}")
             warned += 1
-        path = store.folder / "metrics.jsonl"
-        if path.exists() and path.stat().st_size != size:
-            size = path.stat().st_size
-            rows = store.rows()
+        if (now := store.metrics_size()) != size:
+            rows, size = store.rows(), now
             for row in rows[epochs:]:
                 console.epoch(row)
             epochs = max(epochs, len(rows))
 
     return show_news
-
-
-def trainer(
-    loop: Callable[[dict[str, Any]], Any],
-    config: dict[str, Any],
-    name: str,
-    placement: Placement,
-    use_gpu: bool,
-    folder: Path,
-    failures: int,
-) -> Any:
-    """A TorchTrainer that runs `loop` on the placement's workers. `folder` gets nothing that matters."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    return TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=failures),
-        ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from seal_ray.network import Parts, ResNet, stages
 from seal_ray.optim import owner
 from seal_ray.recipe import Recipe
 from seal_ray.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of
+from seal_ray.weights import beginning
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class PlannedPhase:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job's work and footprint. Sizes in bytes; images counts training images over the whole run."""
+    """A job's work and footprint. Sizes in bytes; images counts training images over the whole run.
+
+    begins_with: initial weights that are not drawn, in words; empty once the run has begun.
+    """
 
     run_id: str
     phases: tuple[PlannedPhase, ...]
@@ -47,11 +51,12 @@ class Plan:
     checkpoint_bytes: int
     kept_bytes: int
     status: str
+    begins_with: str
 
 
 def make_plan(planned: Planned) -> Plan:
-    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged, ConfigError
-    when the recipe does not fit the data.
+    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged or its initial
+    weights do not fit, ConfigError when the recipe does not fit the data.
     """
     recipe, store = planned.job.recipe, planned.store
     labels = planned.train_labels()
@@ -64,7 +69,7 @@ def make_plan(planned: Planned) -> Plan:
     parameters = sum(p.numel() for p in network.parameters())
     weights = 4 * parameters + sum(b.numel() * b.element_size() for b in network.buffers())
     carried = weights * len(recipe.method.carry)
-    keep = planned.job.placement.keep
+    keep, done = planned.job.placement.keep, len(store.rows())
     checkpoint = weights + carried + 4 * parameters * (recipe.optimizer.momentum > 0)
     phases = tuple(_phases(recipe, parts, per_epoch))
     moments = sum(
@@ -76,20 +81,22 @@ def make_plan(planned: Planned) -> Plan:
         run_id=planned.run_id,
         phases=phases,
         epochs=recipe.budget.epochs,
-        done=len(store.rows()),
+        done=done,
         steps=per_epoch * recipe.budget.epochs,
         images=per_epoch * recipe.batch_size * recipe.budget.epochs,
         parameters=parameters,
         checkpoint_bytes=checkpoint,
         kept_bytes=keep.checkpoints * checkpoint + moments * (weights + carried),
         status=store.status().get("status", "new"),
+        begins_with="" if done else beginning(model, classes),
     )
 
 
 def cores_for(planned: Planned) -> str:
     """Whether this machine has a core for every worker, in words."""
-    workers, cores = planned.job.placement.workers, usable_cores()
-    return f"{workers} of this machine's {cores} cores" + ("" if workers <= cores else " (too few)")
+    placement, cores = planned.job.placement, usable_cores()
+    enough = placement.min_workers <= cores
+    return f"{placement.workers} of this machine's {cores} cores" + ("" if enough else " (too few)")
 
 
 def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:

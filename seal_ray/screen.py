@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from seal_ray.errors import CheckpointError
+from seal_ray.errors import CheckpointError, StorageError
 from seal_ray.launch import Planned
 from seal_ray.schedule import Row
 from seal_ray.store import ENDED
@@ -49,14 +49,13 @@ class Watched:
         if self.rows and self.status in ENDED:
             return False
         store, before = self.planned.store, (self.status, len(self.rows))
-        path = store.folder / "metrics.jsonl"
-        size = path.stat().st_size if path.exists() else -1
-        if size != self._size:
-            try:
+        try:
+            size = store.metrics_size()
+            if size != self._size:
                 self.rows, self._size = store.rows(), size
-            except CheckpointError:
-                return False  # being rewritten; the next look finds it whole
-        self.status = store.status().get("status", "new")
+            self.status = store.status().get("status", "new")
+        except (CheckpointError, StorageError):
+            return False  # being rewritten, or out of reach; the next look finds it whole
         return (self.status, len(self.rows)) != before
 
 

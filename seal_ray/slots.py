@@ -7,17 +7,21 @@ the slot's workers anew and they go on with the run at its last committed epoch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.desk import Task, ask
 from seal_ray.files import make_folder
-from seal_ray.launch import last_line, trainer
-from seal_ray.lease import hold_lease, owns
-from seal_ray.recipe import Job, Placement
+from seal_ray.launch import last_line
+from seal_ray.lease import hold_lease, owns, take_lead
+from seal_ray.objects import AnyPath, on_this_host, storage_path
+from seal_ray.recipe import Job, Workers
+from seal_ray.scaling import trainer
 from seal_ray.store import SLOTS, Store
 from seal_ray.worker import show_warnings_in, train_to_end
 from seal_ray.world import World
@@ -27,20 +31,21 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """`count` groups of workers as `placement` says, which train what lies on the desk until it is closed.
+    """`count` groups of workers, each of one of `sizes`, that train what lies on the desk until it closes.
 
-    folder: where all hosts see the same; a new folder in it is in use until `close`. failures: how often
-    workers may die in all.
+    folder: the sweep's; a new one in it, or in what stands for it on this host, is in use until `close`.
+    failures: how often workers may die in all.
     """
 
     def __init__(
-        self, desk: Any, placement: Placement, *, count: int, use_gpu: bool, folder: Path, failures: int
+        self, desk: Any, sizes: Sequence[int], *, count: int, use_gpu: bool, folder: AnyPath, failures: int
     ) -> None:
+        folder = on_this_host(folder)
         make_folder(folder)
         self._desk, self._scratch = desk, Path(tempfile.mkdtemp(prefix=SLOTS, dir=folder))
         self._lease = contextlib.ExitStack()
         self._lease.enter_context(hold_lease(self._scratch))  # for `seal-ray clean`
-        self._settings = (placement, use_gpu, self._scratch, failures)
+        self._settings = (sizes, use_gpu, self._scratch, failures)
         self._threads = [threading.Thread(target=self._fit, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -80,13 +85,17 @@ def serve(config: dict[str, Any]) -> None:
 
 def _train(task: Task, world: World, desk: Any) -> dict[str, str]:
     import ray
+    import ray.train
 
-    job, folder, token = Job.model_validate(task["job"]), Path(task["folder"]), task["token"]
-    store = Store(folder, folder.name, job.placement.keep.checkpoints, lambda: owns(folder, token))
+    job, folder, token = Job.model_validate(task["job"]), storage_path(task["folder"]), task["token"]
+    owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
+    store = Store(folder, folder.name, job.placement.keep.checkpoints, owned)
     if world.leads:
         show_warnings_in(store)
 
     def report(row: Row) -> None:
+        if isinstance(job.placement.workers, Workers):
+            ray.train.report({})  # an occasion for more workers
         if world.leads and row["epoch"] + 1 == job.recipe.budget.length:
             news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
             ray.get(desk.tell.remote(token, news))

@@ -25,6 +25,8 @@ from seal_ray.validation import STRICT, parse, refuse
 from seal_ray.yaml_file import Document, Keys, at, dotted, override, put, read
 
 MAX_RUNS = 10_000
+NAME = r"[\w-][\w.-]{0,99}"
+"""What a sweep may be called, since a folder is."""
 
 Setting = Mapping[str, str]
 """A run's label on each axis."""
@@ -76,7 +78,7 @@ class SweepFile(BaseModel):
     def _fits_together(self) -> Self:
         listed = isinstance(self.axes, list)
         problems = []
-        if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
+        if not re.fullmatch(NAME, self.name):
             problems.append(f"name: {self.name!r} cannot name a folder; use letters, digits, - and _")
         if not self.axes:
             problems.append(

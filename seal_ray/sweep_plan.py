@@ -67,7 +67,7 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     todo = dict(zip(plans, epochs_to_train(works, there), strict=True))
     left = {run: min(todo[run], plan.epochs - plan.done) for run, plan in plans.items()}
     images = sum(plan.images / plan.epochs * left[run] for run, plan in plans.items())
-    at_once = max(1, usable_cores() // first.job.placement.workers)
+    at_once = max(1, usable_cores() // first.job.placement.max_workers)
     starts = sum(epochs > 0 for epochs in left.values())
     return SweepPlan(
         runs=tuple(

@@ -77,6 +77,7 @@ def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
     totals = [
         f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
         f"network   {plan.parameters:,} parameters",
+        *([f"begins    with {plan.begins_with}"] if plan.begins_with else []),
         f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
         f"in {planned.store.folder}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
@@ -95,9 +96,9 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         cells = (run.run_id, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", run.status)
         table.add_row(*map(Text, cells))
     placement = runs.planned[0].job.placement
-    needed = f"{placement.workers} worker{'s' * (placement.workers > 1)} a run"
+    needed = f"{placement.workers} worker{'s' * (placement.max_workers > 1)} a run"
     fits = f"{plan.at_once} run{'s' * (plan.at_once > 1)} at once on this machine's {plan.cores} cores"
-    if placement.workers > plan.cores:
+    if placement.min_workers > plan.cores:
         fits = f"more than this machine's {plan.cores} cores: needs a cluster"
     hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
     totals = [

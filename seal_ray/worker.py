@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.staging import open_dataset
 from seal_ray.device import auto_threads, prepare_process
 from seal_ray.errors import Diverged, SealRayError, SealRayWarning
-from seal_ray.lease import owns
+from seal_ray.lease import owns, take_lead
+from seal_ray.objects import storage_path
 from seal_ray.recipe import Job
 from seal_ray.run import Execution
 from seal_ray.store import Store
@@ -22,6 +23,9 @@ from seal_ray.world import World
 
 if TYPE_CHECKING:
     from seal_ray.schedule import Row
+
+LEAVING = "a host that trains it is about to be taken away; the same command goes on"
+"""Why a run stops early of which Ray has been told that one of its hosts is preempted."""
 
 
 def work(config: dict[str, Any]) -> dict[str, str]:
@@ -33,23 +37,32 @@ def work(config: dict[str, Any]) -> dict[str, str]:
     import ray.train.torch
 
     job = Job.model_validate(config["job"])
-    folder, token = Path(config["folder"]), config["token"]
+    folder, token = storage_path(config["folder"]), config["token"]
     world = World.current(ray.train.torch.get_device())
-    store = Store(folder, config["run_id"], job.placement.keep.checkpoints, lambda: owns(folder, token))
+    owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
+    store = Store(folder, config["run_id"], job.placement.keep.checkpoints, owned)
     if world.leads:
         show_warnings_in(store)
-    return train_to_end(job, store, world, lambda row: ray.train.report(dict(row)))
+
+    def report(row: Row) -> bool:
+        ray.train.report(dict(row))
+        return ray.train.get_preemption_info() is not None
+
+    return train_to_end(job, store, world, report)
 
 
 def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], object]) -> dict[str, str]:
     """Train on this worker until the run ends, and report each epoch; returns {status, reason}.
 
+    report: what it returns is true, on every worker alike, when the run has to make room after this epoch.
     Divergence and errors that a user caused are returned and not raised, because Ray Train would retry an
     exception, which cannot help.
     """
     try:
-        for row in train_job(job, store, world):
-            report(row)
+        with contextlib.closing(train_job(job, store, world)) as rows:
+            for row in rows:
+                if report(row) and row["global_epoch"] + 1 < job.recipe.budget.epochs:
+                    return _make_room(store, world)
     except Diverged as error:
         return {"status": "diverged", "reason": str(error)}
     except SealRayError as error:
@@ -58,6 +71,13 @@ def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], o
                 store.set_status("failed", reason=str(error))
         return {"status": "failed", "reason": str(error)}
     return {"status": store.status()["status"], "reason": ""}
+
+
+def _make_room(store: Store, world: World) -> dict[str, str]:
+    """End after an epoch that is committed, since a host is taken away."""
+    ended = {"status": "stopped", "reason": LEAVING}
+    world.lead(lambda: store.set_status(**ended))
+    return ended
 
 
 def show_warnings_in(store: Store) -> None:
@@ -81,12 +101,12 @@ def show_warnings_in(store: Store) -> None:
     warnings.simplefilter("always", SealRayWarning)
 
 
-def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
+def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
     recipe, placement = job.recipe, job.placement
     threads = auto_threads(recipe.shards) if placement.threads == "auto" else placement.threads
     prepare_process(threads, world.device, deterministic=placement.deterministic, precision=recipe.precision)
-    dataset = world.together(lambda: load_dataset(Path(recipe.data.path)))
+    dataset = world.together(lambda: open_dataset(recipe.data.path))
     images = Images.from_dataset(dataset, loader=placement.loader)
     execution = Execution(
         threads=threads,
@@ -98,6 +118,8 @@ def train_job(job: Job, store: Store, world: World) -> Iterator[Row]:
         moments=placement.keep.moments,
         track_examples=placement.track_examples,
     )
+    if world.leads:
+        store.record_start()
     tracker = open_tracker(job, store.run_id, store.folder, dataset.name) if world.leads else NoTracker()
     try:
         for result in fit(recipe, images, store=store, world=world, execution=execution):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
+from seal_ray.objects import ObjectPath
+from tests.s3 import bucket_at, serving
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "digits"
     prepare(open_source("digits", source=None), folder, classes=4, per_class=24)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on this machine."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def bucket(
+    s3_server: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ObjectPath]:
+    """An empty bucket for the tests of a module; the environment leads there."""
+    name = request.module.__name__.rpartition(".")[2].replace("_", "-")
+    with bucket_at(s3_server, f"bucket-{name}", tmp_path_factory.mktemp("cache")) as made:
+        yield made

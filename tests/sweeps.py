@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from seal_ray.objects import AnyPath
 from seal_ray.results import SweepRuns, prepare_sweep
 from seal_ray.sweep import load_sweep
 from tests.runs import SPEEDS
@@ -17,7 +18,7 @@ from tests.runs import SPEEDS
 METHODS = {"normal": "normal", "llf": "llf", "seal": {"name": "seal", "ascent_rate": 0.5}}
 
 
-def small_sweep(data: Path, storage: Path, file: Path | None = None, **changes: Any) -> SweepRuns:
+def small_sweep(data: Path, storage: AnyPath, file: Path | None = None, **changes: Any) -> SweepRuns:
     """Three methods, three generations of two epochs, a tiny network; `changes` are fields of the file."""
     fields: dict[str, Any] = {
         "name": "small",
@@ -41,7 +42,9 @@ def small_sweep(data: Path, storage: Path, file: Path | None = None, **changes: 
     for key, value in changes.items():
         merged = isinstance(value, dict) and key != "axes"
         fields[key] = {**fields.get(key, {}), **value} if merged else value
-    file = file or storage.parent / "small.yaml"
+    if file is None:
+        assert isinstance(storage, Path)
+        file = storage.parent / "small.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(fields, sort_keys=False))
     return prepare_sweep(load_sweep(file))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seal_ray.errors import CheckpointError
-from seal_ray.lease import hold_lease, owns
+from seal_ray.lease import hold_lease, owns, take_lead
 from seal_ray.store import Store
 from seal_ray.train import fit
 from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run, without_speeds
@@ -53,3 +53,25 @@ def test_workers_of_a_killed_driver_cannot_commit_under_a_new_owner(tmp_path: Pa
     finally:
         driver.kill()
         assert driver.wait() == -signal.SIGKILL
+
+
+def test_workers_that_were_cut_off_cannot_commit_beside_those_started_in_their_place(tmp_path: Path) -> None:
+    recipe = tiny_recipe("llf")
+    whole = [result.row for result in train_run(recipe, tmp_path / "whole")]
+    folder, run = tmp_path / "run", open_store(recipe, tmp_path).run_id
+    with hold_lease(folder) as token:
+        store = Store(folder, run, 99, take_lead(folder, token))
+        cut_off = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
+        for _ in range(3):
+            next(cut_off)
+        store = Store(folder, run, 99, take_lead(folder, token))
+        begun = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
+        assert next(begun).row["global_epoch"] == 3
+        with pytest.raises(CheckpointError, match="taken this run over"):
+            next(cut_off)
+        assert [result.row["global_epoch"] for result in begun] == list(range(4, 12))
+        assert without_speeds(store.rows()) == without_speeds(whole)
+    with hold_lease(folder) as new:
+        leads = take_lead(folder, new)
+        assert not take_lead(folder, token)()  # workers of the earlier launch, started once more
+        assert leads()

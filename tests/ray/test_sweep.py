@@ -63,11 +63,12 @@ def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial(digits: Path, tmp_pat
         digits,
         tmp_path / "runs",
         recipe={"shards": workers},
-        placement={"workers": workers},
+        placement={"workers": {"min": 1, "max": workers}},
         axes={"method": {"normal": "normal", "llf": "llf"}},
     )
     train(runs)
     assert [run.status for run in results(runs)] == ["finished"] * 2
+    assert {row["workers"] for one in runs.planned for row in one.store.rows()} == {workers}
 
 
 def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: Path, tmp_path: Path) -> None:

@@ -82,6 +82,42 @@ def test_both_land_in_the_leaderboard(
     ]
 
 
+def test_fine_tuning_is_a_mode_of_transfer(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = (trained / "small.yaml", "--data", trained / "data", "--in-process", "--to", "others")
+    tuned = ("transfer", *here, "--mode", "finetune", "--epochs", "1", "--lr", "0.1", "--fraction", "0.5")
+    code, said = run(monkeypatch, capsys, *tuned)
+    assert code == 0, said
+    assert "4 computed" in said
+    assert "small: finetune" in said
+    assert run(monkeypatch, capsys, *tuned)[1].endswith("4 known\n")
+    code, said = run(monkeypatch, capsys, "transfer", *here, "--mode", "finetune", "--layer", "layer3")
+    assert (code, "--layer: layer: unknown field" in said) == (2, True)
+    assert "finetune others %" in (trained / "runs/sweeps/small/results.md").read_text()
+
+
+def test_a_plan_says_with_which_weights_a_run_begins(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (moment,) = (trained / "runs").glob("normal-s0-*/moments/g002-relearned")
+    model = f"recipe.model={{arch: resnet18, width: 4, init_from: {moment}}}"
+    plan = ["plan", "jobs/runs/quickstart/normal.yaml", "--storage", trained / "tuned", "--set", model]
+    data = ["--set", f"recipe.data.path={trained / 'data/others'}"]
+    code, said = run(monkeypatch, capsys, *plan, *data)
+    assert code == 0, said
+    text = "".join(said.split())
+    assert f"beginswiththeweightsof{moment}(" in text
+    assert "anewclassifierof6classesinplaceoftheirsof4" in text
+    for wrong, message in (
+        (model.replace("width: 4", "width: 8"), "does not fit resnet18 with imagenet stem and width 8"),
+        ("recipe.model.init_from=nowhere.pth", "nowhere.pth: no such file"),
+    ):
+        code, said = run(monkeypatch, capsys, *plan[:-1], wrong, *data)
+        assert code == 2
+        assert message in said
+
+
 def test_what_cannot_be_asked_is_said(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,5 +146,6 @@ def test_the_shipped_evaluations_are_valid(
         0,
         "jobs/evaluations/transfer.yaml: valid (cub200, aircraft, dogs, flowers102, mit67)\n",
     )
-    code, said = run(monkeypatch, capsys, "validate", "jobs/evaluations/fewshot.yaml")
-    assert code == 0
+    for file in sorted(Path("jobs/evaluations").glob("*.yaml")):
+        code, said = run(monkeypatch, capsys, "validate", file)
+        assert (code, said.startswith(f"{file}: valid")) == (0, True)

@@ -168,6 +168,8 @@ def test_a_plan_of_prepared_digits(run: Any, digits: Path, tmp_path: Path) -> No
     assert "1 for 2 shards" in other.out
     assert "Reinit" in other.out
     assert run("plan", SEAL, *where, "--workers", "3").code == 2
+    elastic = run("plan", SEAL, *where, "--set", "placement.workers={min: 1, max: 2}")
+    assert "1 to 2 for 2 shards; 1 to 2 of this machine's" in elastic.out
 
 
 def test_preparing_again_changes_nothing_and_other_options_are_refused(run: Any, digits: Path) -> None:
@@ -248,9 +250,10 @@ def test_a_storage_that_is_no_folder_is_refused_and_not_made_up(
     run: Any, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", "s3://bucket/runs")
+    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", "gs://bucket/runs")
     assert ended.code == 2
-    assert "s3://bucket/runs" in ended.err
+    assert "placement.storage: gs://" in ended.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_says_that_a_run_would_go_on(run: Any, digits: Path, tmp_path: Path) -> None:
