@@ -45,10 +45,10 @@ test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=z
 	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }
 	TINY_IMAGENET="$(abspath $(TINY_IMAGENET))" $(BIN)/python -m pytest -q -m data
 
-test-faults: setup ## Run the long tests: kills, full disks, W&B that hangs, a compiled network
-	$(BIN)/python -m pytest -q -m faults
+test-faults: setup ## Run the long tests: kills, full disks, W&B and S3 that hang, a compiled network
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m faults
 
-test-hosts: setup ## Run the long tests of jobs and analyses on Ray clusters that are disturbed
+test-hosts: setup ## Run the long tests of Ray clusters: submitted jobs, several hosts that fail, S3
 	$(BIN)/python -m pytest -q -m hosts
 
 test-browser: setup ## Look at the report page in a headless Chromium, which is installed where that is allowed

@@ -1,8 +1,8 @@
 """Weights that a run begins with: those of a moment or of a state dict, known by their digest.
 
 `recipe.model.init_from` says where they lie and `init_sha256` which they are; run ids and generation keys
-are made of the digest, never of the path. Tensors are read and nothing else; nothing is ever unpickled (pickle
-is imported for its errors).
+are made of the digest, never of the path. Tensors are read and nothing else; nothing is ever unpickled:
+pickle is imported for its errors.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ CORE = [
     "train",
     "world",
 ]
+EXTENDS_RAY = "seal_ray.elastic"
+"""Its classes are Ray's with changes: importing it imports Ray, which sets a variable."""
 MODULES = [module.name for module in pkgutil.walk_packages(seal_ray.__path__, "seal_ray.")]
 
 
@@ -74,7 +76,8 @@ def test_the_command_line_explains_itself_without_torch_or_ray() -> None:
 
 
 def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> None:
-    loaded = loaded_after("import seal_ray.launch, seal_ray.worker, seal_ray.tracking, seal_ray.doctor")
+    shells = "launch worker scaling controller hosts tracking artifacts doctor submit"
+    loaded = loaded_after("\n".join(f"import seal_ray.{name}" for name in shells.split()))
     assert not loaded & {"ray", "wandb", "ffcv", "numba"}
 
 
@@ -86,7 +89,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 def test_any_module_may_be_imported_first_and_does_no_work() -> None:
-    modules = [name for name in MODULES if not name.endswith("__main__")]
+    modules = [name for name in MODULES if not name.endswith("__main__") and name != EXTENDS_RAY]
     assert len(modules) > 40
     code = f"""
 import importlib, json, os, sys, threading, warnings, signal

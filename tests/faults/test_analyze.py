@@ -25,7 +25,7 @@ from seal_ray.run import Execution
 from seal_ray.train import fit
 from tests.faults.conftest import environment, images_of, make_job, processes_marked
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 CHANGES = ["curvature.images=40", "curvature.steps=10", "curvature.top=2"]
 COMMAND = f"""
 import sys

@@ -16,7 +16,7 @@ import pytest
 from seal_ray.recipe import Job
 from tests.faults.conftest import Launch, make_job, same_as_undisturbed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 Start = Callable[[Job], Launch]
 SEAL = {"name": "seal", "ascent_rate": 0.5}
 
@@ -27,7 +27,6 @@ def within_an_epoch(launch: Launch, epochs: int, seed: int) -> None:
     time.sleep(random.Random(seed).uniform(0, 0.5))
 
 
-@pytest.mark.faults
 def test_two_launches_at_once_and_a_killed_worker(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", SEAL)
     both = [start(job), start(job)]
@@ -47,7 +46,6 @@ def test_two_launches_at_once_and_a_killed_worker(digits: Path, tmp_path: Path, 
     same_as_undisturbed(job, first.store, tmp_path / "alone")
 
 
-@pytest.mark.faults
 def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", "ban")
     killed = start(job)
@@ -61,7 +59,6 @@ def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path
     killed.end()
 
 
-@pytest.mark.hosts
 def test_a_killed_ray_and_the_same_command_again(digits: Path, tmp_path: Path, start: Start) -> None:
     job = make_job(digits, tmp_path / "runs", "dsd")
     killed = start(job)
@@ -79,7 +76,6 @@ def test_a_killed_ray_and_the_same_command_again(digits: Path, tmp_path: Path, s
     same_as_undisturbed(job, again.store, tmp_path / "alone")
 
 
-@pytest.mark.faults
 def test_sigterm_stops_and_ctrl_c_twice_at_once_and_the_same_command_goes_on(
     digits: Path, tmp_path: Path, start: Start
 ) -> None:

@@ -17,6 +17,8 @@ from seal_ray.results import SweepRuns, results, write_results
 from tests.faults.conftest import Command
 from tests.sweeps import METHODS, leaderboard_of, metrics_of, screen, small_sweep
 
+pytestmark = pytest.mark.faults
+
 Run = Callable[..., Command]
 
 
@@ -62,7 +64,6 @@ def same(ours: SweepRuns, theirs: SweepRuns) -> None:
     assert leaderboard_of(ours) == leaderboard_of(theirs)
 
 
-@pytest.mark.faults
 def test_a_driver_killed_twice_and_the_same_command_again(digits: Path, tmp_path: Path, sweep: Run) -> None:
     file, changes = (
         tmp_path / "killed.yaml",
@@ -80,7 +81,6 @@ def test_a_driver_killed_twice_and_the_same_command_again(digits: Path, tmp_path
     same(runs, undisturbed(digits, tmp_path / "alone", **alone))
 
 
-@pytest.mark.faults
 def test_sixteen_runs_in_one_process_that_is_killed_again_and_again(
     digits: Path, tmp_path: Path, sweep: Run
 ) -> None:
@@ -101,7 +101,6 @@ def test_sixteen_runs_in_one_process_that_is_killed_again_and_again(
     same(runs, undisturbed(digits, tmp_path / "alone", **changes))
 
 
-@pytest.mark.hosts
 def test_killed_workers_and_trials_are_started_anew(digits: Path, tmp_path: Path, sweep: Run) -> None:
     file = tmp_path / "killed.yaml"
     runs = small_sweep(digits, tmp_path / "runs", file)
@@ -121,7 +120,6 @@ def _kill(processes: list[psutil.Process], name: str) -> None:
     victims[0].kill()
 
 
-@pytest.mark.hosts
 def test_ctrl_c_ends_what_runs_at_its_epoch_boundary_and_the_same_command_goes_on(
     digits: Path, tmp_path: Path, sweep: Run
 ) -> None:

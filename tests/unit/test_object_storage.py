@@ -122,7 +122,7 @@ train_run(RECIPE, sys.argv[1], checkpoints=2)
 """
 
 
-@pytest.mark.hosts
+@pytest.mark.faults
 def test_a_process_that_is_killed_before_a_manifest_costs_one_epoch(whole: Path, bucket: ObjectPath) -> None:
     storage = bucket / "process"
     child = subprocess.run(
@@ -138,7 +138,7 @@ def test_a_process_that_is_killed_before_a_manifest_costs_one_epoch(whole: Path,
     same_run(whole, storage)
 
 
-@pytest.mark.parametrize("fault", ["drop", pytest.param("stall", marks=pytest.mark.hosts)])
+@pytest.mark.parametrize("fault", ["drop", pytest.param("stall", marks=pytest.mark.faults)])
 @pytest.mark.parametrize(
     "needle", ["g001-e000/weights", "g001-e000/manifest", "metrics.jsonl", "g001-ascended/man"]
 )
