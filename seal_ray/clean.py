@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.files import size_of
-from seal_ray.lease import owner, unowned
-from seal_ray.objects import AnyPath, listed, on_this_host
+from seal_ray.lease import hold_lease, owner, unowned
+from seal_ray.objects import AnyPath, ObjectPath, listed, on_this_host
 from seal_ray.recipe import load_job
 from seal_ray.schedule import Position
 from seal_ray.snapshot import newest_first, remove_snapshot
@@ -55,13 +55,30 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
     """
     removed = []
     for run in dict.fromkeys(litter.run for litter in found):
-        with unowned(run) as free:
+        with _kept_free(run) as free:
             still = {litter.path for litter in _find(run)} if free else set()
             gone = [one for one in found if one.run == run and one.path in still]
             for litter in gone:
-                _delete(litter.path)
+                if litter.path != run / "lease.json" or not isinstance(run, ObjectPath):
+                    _delete(litter.path)  # there it is our own by now, and goes with the block
         removed += [litter for litter in gone if not litter.path.exists()]
     return removed
+
+
+@contextmanager
+def _kept_free(run: AnyPath) -> Iterator[bool]:
+    """Whether nobody trains the run, which no one can begin to do for the length of the block."""
+    if not isinstance(run, ObjectPath):
+        with unowned(run) as free:
+            yield free
+        return
+    with ExitStack() as stack:
+        try:  # hosts share no lock in S3: ours is a launch of its own
+            stack.enter_context(hold_lease(run))
+        except ClusterError:
+            yield False
+        else:
+            yield True
 
 
 def _find(run: AnyPath) -> Iterator[Litter]:

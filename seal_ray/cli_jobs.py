@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from seal_ray.cli_options import Set, Storage, Workers, out, overrides
+from seal_ray.objects import storage_path
 
 jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
 
@@ -43,9 +44,11 @@ def submit(
     context: typer.Context,
     kind: Annotated[What, typer.Argument(help="What to do with it.", show_default=False)],
     file: Annotated[
-        Path,
+        Any,  # a path, or one in S3
         typer.Argument(
-            help="YAML file of a run or a sweep; analyses also take a folder on the cluster.",
+            parser=storage_path,
+            metavar="FILE",
+            help="YAML file of a run or a sweep; analyses also take a folder on the cluster, or in S3.",
             show_default=False,
         ),
     ],
@@ -75,6 +78,8 @@ def submit(
     if kind in (What.train, What.sweep):
         if context.args:
             raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
+        if not isinstance(file, Path):
+            raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
         work = read_work(asked, file, overrides(set_, workers, storage), options)
     else:
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]

@@ -27,6 +27,7 @@ class Desk:
         self._todo: deque[Task] = deque()
         self._held: dict[int, Task] = {}
         self._starts: dict[str, int] = {}
+        self._workers: dict[str, int] = {}
         self._news: dict[str, list[dict[str, Any]]] = {}
         self._outcomes: dict[str, dict[str, str]] = {}
         self._closed = ""
@@ -39,22 +40,26 @@ class Desk:
         else:
             self._todo.append(task)
 
-    def take(self, slot: int) -> Task | str | None:
+    def take(self, slot: int, workers: int) -> Task | str | None:
         """The task of a slot: the one it has not ended, when its workers were started anew; or the next.
 
         WAIT: none yet; None: no more will come. A run whose workers died more than `retries` times failed.
+        That there are more of them than before, elastic ones, is no death.
         """
         task = self._held.get(slot)
         if task is None and self._todo:
             task = self._held[slot] = self._todo.popleft()
         if task is None:
             return None if self._closed else WAIT
-        starts = self._starts[task["token"]] = self._starts.get(task["token"], 0) + 1
+        token = task["token"]
+        grown = workers > self._workers.get(token, workers)
+        self._workers[token] = workers
+        starts = self._starts[token] = self._starts.get(token, 0) + (not grown)
         if starts > task["retries"] + 1:
             self.end(
                 slot, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
             )
-            return self.take(slot)
+            return self.take(slot, workers)
         return task
 
     def tell(self, token: str, news: dict[str, Any]) -> None:
@@ -101,12 +106,15 @@ def follow_for_tune(desk: Any, config: dict[str, Any]) -> None:
             time.sleep(POLL)
 
 
-def ask(desk: Any, slot: int) -> Task | str | None:
-    """The slot's next task; WAIT when there is none for PATIENCE seconds, so that no one waits in silence."""
+def ask(desk: Any, slot: int, workers: int) -> Task | str | None:
+    """The next task of a slot of so many workers.
+
+    WAIT when there is none for PATIENCE seconds, so that no one waits in silence.
+    """
     import ray
 
     deadline = time.monotonic() + PATIENCE
-    while (answer := ray.get(desk.take.remote(slot))) == WAIT and time.monotonic() < deadline:
+    while (answer := ray.get(desk.take.remote(slot, workers))) == WAIT and time.monotonic() < deadline:
         time.sleep(POLL)
     task: Task | str | None = answer
     return task

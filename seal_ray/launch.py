@@ -29,7 +29,7 @@ from seal_ray.device import usable_cores
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.files import saving, write_durably
 from seal_ray.hosts import check_hosts
-from seal_ray.lease import hold_lease
+from seal_ray.lease import hold_lease, owns
 from seal_ray.lineage import generation_keys, run_id
 from seal_ray.objects import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
 from seal_ray.recipe import Job, dump_job
@@ -173,7 +173,8 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
             while True:
                 run = trainer(work, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
                 ended = run.fit().return_value
-                if ended["reason"] != LEAVING or room_that_stays(use_gpu) < sizes[0]:
+                moves = ended["reason"] == LEAVING and not store.stop_requested()
+                if not moves or room_that_stays(use_gpu) < sizes[0]:
                     return
                 store.warn("a host was about to be taken away: going on on others")
         except Exception as error:
@@ -187,10 +188,11 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
         show_news()
     show_news()
     with contextlib.suppress(SealRayError):
-        if ended["status"] == "failed":
-            store.set_status(**ended)
-        store.clear_stop()
-    shutil.rmtree(scratch, ignore_errors=True)
+        if owns(store.folder, token):  # else another launch has taken the run over
+            if ended["status"] == "failed":
+                store.set_status(**ended)
+            store.clear_stop()
+            shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(store.run_id, ended["status"], ended["reason"])
 
 
@@ -276,11 +278,18 @@ def _follow(store: Store, console: Console) -> Callable[[], None]:
 @contextlib.contextmanager
 def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
     """SIGINT and SIGTERM become a stop request; a second SIGINT interrupts."""
+    asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and store.stop_requested():
+        nonlocal asked
+        if number == signal.SIGINT and asked:
             raise KeyboardInterrupt
-        store.request_stop()
+        asked = True
+        try:
+            store.request_stop()
+        except SealRayError as error:
+            console.note(f"not stopping: {error}; press Ctrl-C again to stop at once")
+            return
         console.note("stopping at the next epoch boundary; press Ctrl-C again to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -205,9 +205,10 @@ def storage_path(place: str | AnyPath) -> AnyPath:
     if scheme != "s3":
         raise ConfigError(f"{scheme}://...: nothing but s3:// is known; give a folder, or s3://BUCKET/PATH")
     parsed = urlsplit(place)
-    if parsed.query or parsed.fragment or "@" in parsed.netloc:
+    # A secret may hold a slash, so that what follows the bucket's place can be part of one too.
+    if parsed.query or parsed.fragment or "@" in place or ":" in parsed.netloc:
         raise ConfigError(
-            f"s3://...{parsed.path}: give the bucket and the path alone; endpoint, region and keys belong in "
+            "s3://...: give the bucket and the path alone; endpoint, region and keys belong in "
             "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on every host"
         )
     if not BUCKET.fullmatch(parsed.netloc):

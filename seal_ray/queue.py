@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seal_ray.branch import finished_generations
-from seal_ray.errors import ClusterError, ConfigError, SealRayError
+from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.files import make_folder
 from seal_ray.launch import Planned, begin, pause
 from seal_ray.lease import Pulse, hold_lease, locked
@@ -54,6 +54,7 @@ class Queue:
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._pulse = Pulse()
         self._looked = -math.inf
+        self._trouble = ""
         self.stopping = False
 
     @property
@@ -70,20 +71,23 @@ class Queue:
         if isinstance(self._storage, ObjectPath) and time.monotonic() - self._looked < pause(self._storage):
             return None
         make_folder(self._storage)
-        with locked(self._storage):
-            for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
-                del self._waiting[run_id]
-            chosen = self._choose() if self.left else None
-            if chosen is None:
-                self._looked = time.monotonic()
-                return None
-            held = contextlib.ExitStack()
-            try:
-                token = held.enter_context(hold_lease(chosen.store.folder))
-            except ClusterError:  # `seal-ray train` has just begun it
-                self._looked = time.monotonic()
-                return None
-            chosen.store.record_generations(chosen.keys, self._moments)
+        held = contextlib.ExitStack()
+        try:
+            chosen, token = self._take(held)
+        except ClusterError:  # `seal-ray train` has just begun it
+            chosen = None
+        except (CheckpointError, StorageError) as error:
+            if not isinstance(self._storage, ObjectPath):
+                held.close()
+                raise
+            chosen = None  # S3 may answer again; what trains goes on
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                self._note(f"waiting: {error}")
+        if chosen is None:
+            held.close()
+            self._looked = time.monotonic()
+            return None
         self._claimed[chosen.run_id] = held
         del self._waiting[chosen.run_id]
         try:
@@ -96,6 +100,18 @@ class Queue:
             return self.claim()
         return Claim(chosen, token)
 
+    def _take(self, held: contextlib.ExitStack) -> tuple[Planned | None, str]:
+        """The run to start now, if any, and the token of its lease, which `held` gives up."""
+        with locked(self._storage):
+            for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
+                del self._waiting[run_id]
+            chosen = self._choose() if self.left else None
+            if chosen is None:
+                return None, ""
+            token = held.enter_context(hold_lease(chosen.store.folder))
+            chosen.store.record_generations(chosen.keys, self._moments)
+        return chosen, token
+
     def release(self, planned: Planned, *, again: bool = False) -> None:
         """A claimed run has ended, or, `again`, is to be started once more."""
         self._claimed.pop(planned.run_id).close()
@@ -106,7 +122,10 @@ class Queue:
         """Start nothing more, and ask what runs to stop at its next epoch boundary."""
         self.stopping = True
         for run_id in list(self._claimed):
-            Store(self._storage / run_id, run_id).request_stop()
+            try:
+                Store(self._storage / run_id, run_id).request_stop()
+            except SealRayError as error:
+                self._note(f"{run_id}: not stopping: {error}")
 
     def close(self) -> None:
         """Give up every lease that is still held."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from seal_ray.errors import CheckpointError, SealRayError
+from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.lease import owner
 from seal_ray.objects import AnyPath, listed
 from seal_ray.recipe import Job, load_job
@@ -33,7 +33,7 @@ def summarise(folder: AnyPath) -> dict[str, Any]:
     try:
         job: Job | None = load_job(folder / "job.yaml")
         measured = _measured(store)
-    except SealRayError as error:
+    except (ConfigError, CheckpointError) as error:
         job, measured = None, _summed([])
         status = {"status": "damaged", "reason": str(error)}
     name = status.get("status", "new")

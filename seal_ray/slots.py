@@ -76,7 +76,7 @@ def serve(config: dict[str, Any]) -> None:
 
     desk, slot = config["desk"], config["slot"]
     world = World.current(ray.train.torch.get_device())
-    while (task := world.lead(lambda: ask(desk, slot))) is not None:
+    while (task := world.lead(lambda: ask(desk, slot, world.workers))) is not None:
         if not isinstance(task, str):  # WAIT: ask again
             outcome = _train(task, world, desk)
             if world.leads:

@@ -142,11 +142,15 @@ def _read_file(path: AnyPath) -> Mapping[str, Tensor]:
         )
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     held: Any
     try:
         if path.suffix == ".safetensors":
-            return load(path.read_bytes())
-        held = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+            return load(data)
+        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: holds more than tensors, or is damaged; a pickled module is never loaded. Save its "

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seal_ray.errors import ConfigError
+from seal_ray.objects import AnyPath, ObjectPath, storage_path
 from seal_ray.recipe import Job, load_job
 from seal_ray.sweep import load_sweep
 from seal_ray.yaml_file import override, read
@@ -68,8 +69,8 @@ def read_work(kind: Kind, file: Path, overrides: Sequence[str] = (), options: Se
     return Work(kind, _name(name, kind, said), sent, arguments)
 
 
-def read_analysis(kind: Kind, target: Path, options: Mapping[str, Sequence[str]]) -> Work:
-    """The analysis, transfer or few-shot of a sweep, by its YAML file, or of a folder on the cluster's hosts.
+def read_analysis(kind: Kind, target: AnyPath, options: Mapping[str, Sequence[str]]) -> Work:
+    """The analysis, transfer or few-shot of a sweep, by its YAML file, or of a folder that all hosts find.
 
     options: of `seal-ray KIND`, each with the words that follow it, once for each time it is given.
     ConfigError as read_work, and for an option that a job cannot have.
@@ -78,8 +79,8 @@ def read_analysis(kind: Kind, target: Path, options: Mapping[str, Sequence[str]]
         if option in options:
             raise ConfigError(f"{option}: is not for a job on a cluster; leave it out")
     given = {option: list(values) for option, values in options.items()}
-    files = [target] if target.is_file() else []
-    if files:
+    files: list[Path] = []
+    if isinstance(target, Path) and target.is_file():
         overrides = [f"placement.storage={json.dumps(value)}" for value in given.get("--storage", ())]
         files = _files_of_sweep(target, overrides)
         jobs = [run.job for run in load_sweep(target, overrides).runs]
@@ -105,7 +106,7 @@ def read_analysis(kind: Kind, target: Path, options: Mapping[str, Sequence[str]]
     sent = tuple(_below_here(one) for one in files)
     words = [word for option, values in sorted(given.items()) for value in values for word in (option, value)]
     texts = [one.read_text() for one in evaluation]
-    arguments = (str(sent[0] if target.is_file() else target), *words, "--address", "auto")
+    arguments = (str(target if what == str(target) else sent[0]), *words, "--address", "auto")
     return Work(kind, _name(f"{kind}-{target.stem}", kind, [kind, what, words, texts]), sent, arguments)
 
 
@@ -168,4 +169,5 @@ def _check_paths(file: Path, jobs: Sequence[Job]) -> None:
 
 def _found_anywhere(path: str) -> bool:
     """Whether a path means the same wherever a job runs."""
-    return "://" in path or Path(path).is_absolute()
+    place = storage_path(path)
+    return isinstance(place, ObjectPath) or place.is_absolute()

@@ -162,7 +162,10 @@ def _dataset(folder: Path, facts: dict[str, Any]) -> Dataset:
 
 
 def _split_file(facts: dict[str, Any]) -> SplitFile:
-    return SplitFile(str(facts["file"]), int(facts["count"]), str(facts["sha256"]), int(facts["bytes"]))
+    name = str(facts["file"])
+    if Path(name).name != name or not name.endswith(".beton"):
+        raise ValueError(f"file {name}")  # which might lie anywhere
+    return SplitFile(name, int(facts["count"]), str(facts["sha256"]), int(facts["bytes"]))
 
 
 def verify(dataset: Dataset, *, checksums: bool = True) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from seal_ray.data.beton import Dataset, SplitFile, load_dataset, read_dataset, verify
+from seal_ray.data.beton import Dataset, SplitFile, file_sha256, load_dataset, read_dataset, verify
 from seal_ray.errors import DataError
 from seal_ray.files import write_durably
 from seal_ray.objects import ObjectPath, cache_folder, storage_path
@@ -58,7 +58,8 @@ def stage(source: ObjectPath) -> Path:
             if not _is_whole(dataset, described):
                 (folder / "dataset.json").unlink(missing_ok=True)
                 for split in dataset.splits.values():
-                    _copy(source / split.file, folder / split.file, split)
+                    if not _arrived(folder / split.file, split):
+                        _copy(source / split.file, folder / split.file, split)
                 _note_checked(dataset)
                 write_durably(folder / "dataset.json", described)
     except OSError as error:
@@ -93,6 +94,12 @@ def _is_whole(dataset: Dataset, described: bytes) -> bool:
     except (FileNotFoundError, ValueError, DataError):
         return False
     return True
+
+
+def _arrived(file: Path, split: SplitFile) -> bool:
+    """Whether a file has been copied as a whole, by a process that was then cut off."""
+    there = file.is_file() and file.stat().st_size == split.bytes
+    return there and file_sha256(file) == split.sha256
 
 
 def _note_checked(dataset: Dataset) -> None:

@@ -15,24 +15,33 @@ def task(token: str, retries: int = 1, **fields: Any) -> dict[str, Any]:
 
 def test_each_task_goes_to_one_slot_in_turn_and_a_slot_has_one_at_a_time() -> None:
     desk = Desk(2)
-    assert desk.take(0) == WAIT
+    assert desk.take(0, 1) == WAIT
     for token in "abc":
         desk.put(task(token))
-    assert [desk.take(slot)["token"] for slot in (0, 1)] == ["a", "b"]  # type: ignore[index]
+    assert [desk.take(slot, 1)["token"] for slot in (0, 1)] == ["a", "b"]  # type: ignore[index]
     assert desk.follow("a", 0) == ([], None)
     desk.end(0, FINISHED)
     assert desk.follow("a", 0) == ([], FINISHED)
-    assert desk.take(0)["token"] == "c"  # type: ignore[index]
+    assert desk.take(0, 1)["token"] == "c"  # type: ignore[index]
 
 
 def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() -> None:
     desk = Desk(2)
     desk.put(task("a", retries=2))
     desk.put(task("b"))
-    assert [desk.take(0)["token"] for _ in range(3)] == ["a"] * 3  # type: ignore[index]
-    assert desk.take(0)["token"] == "b"  # type: ignore[index]
+    assert [desk.take(0, 1)["token"] for _ in range(3)] == ["a"] * 3  # type: ignore[index]
+    assert desk.take(0, 1)["token"] == "b"  # type: ignore[index]
     _, outcome = desk.follow("a", 0)
     assert outcome == {"status": "failed", "reason": "its workers died 3 times; see Ray's logs"}
+
+
+def test_more_workers_than_before_are_no_death() -> None:
+    desk = Desk(1)
+    desk.put(task("a", retries=1))
+    assert [desk.take(0, workers)["token"] for workers in (1, 2, 1, 2)] == ["a"] * 4  # type: ignore[index]
+    assert desk.take(0, 2) == WAIT
+    _, outcome = desk.follow("a", 0)
+    assert outcome == {"status": "failed", "reason": "its workers died 2 times; see Ray's logs"}
 
 
 def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
@@ -49,21 +58,21 @@ def test_a_closed_desk_sends_slots_home_once_they_have_ended_what_they_hold() ->
     desk = Desk(2)
     for token in "ab":
         desk.put(task(token))
-    desk.take(0)
+    desk.take(0, 1)
     desk.close("enough")
     desk.put(task("c"))
     for token in "bc":
         assert desk.follow(token, 0)[1] == {"status": "failed", "reason": "enough"}
     desk.end(0, FINISHED)
-    assert desk.take(0) is None
-    assert desk.take(1) is None
+    assert desk.take(0, 1) is None
+    assert desk.take(1, 1) is None
 
 
 def test_a_slot_that_breaks_down_loses_its_run_only() -> None:
     desk = Desk(2)
     desk.put(task("a"))
     desk.put(task("b"))
-    desk.take(0)
+    desk.take(0, 1)
     desk.lose(0, "no GPU left")
     assert desk.follow("a", 0)[1] == {"status": "failed", "reason": "no GPU left"}
     assert desk.follow("b", 0)[1] is None

@@ -161,6 +161,7 @@ def test_what_has_no_scheme_is_a_path(uri: str) -> None:
         ("s3:///runs", "cannot be a bucket"),
         ("s3://Upper_Case/runs", "cannot be a bucket"),
         ("s3://KEY:hidden-secret@bucket/runs", "AWS_ACCESS_KEY_ID"),
+        ("s3://KEY:hidden/secret@bucket/runs", "AWS_ACCESS_KEY_ID"),
         ("s3://bucket/runs?access_key=KEY&secret_key=hidden-secret", "AWS_ACCESS_KEY_ID"),
         ("s3://bucket/runs?endpoint_override=localhost:9000", "AWS_ENDPOINT_URL"),
     ],

@@ -103,16 +103,33 @@ def spoil_description(folder: Path) -> None:
     (folder / "dataset.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [truncate, alter, cut_off, spoil_description])
-def test_a_damaged_copy_is_made_anew(
-    damage: Callable[[Path], None], source: ObjectPath, digits: Path, fetched: list[str]
+@pytest.mark.parametrize(
+    ("damage", "again"),
+    [
+        (truncate, ["train.beton"]),
+        (alter, ["train.beton"]),
+        (cut_off, ["val.beton"]),
+        (spoil_description, []),
+    ],
+)
+def test_of_a_damaged_copy_what_is_damaged_is_copied_anew(
+    damage: Callable[[Path], None], again: list[str], source: ObjectPath, fetched: list[str]
 ) -> None:
     folder = stage(source)
     damage(folder)
     fetched.clear()
     assert stage(source) == folder
-    assert sorted(fetched) == ["train.beton", "val.beton"]
+    assert fetched == again
     verify(load_dataset(folder))
+
+
+@pytest.mark.parametrize("name", ["../../escaped.beton", "/tmp/escaped.beton", "escaped.sh"])
+def test_a_description_that_names_files_elsewhere_is_refused(name: str, source: ObjectPath) -> None:
+    described = json.loads((source / "dataset.json").read_bytes())
+    described["splits"]["train"]["file"] = name
+    (source / "dataset.json").write_bytes(json.dumps(described).encode())
+    with pytest.raises(DataError, match=r"dataset\.json is damaged .*escaped"):
+        stage(source)
 
 
 def test_a_copy_that_was_only_touched_is_checked_and_stays(source: ObjectPath, fetched: list[str]) -> None:

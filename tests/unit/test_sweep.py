@@ -415,6 +415,8 @@ def test_the_papers_sweep_is_the_papers_runs() -> None:
 
 
 def test_the_quickstarts_sweep_is_its_runs() -> None:
-    for run in load_sweep(ROOT / "jobs/sweeps/quickstart.yaml").runs:
+    found = load_sweep(ROOT / "jobs/sweeps/quickstart.yaml").runs
+    assert [run.setting["budget.generation_length"] for run in found] == ["8", "12"] * 3
+    for run in found[::2]:
         alone = load_job(ROOT / f"jobs/runs/quickstart/{run.setting['method']}.yaml")
         assert (run.job.recipe, run.job.placement) == (alone.recipe, alone.placement)
