@@ -57,7 +57,9 @@ class FineTune(BaseModel):
     lr: float = Field(default=0.01, gt=0, description="learning rate of the first epoch")
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="weight of the uniform target")
-    augment: Augment = Field(default=Augment(), description="augmentation of training images")
+    augment: Augment = Field(
+        default=Augment(crop_padding=0, flip=False), description="augmentation of training images"
+    )
     seed: int = Field(default=0, ge=0, description="of the classifier, the order, augmentation and the share")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ def log_moments(run: Any, row: Row, store: Store, *, upload: bool = False) -> No
     """Log the moments of the generation that ends with `row` as artifacts `<run id>-<moment>`.
 
     They refer to the files where they lie, of which none is read but the manifest, or with `upload` hold
-    them. Damaged moments are left out; whoever reads them says so.
+    them. Damaged moments are left out; whoever reads them says so. StorageError when S3 does not answer.
     """
     import wandb
 
@@ -36,19 +38,20 @@ def log_moments(run: Any, row: Row, store: Store, *, upload: bool = False) -> No
         }
         facts |= {key: manifest[key] for key in ("position", "weights_sha256")}
         artifact = wandb.Artifact(f"{store.run_id}-{folder.name}", type="moment", metadata=facts)
-        sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-        for name in (*sizes, "manifest.json"):
+        described = (folder / "manifest.json").read_bytes()
+        itself = {"bytes": len(described), "sha256": hashlib.sha256(described).hexdigest()}
+        for name, held in {**manifest["files"], "manifest.json": itself}.items():
             if upload:
                 with artifact.new_file(name, mode="wb") as file:
                     file.write((folder / name).read_bytes())
             else:
-                artifact.manifest.add_entry(_reference(folder / name, sizes.get(name)))
+                artifact.manifest.add_entry(_reference(folder / name, held))
         run.log_artifact(artifact)
 
 
-def _reference(file: AnyPath, size: int | None) -> Any:
-    """A file that stays where it is. W&B's own add_reference would want boto3 for S3."""
+def _reference(file: AnyPath, held: Mapping[str, Any]) -> Any:
+    """A file that stays where it is, and what its manifest says. W&B's add_reference would need boto3."""
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 
     uri = file.absolute().as_uri() if isinstance(file, Path) else str(file)
-    return ArtifactManifestEntry(path=file.name, ref=uri, digest=uri, size=size)
+    return ArtifactManifestEntry(path=file.name, ref=uri, digest=held["sha256"], size=held["bytes"])

@@ -114,7 +114,7 @@ def _speaking_to_wandb(run_id: str) -> Iterator[None]:
         yield
     except BaseException as error:
         end_service()
-        if not isinstance(error, Exception):
+        if isinstance(error, SealRayError) or not isinstance(error, Exception):
             raise
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({what}); {AGAIN}") from error

@@ -207,7 +207,8 @@ def _to_wandb(table: str) -> Any:
     import wandb
 
     columns, *rows = csv.reader(io.StringIO(table))
-    return wandb.Table(columns=columns, data=[list(map(_number, row)) for row in rows])
+    typed = [_typed(cells) for cells in zip(*rows, strict=True)]
+    return wandb.Table(columns=columns, data=[list(row) for row in zip(*typed, strict=True)])
 
 
 def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
@@ -234,11 +235,12 @@ def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
     return not failure
 
 
-def _number(cell: str) -> float | str | None:
+def _typed(cells: Sequence[str]) -> Sequence[float | str | None]:
+    """A column of a table, as numbers if all its cells are: W&B refuses one of both."""
     try:
-        return float(cell)
+        return [float(cell) if cell else None for cell in cells]
     except ValueError:
-        return cell or None
+        return [cell or None for cell in cells]
 
 
 def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any:
@@ -274,8 +276,15 @@ def log_epoch(run: Any, row: Row, job: Job, store: Store, *, upload: bool = Fals
     ends = ends_generation(row, job)
     ended = {"generation_top1": row["val_top1"]} if ends else {}
     run.log({**row, **ended}, step=row["global_epoch"], commit=True)
-    if ends:
+    if not ends:
+        return
+    try:
         log_moments(run, row, store, upload=upload)
+    except StorageError as error:
+        if upload:
+            raise
+        text = f"W&B got no moments of this generation ({error}); `seal-ray sync --moments` brings them"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
 
 
 def ends_generation(row: Row, job: Job) -> bool:

@@ -15,6 +15,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from seal_ray import tracking
+from seal_ray.data.beton import file_sha256
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
 from seal_ray.snapshot import read_manifest
@@ -285,25 +286,24 @@ def test_moments_are_artifacts_that_refer_to_their_files(tmp_path: Path) -> None
         assert facts["weights_sha256"] == manifest["weights_sha256"]
         assert facts["position"] == manifest["position"]
         assert facts["parent"] == {"run": parent, "generation_key": f"key{facts['generation']}"}
-        references = {entry.path: (entry.ref, entry.size) for entry in artifact.manifest.contents}
-        assert references.pop("manifest.json") == ((folder / "manifest.json").as_uri(), 0)  # 0: not known
-        files = {name: folder / name for name in manifest["files"]}
-        assert references == {name: (f.as_uri(), f.stat().st_size) for name, f in files.items()}
+        references = {one.path: (one.ref, one.size, one.digest) for one in artifact.manifest.contents}
+        files = [folder / name for name in (*manifest["files"], "manifest.json")]
+        assert references == {f.name: (f.as_uri(), f.stat().st_size, file_sha256(f)) for f in files}
     assert not list(tmp_path.glob("wandb/offline-run-*/files/**/*.safetensors"))
 
 
 def test_tables_go_to_a_run_of_the_sweeps_group(tmp_path: Path) -> None:
     settings = job().placement.tracking
-    tables = {"leaderboard": "method,n,top1\nseal,3,55.5\nllf,0,\n"}
+    tables = {"leaderboard": "method,n,top1,clip\nseal,3,55.5,0.2\nllf,0,,null\n"}
     track_tables("frequency", "sweep-frequency-x", settings, tmp_path, tables, ["llf", "seal"])
     (path,) = tmp_path.glob("wandb/offline-run-*/run-sweep-frequency-x.wandb")
     (run,) = [r.run for r in records(path) if r.WhichOneof("record_type") == "run"]
     assert (run.run_group, run.job_type, run.project) == ("frequency", "sweep", "trial")
     assert set(run.tags) == {"llf", "seal"}
     (row,) = history(path)
-    assert row["leaderboard/ncols"] == 3
+    assert row["leaderboard/ncols"] == 4
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
-    assert json.loads(table.read_text())["data"] == [["seal", 3.0, 55.5], ["llf", 0.0, None]]
+    assert json.loads(table.read_text())["data"] == [["seal", 3.0, 55.5, "0.2"], ["llf", 0.0, None, "null"]]
 
 
 def test_a_leaderboard_that_wandb_refuses_is_a_warning(
