@@ -24,9 +24,11 @@ from seal_ray.export import export, load_weights
 from seal_ray.files import write_durably
 from seal_ray.lease import hold_lease, owner, owns
 from seal_ray.objects import AnyPath, ObjectPath
+from seal_ray.queue import Queue
 from seal_ray.results import SweepRuns, write_results
 from seal_ray.runs import list_runs
 from seal_ray.schedule import Position
+from seal_ray.store import ENDED
 from tests.runs import open_store, same_state, tiny_recipe, train_run, without_speeds
 from tests.s3 import CREDENTIALS, Proxy, proxy_to
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep, trained_where
@@ -211,6 +213,24 @@ def test_of_two_hosts_that_take_a_lease_at_once_one_has_it(
     with pytest.raises(ClusterError, match="process 1 on other"), hold_lease(folder):
         pass
     assert owns(folder, "theirs")
+
+
+def test_a_sweep_waits_for_s3_that_does_not_answer_and_goes_on(
+    digits: Path, bucket: ObjectPath, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE", 0.05)
+    runs, said = small_sweep(digits, bucket / "waits", tmp_path / "waits.yaml"), list[str]()
+    queue = Queue(runs.planned, share=True, ended=ENDED, note=said.append)
+    monkeypatch.setattr("seal_ray.queue.pause", lambda _: 0.0)
+    proxy.break_at("drop", "lease.json")
+    assert queue.claim() is None
+    assert queue.claim() is None
+    assert queue.left
+    proxy.heal()
+    assert queue.claim() is not None
+    assert said
+    assert all(line.startswith("waiting: ") for line in said)
+    queue.close()
 
 
 @pytest.fixture(scope="module")
