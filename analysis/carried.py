@@ -152,7 +152,8 @@ def write_carried(runs: SweepRuns, kind: Kind) -> tuple[Line, ...]:
         for run, of_run in sorted(scores.items())
         for score in of_run.values()
     ]
-    text = json.dumps({**to_json(runs.sweep.name, lines, ()), "runs": of_runs}, indent=1) + "\n"
+    body = to_json(runs.sweep.name, lines, (), runs.sweep.baseline)
+    text = json.dumps({**body, "runs": of_runs}, indent=1) + "\n"
     contents = {"json": text, "csv": to_csv(lines), "md": to_markdown(lines)}
     with saving(runs.folder):
         for suffix, content in contents.items():
@@ -174,7 +175,7 @@ def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[
     columns = carried_over(runs)
     if not columns:
         return
-    body = to_json(runs.sweep.name, leaderboard, found)
+    body = to_json(runs.sweep.name, leaderboard, found, runs.sweep.baseline)
     scores = {column.name: to_json("", column.lines, ())["lines"] for column in columns}
     for place, line in enumerate(body["lines"]):
         of_line = {name: lines[place] for name, lines in scores.items()}

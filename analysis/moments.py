@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
@@ -181,13 +181,13 @@ def sweep_target(runs: SweepRuns) -> Target:
 
 
 def _of_sweep_folder(folder: AnyPath) -> Target:
-    """A sweep by the results it has written; its baseline is the setting they mark as such."""
+    """A sweep by the results it has written."""
     path = folder / "results.json"
     try:
         held = json.loads(path.read_bytes())
         settings = {str(run["run_id"]): dict(run["setting"]) for run in held["runs"]}
         lines = [dict(line["setting"]) for line in held["lines"]]
-        baselines = [dict(line["setting"]) for line in held["lines"] if line["is_baseline"]]
+        baseline = baseline_in(held)
         settings = dict(sorted(settings.items(), key=lambda run: lines.index(run[1])))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
@@ -195,8 +195,15 @@ def _of_sweep_folder(folder: AnyPath) -> Target:
         ) from None
     storage = folder.parent.parent
     folders = [storage / run for run in settings if (storage / run / "job.yaml").exists()]
-    common = set.intersection(*(set(line.items()) for line in baselines)) if baselines else set()
-    return _target(folder.name, folder, folders, settings, dict(common))
+    return _target(folder.name, folder, folders, settings, baseline)
+
+
+def baseline_in(held: Mapping[str, Any]) -> dict[str, str]:
+    """The baseline of a sweep by its results.json; of an older one what the lines marked as such share."""
+    if "baseline" in held:
+        return dict(held["baseline"])
+    marked = [set(line["setting"].items()) for line in held["lines"] if line["is_baseline"]]
+    return dict(set.intersection(*marked)) if marked else {}
 
 
 def _target(

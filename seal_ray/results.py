@@ -107,7 +107,7 @@ def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
     """Compute the leaderboard and write it beside the runs; returns it with the runs it is made of."""
     found = results(runs)
     lines = leaderboard(found, runs.sweep.baseline)
-    text = json.dumps(to_json(runs.sweep.name, lines, found), indent=1) + "\n"
+    text = json.dumps(to_json(runs.sweep.name, lines, found, runs.sweep.baseline), indent=1) + "\n"
     contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": to_markdown(lines)}
     with saving(runs.folder):
         for name, content in contents.items():

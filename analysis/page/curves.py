@@ -7,33 +7,41 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from analysis.page.facts import MomentFacts, RunFacts, SettingFacts, Study
-from analysis.page.shapes import Curve, Stretch
+from analysis.page.shapes import Curve, Stretch, shades
 from seal_ray.methods import Method
+from seal_ray.report.statistics import Estimate
 from seal_ray.schedule import Budget
 
 POINTS = 240
 """Points of a curve that are drawn at most: more cannot be told apart on a screen."""
 SETTINGS = 12
 """Settings that a chart of lines holds at most."""
+GIVEN_UP = ("diverged", "failed", "pruned")
+"""Statuses of runs that will not reach what others do."""
+BUDGET = ("budget", "budget.epochs", "budget.generation_length")
+"""Axes that say how long runs and generations are."""
 
 
-def curve(setting: SettingFacts, points: Iterable[tuple[float, float]]) -> Curve | None:
-    """The curve of a setting through points of all its seeds; None without any."""
-    values: dict[float, list[float]] = {}
-    for x, y in points:
-        values.setdefault(x, []).append(y)
-    if not values:
+def curve(setting: SettingFacts, seeds: Iterable[Iterable[tuple[float, float]]]) -> Curve | None:
+    """The curve of a setting through the points of each of its seeds; None without any.
+
+    Only where all seeds that have points have one: a mean whose seeds change on the way would jump with them.
+    """
+    held = [values for points in seeds if (values := dict(points))]
+    xs = tuple(sorted(set.intersection(*map(set, held)))) if held else ()
+    if not xs:
         return None
-    xs = tuple(sorted(values))
+    at = [[values[x] for values in held] for x in xs]
     return Curve(
         setting.name,
         setting.family,
         setting.shade,
         xs,
-        tuple(math.fsum(values[x]) / len(values[x]) for x in xs),
-        tuple(min(values[x]) for x in xs),
-        tuple(max(values[x]) for x in xs),
-        max(map(len, values.values())),
+        tuple(math.fsum(ys) / len(ys) for ys in at),
+        tuple(map(min, at)),
+        tuple(map(max, at)),
+        len(held),
+        partial=any(len(values) > len(xs) for values in held),
     )
 
 
@@ -52,26 +60,30 @@ def thinned(curve: Curve, limit: int = POINTS) -> Curve:
     def some(values: Sequence[float]) -> tuple[float, ...]:
         return tuple(values[i] for i in order)
 
-    return Curve(
-        curve.name,
-        curve.family,
-        curve.shade,
-        some(curve.x),
-        some(curve.y),
-        some(curve.low),
-        some(curve.high),
-        curve.n,
-    )
+    return replace(curve, x=some(curve.x), y=some(curve.y), low=some(curve.low), high=some(curve.high))
 
 
 def curves(study: Study, points: Callable[[RunFacts], Iterable[tuple[float, float]]]) -> list[Curve]:
     """A curve for each setting that is drawn and has points."""
-    found = (curve(one, (p for run in one.runs for p in points(run))) for one in drawn(study))
+    found = (_mean(one, points) for one in drawn(study))
     return [thinned(one) for one in found if one is not None]
 
 
+def _mean(setting: SettingFacts, points: Callable[[RunFacts], Iterable[tuple[float, float]]]) -> Curve | None:
+    """The curve of a setting over its seeds, without those given up where there are others."""
+    held = [(run, some) for run in setting.runs if (some := list(points(run)))]
+    lasting = [some for run, some in held if run.result.status not in GIVEN_UP]
+    found = curve(setting, lasting or [some for _, some in held])
+    if found is not None and 0 < len(lasting) < len(held):
+        return replace(found, partial=True)
+    return found
+
+
 def drawn(study: Study) -> tuple[SettingFacts, ...]:
-    """The settings that charts of lines show: all, or with many the best, and the best baseline."""
+    """The settings that charts of lines show: all, or with many the best, and the best baseline.
+
+    Their shades are of those shown alone, so that no two look the same.
+    """
     if len(study.settings) <= SETTINGS:
         return study.settings
 
@@ -81,7 +93,9 @@ def drawn(study: Study) -> tuple[SettingFacts, ...]:
     ranked = sorted(study.settings, key=worth, reverse=True)
     bases = [one for one in ranked if one.line.is_baseline and study.baseline]
     chosen = {one.index for one in [*bases[:1], *(one for one in ranked if one not in bases[:1])][:SETTINGS]}
-    return tuple(one for one in study.settings if one.index in chosen)
+    shown = [one for one in study.settings if one.index in chosen]
+    new = shades([one.family for one in shown])
+    return tuple(replace(one, shade=shade) for one, shade in zip(shown, new, strict=True))
 
 
 def accuracy(run: RunFacts) -> list[tuple[float, float]]:
@@ -133,43 +147,59 @@ def planned(method: Method, budget: Budget) -> list[Stretch]:
 def frequency(study: Study) -> list[Curve]:
     """Last top-1 with its 95 % interval over the forgetting frequency; none where lengths do not vary.
 
-    A curve for all that settings differ in beside the length of a generation; x: generations an epoch.
+    A curve for all that settings differ in beside the length of a generation, their epochs among it; x:
+    generations an epoch.
     """
-    groups: dict[tuple[str, ...], dict[float, SettingFacts]] = {}
+    others = [axis for axis in study.axes if axis not in BUDGET]
+    groups: dict[tuple[str, ...], list[tuple[float, Estimate, int]]] = {}
+    budgets = {setting.line.epochs for setting in study.settings}
     for setting in study.settings:
-        if setting.job is not None and setting.line.top1 is not None:
-            others = [axis for axis in study.axes if not axis.startswith("budget")]
-            key = tuple(setting.line.setting.get(axis, "-") for axis in others)
-            groups.setdefault(key, {})[1 / setting.job.recipe.budget.length] = setting
-    found = []
-    for key, by_x in groups.items():
-        if len(by_x) > 1:
-            xs = sorted(by_x)
-            tops = [top for x in xs if (top := by_x[x].line.top1) is not None]
-            first = by_x[xs[0]]
-            found.append(
-                Curve(
-                    " ".join(key) or "all",
-                    first.family,
-                    0,
-                    tuple(xs),
-                    tuple(top.mean for top in tops),
-                    tuple(top.mean if top.low is None else top.low for top in tops),
-                    tuple(top.mean if top.high is None else top.high for top in tops),
-                    max(top.n for top in tops),
-                )
-            )
-    return found
+        top1 = setting.line.top1
+        if setting.job is not None and top1 is not None:
+            labels = [setting.line.setting.get(axis, "-") for axis in others]
+            epochs = [f"{setting.line.epochs:,} epochs"] if len(budgets) > 1 else []
+            point = (1 / setting.job.recipe.budget.length, top1, setting.family)
+            groups.setdefault((*labels, *epochs), []).append(point)
+    drawn = {key: some for key, some in groups.items() if len({x for x, _, _ in some}) > 1}
+    families = [some[0][2] for some in drawn.values()]
+    return [
+        _estimates(" ".join(key) or "all", family, shade, [(x, top1) for x, top1, _ in some])
+        for (key, some), family, shade in zip(drawn.items(), families, shades(families), strict=True)
+    ]
 
 
-def shown_moments(study: Study, what: str) -> list[tuple[SettingFacts, list[MomentFacts]]]:
-    """By setting, the last end of a generation of each seed that has a result of an analysis."""
+def _estimates(name: str, family: int, shade: int, points: Iterable[tuple[float, Estimate]]) -> Curve:
+    """A curve through means with their intervals."""
+    placed = sorted(points, key=lambda point: point[0])
+    tops = [top1 for _, top1 in placed]
+    return Curve(
+        name,
+        family,
+        shade,
+        tuple(x for x, _ in placed),
+        tuple(top1.mean for top1 in tops),
+        tuple(top1.mean if top1.low is None else top1.low for top1 in tops),
+        tuple(top1.mean if top1.high is None else top1.high for top1 in tops),
+        max(top1.n for top1 in tops),
+    )
+
+
+def shown_moments(
+    study: Study, what: str, shows: Callable[[MomentFacts], bool] = lambda _: True
+) -> list[tuple[SettingFacts, list[MomentFacts]]]:
+    """By setting, the end of a generation of each seed that has a result of an analysis, one that `shows`.
+
+    All of a setting are of one generation, the latest that any of its seeds has.
+    """
     found = []
     for setting in drawn(study):
-        ends = []
-        for run in setting.runs:
-            with_result = [m for m in run.moments if m.moment.name == "relearned" and what in m.results]
-            ends += with_result[-1:]
-        if ends:
-            found.append((setting, ends))
+        usable = [
+            one
+            for run in setting.runs
+            for one in run.moments
+            if one.moment.name == "relearned" and what in one.results and shows(one)
+        ]
+        if usable:
+            latest = max(one.moment.generation for one in usable)
+            found.append((setting, [one for one in usable if one.moment.generation == latest]))
     return found

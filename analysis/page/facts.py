@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.carried import Column, columns_of
 from analysis.moments import Moment, Subject
+from analysis.page.shapes import shades
 from analysis.page.source import Kind, Member, Source
 from analysis.results import read_result
 from seal_ray.data.staging import describe
@@ -66,7 +67,7 @@ class RunFacts:
 class SettingFacts:
     """A setting over its seeds. index: its place on the page; family: that of its method, which is toggled.
 
-    shade: its place within the family.
+    shade: its place among the settings of its colour.
     """
 
     index: int
@@ -114,17 +115,21 @@ def read_study(source: Source) -> Study:
     runs = [read_run(member) for member in source.members]
     results = [run.result for run in runs]
     lines = leaderboard(results, source.baseline)
+    # Where every setting is its own baseline there is none to compare with.
+    baseline = source.baseline if any(not line.is_baseline for line in lines) else {}
     axes = _varying([one.setting for one in lines])
     names = [_name(line.setting, axes) for line in lines]
     methods = [
         line.setting["method"] if "method" in axes else name for line, name in zip(lines, names, strict=True)
     ]
     families = tuple(dict.fromkeys(methods))
+    family = [families.index(method) for method in methods]
+    shade = shades(family)
     settings = tuple(
         SettingFacts(
             index=i,
-            family=families.index(methods[i]),
-            shade=methods[:i].count(methods[i]),
+            family=family[i],
+            shade=shade[i],
             name=names[i],
             line=line,
             runs=tuple(run for run in runs if run.result.setting == line.setting),
@@ -139,8 +144,8 @@ def read_study(source: Source) -> Study:
         axes=axes,
         families=families,
         settings=settings,
-        baseline=source.baseline,
-        columns=columns_of(jobs, results, source.baseline),
+        baseline=baseline,
+        columns=columns_of(jobs, results, baseline),
         works=tuple(_works(runs)),
         notes=tuple(notes(lines)),
         unreadable=source.unreadable,

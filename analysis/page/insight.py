@@ -23,6 +23,7 @@ from analysis.page.layout import (
     Section,
     Table,
     Target,
+    finished,
     number,
     seeds,
     several,
@@ -109,7 +110,7 @@ def _mean(values: Sequence[float]) -> float:
 def _depth_means(study: Study) -> list[Figure]:
     """Mean depth of validation images over training, where there is more than one point of it."""
     found = of.curves(study, of.depth_mean)
-    if max(len(one.x) for one in found) < 2:
+    if max((len(one.x) for one in found), default=0) < 2:
         return []
     axes = Axes("epochs trained", "mean depth (probes)", whole=True, digits=3)
     label = "Mean prediction depth of validation images at the end of each generation"
@@ -117,7 +118,10 @@ def _depth_means(study: Study) -> list[Figure]:
         line_chart(found, axes, label, width=width, height=height, dots=True)
         for width, height in ((WIDE, 250), (NARROW, 240))
     )
-    return [Figure(f"{label}; bars: the range over seeds where there are several.", wide, narrow)]
+    left = (
+        " Points that not all seeds of a setting have are left out." if any(c.partial for c in found) else ""
+    )
+    return [Figure(f"{label}; bars: the range over seeds where there are several.{left}", wide, narrow)]
 
 
 def _depth_table(ends: Ends) -> Table:
@@ -136,11 +140,9 @@ def _depth_table(ends: Ends) -> Table:
 def curvature_section(study: Study, target: Target) -> Section:
     """Spectra of the Hessian side by side, and their numbers."""
     title = "Curvature"
-    ends = [
-        (setting, [one for one in some if "all" in one.results["curvature"]["result"]["parts"]])
-        for setting, some in of.shown_moments(study, "curvature")
-    ]
-    ends = [(setting, some) for setting, some in ends if some]
+    ends = of.shown_moments(
+        study, "curvature", lambda one: "all" in one.results["curvature"]["result"]["parts"]
+    )
     if not ends:
         return Section("curvature", title, (_not_analysed(target, "curvature"),))
     blocks: list[Block] = []
@@ -214,7 +216,7 @@ def _density(setting: SettingFacts, one: MomentFacts) -> Curve | None:
     except (SealRayError, KeyError, ValueError):
         return None
     least = 1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) / 30
-    found = of.curve(setting, ((x, max(y, least)) for x, y in points))
+    found = of.curve(setting, [[(x, max(y, least)) for x, y in points]])
     return None if found is None else of.thinned(found, SPECTRUM)
 
 
@@ -267,11 +269,11 @@ def _carried_table(study: Study, columns: Sequence[Column], title: str) -> Table
                 column.target,
                 *((str(column.shots),) if column.shots else ()),
                 setting.name,
-                str(line.finished),
+                finished(line),
                 number(top1.mean if top1 else None),
-                span(top1.low, top1.high) if top1 else "–",
+                span(top1),
                 number(difference.mean, "+z.2f") if difference else "–",
-                span(difference.low, difference.high, "+z.2f") if difference else "–",
+                span(difference, "+z.2f"),
                 number(difference.p, ".3g") if difference and difference.p is not None else "–",
             )
             rows.append(Row(cells, setting.family))

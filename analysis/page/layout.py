@@ -10,6 +10,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from seal_ray.objects import AnyPath
+from seal_ray.report.leaderboard import Line
+from seal_ray.report.statistics import Difference, Estimate
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,26 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "–" if value is None else f"{value:{form}}".replace("-", "−")
 
 
-def span(low: float | None, high: float | None, form: str = "z.2f") -> str:
-    """An interval."""
-    return "–" if low is None or high is None else f"{number(low, form)} … {number(high, form)}"
+def span(found: Estimate | Difference | None, form: str = "z.2f") -> str:
+    """An interval; where it has no width, why."""
+    if found is None or found.low is None or found.high is None:
+        return "–"
+    return alike(found) or f"{number(found.low, form)} … {number(found.high, form)}"
+
+
+def alike(found: Estimate | Difference) -> str:
+    """What to say in place of an interval without width; empty where it has one.
+
+    Accuracies are multiples of one image: equal values of a few seeds are no certainty.
+    """
+    if found.low is None or found.high is None or found.high - found.low >= 1e-9 * max(1, abs(found.mean)):
+        return ""
+    return f"the same in all {found.n} seeds"
+
+
+def finished(line: Line) -> str:
+    """How many seeds have finished, of how many where not all have."""
+    return str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}"
 
 
 def seeds(count: int) -> str:

@@ -14,11 +14,11 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from analysis.page.scale import Scale, around, brief, spread
-from analysis.page.shapes import Curve, Stretch
+from analysis.page.shapes import COLOURS, Curve, Stretch
 from analysis.page.svg import element, line, path, rect, svg, text
 
-COLOURS = 7
 DASHES = 4
+WIDTHS = 3
 WIDE, NARROW = 920, 358
 """Widths that charts are drawn in, in CSS pixels: for a page, and for a phone."""
 RIBBON = 15
@@ -184,8 +184,12 @@ def _grid(x: Scale, y: Scale, axes: Axes, box: Box) -> Markup:
 
 
 def look(family: int, shade: int = 0) -> str:
-    """The classes that give a curve its colour and its dashes."""
-    return f"c{family % COLOURS} d{(family + shade) % DASHES}"
+    """The classes that give a curve its colour, dashes and width.
+
+    shade: its place among the curves of its colour; twelve of them look different.
+    """
+    colour = family % COLOURS
+    return f"c{colour} d{(colour + shade) % DASHES} w{shade // DASHES % WIDTHS}"
 
 
 def _shifts(curves: Sequence[Curve]) -> list[float]:

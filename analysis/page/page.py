@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 import seal_ray
 from analysis.page import insight, record, training
+from analysis.page.curves import drawn
 from analysis.page.facts import Study, read_study
 from analysis.page.layout import Target
 from analysis.page.lines import look
@@ -73,6 +74,8 @@ def _check(output: AnyPath) -> None:
 def render(study: Study, target: Target) -> str:
     """The whole page. Equal studies give equal text."""
     sections = [make(study, target) for make in SECTIONS]
+    # A method's swatch looks like the first of its curves.
+    shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
     assets = files("analysis.page")
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -89,7 +92,7 @@ def render(study: Study, target: Target) -> str:
         facts=_facts(study),
         warned=len(warnings(study)),
         sections=sections,
-        methods=[(i, name, _swatch(i)) for i, name in enumerate(study.families)],
+        methods=[(i, name, _swatch(i, shade[i])) for i, name in enumerate(study.families)],
         sticky=len(study.families) <= STICKY,
         style=style,
         script=script,
@@ -115,6 +118,6 @@ def _facts(study: Study) -> str:
     return f"{study.kind} · {' · '.join(said)} trained"
 
 
-def _swatch(family: int) -> Markup:
+def _swatch(family: int, shade: int) -> Markup:
     line = path([(1, 6), (27, 6)], class_="curve")
-    return svg("swatch", 28, 12, [element("g", line, class_=look(family))], aria_hidden="true")
+    return svg("swatch", 28, 12, [element("g", line, class_=look(family, shade))], aria_hidden="true")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from analysis.page.lines import COLOURS, NARROW, shortened
+from analysis.page.lines import NARROW, shortened
 from analysis.page.scale import Scale, brief
+from analysis.page.shapes import COLOURS
 from analysis.page.svg import element, line, path, rect, svg, text
 from seal_ray.tree import Branching
 

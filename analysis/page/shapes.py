@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+COLOURS = 7
+"""Families that have a colour of their own; the next take the same ones again."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """A line of a chart: at each x the mean over seeds, and where there are several their least and greatest.
 
-    family decides its colour, shade its dashes; n: the most seeds at any x.
+    family decides its colour, shade its dashes and width; n: the seeds; partial: some seeds have points that
+    are left out, since others have none there.
     """
 
     name: str
@@ -20,6 +25,7 @@ class Curve:
     low: tuple[float, ...]
     high: tuple[float, ...]
     n: int
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,3 +38,9 @@ class Stretch:
     name: str
     ascends: bool
     edits: bool  # whether weights are changed in place as it begins
+
+
+def shades(families: Sequence[int]) -> list[int]:
+    """For each of some curves its place among those of the same colour, by which dashes tell them apart."""
+    colours = [family % COLOURS for family in families]
+    return [colours[:place].count(colour) for place, colour in enumerate(colours)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.moments import Target, find_target, sweep_target
+from analysis.moments import Target, baseline_in, find_target, sweep_target
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.objects import AnyPath
 from seal_ray.recipe import Recipe
@@ -81,11 +81,7 @@ def _of_sweep_folder(target: Target) -> Source:
             f"{target.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` writes it "
             "anew"
         ) from None
-    baselines = [set(line["setting"].items()) for line in held["lines"] if line["is_baseline"]]
-    # One setting is every line's baseline, or none is: without one each line is marked as its own.
-    compared = baselines if len(baselines) < len(order) else []
-    baseline = dict(set.intersection(*compared)) if compared else {}
-    return Source(target.name, "sweep", target.folder, tuple(members), baseline)
+    return Source(target.name, "sweep", target.folder, tuple(members), baseline_in(held))
 
 
 def _of_runs(target: Target) -> Source:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from analysis.page import curves as of
 from analysis.page.facts import SettingFacts, Study
-from analysis.page.layout import Block, Figure, Missing, Row, Section, Table, Target, number, span
+from analysis.page.layout import Block, Figure, Missing, Row, Section, Table, Target, finished, number, span
 from analysis.page.lines import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
 from analysis.page.panels import Named, interval_bar, share_bar, tree_chart
 from analysis.page.scale import around
@@ -69,11 +69,11 @@ def _leaderboard_row(setting: SettingFacts, study: Study, within: tuple[float, f
     top1, difference = line.top1, line.difference
     cells = [
         *name,
-        str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}",
+        finished(line),
         number(top1.mean if top1 else None),
-        span(top1.low, top1.high) if top1 else "–",
+        span(top1),
         _difference(line, study),
-        span(difference.low, difference.high, "+z.2f") if difference else "–",
+        span(difference, "+z.2f"),
         interval_bar(difference.mean, difference.low, difference.high, within, setting.family)
         if difference
         else "",
@@ -153,10 +153,15 @@ def _figure(
 def _over_seeds(found: Sequence[Curve], what: str) -> str:
     """How many seeds a mean is over, and how their range is drawn where that leaves something to be seen."""
     most = max(one.n for one in found)
+    left = (
+        "; what not all seeds of a setting have reached, and seeds given up, are left out"
+        if any(one.partial for one in found)
+        else ""
+    )
     if most == 1:
-        return ", one seed"
+        return f", one seed{left}"
     drawn = f", {what} from the least to the greatest" if len(found) <= RANGES else ""
-    return f": mean over up to {most} seeds{drawn}"
+    return f": mean over up to {most} seeds{drawn}{left}"
 
 
 def _left_out(study: Study) -> list[str]:
@@ -216,7 +221,7 @@ def frequency_section(study: Study, target: Target) -> Section:
         why = (
             f"All generations are {min(lengths)} epochs long, so there is no frequency to compare."
             if len(lengths) == 1
-            else "No setting has finished in generations of two lengths yet."
+            else "No settings that differ in the length of a generation alone have finished yet."
         )
         command = "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml"
         return Section("frequency", title, (Missing(why, command),))

@@ -113,10 +113,19 @@ def _scores(runs: Sequence[RunResult]) -> dict[int, float]:
     return scores
 
 
-def to_json(name: str, lines: Sequence[Line], results: Sequence[RunResult]) -> dict[str, Any]:
-    """Everything, unrounded: the lines in their order, the runs by id; equal input gives equal text."""
+def to_json(
+    name: str,
+    lines: Sequence[Line],
+    results: Sequence[RunResult],
+    baseline: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Everything, unrounded: the lines in their order, the runs by id; equal input gives equal text.
+
+    baseline: as `leaderboard` took it; with None it is not said.
+    """
     return {
         "name": name,
+        **({} if baseline is None else {"baseline": dict(sorted(baseline.items()))}),
         "lines": [_line_json(line) for line in lines],
         "runs": [
             {**vars(run), "setting": dict(sorted(run.setting.items()))}

@@ -12,10 +12,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
+from analysis.carried import widen_results
+from analysis.moments import find_target
+from analysis.page.facts import read_study
 from analysis.page.page import write_report
+from analysis.page.source import find_source
 from seal_ray import cli
 from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.results import prepare_sweep, write_results
+from seal_ray.sweep import load_sweep
 from tests.pages import HTML, many_runs, page_of, renamed_class
 
 
@@ -111,6 +118,59 @@ def test_the_yaml_the_folder_and_the_storage_of_a_sweep_agree(small: Path, tmp_p
         rows = Reader(page_of(path, tmp_path)).rows["leaderboard"]
         boards.append(sorted(map(tuple, rows)))
     assert boards[0] == boards[1] == boards[2]
+
+
+def test_a_folder_compares_what_its_sweep_does(storage: Path) -> None:
+    folder = storage / "sweeps" / "small"
+    held = json.loads((folder / "results.json").read_text())
+    assert held["baseline"] == {"method": "normal"}
+    # No run of plain training has llf's lr, so the sweep compares llf with nothing.
+    lr = {"normal": "0.1", "llf": "0.2", "seal": "0.1"}
+    for one in (*held["lines"], *held["runs"]):
+        one["setting"]["optimizer.lr"] = lr[one["setting"]["method"]]
+    (folder / "results.json").write_text(json.dumps(held))
+    study = read_study(find_source(folder))
+    assert study.baseline == {"method": "normal"}
+    assert {one.line.setting["method"]: one.line.difference is None for one in study.settings} == {
+        **{"normal": True, "llf": True, "seal": False}
+    }
+    compared = {one.job.recipe.method.name: one.baseline is not None for one in find_target(folder).subjects}
+    assert compared == {"normal": False, "llf": False, "seal": True}
+    # A file of before that was written: the labels that the lines marked as baselines share.
+    del held["baseline"]
+    (folder / "results.json").write_text(json.dumps(held))
+    assert find_source(folder).baseline == {"method": "normal", "optimizer.lr": "0.1"}
+
+
+def test_results_with_other_data_sets_name_the_baseline_too(small: Path, storage: Path) -> None:
+    there = f"placement.storage={json.dumps(str(storage))}"
+    runs = prepare_sweep(load_sweep(small.parents[2] / "small.yaml", [there]))
+    widen_results(runs, *write_results(runs))
+    held = json.loads((storage / "sweeps" / "small" / "results.json").read_text())
+    assert held["lines"][0]["carried"]
+    assert held["baseline"] == {"method": "normal"}
+
+
+def test_runs_left_out_on_other_data_sets_are_said(storage: Path, tmp_path: Path) -> None:
+    (run,) = storage.glob("llf-s1-*")
+    for path in run.glob("analysis/transfer-*"):
+        path.unlink()
+    reader = Reader(page_of(storage / "sweeps" / "small", tmp_path))
+    assert f"{run.name}: not evaluated: evaluate it too" in reader.text["warnings"]
+    assert [row[2] for row in reader.rows["carried"][1:4]] == ["2", "1 of 2", "2"]
+
+
+def test_plain_training_in_two_settings_is_a_page_too(storage: Path, tmp_path: Path) -> None:
+    for run in (*storage.glob("llf-*"), *storage.glob("seal-*")):
+        shutil.rmtree(run)
+    (other,) = storage.glob("normal-s1-*")
+    job = yaml.safe_load((other / "job.yaml").read_text())
+    job["recipe"]["seed"] = 0
+    job["recipe"]["optimizer"]["lr"] = 0.3
+    (other / "job.yaml").write_text(yaml.safe_dump(job))
+    text = Reader(page_of(storage, tmp_path)).text[""]
+    assert "Which of 2 settings ends with the highest accuracy after 6 epochs?" in text
+    assert "there is no baseline" in text
 
 
 def test_nothing_is_loaded_from_anywhere(small: Path, tmp_path: Path) -> None:

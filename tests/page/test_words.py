@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from analysis.page.curves import curve, drawn, frequency, planned, thinned
-from analysis.page.facts import RunFacts, SettingFacts, Study
-from analysis.page.shapes import Stretch
-from analysis.page.source import settings_of
-from analysis.page.words import answer, question, resumptions, told, unbroken
+from analysis.carried import Column
+from analysis.moments import Moment
+from analysis.page.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
+from analysis.page.facts import MomentFacts, RunFacts, SettingFacts, Study, read_study
+from analysis.page.layout import span
+from analysis.page.lines import look
+from analysis.page.shapes import Stretch, shades
+from analysis.page.source import Member, Source, settings_of
+from analysis.page.words import answer, question, resumptions, told, unbroken, warnings
 from seal_ray.methods.llf import Llf
 from seal_ray.methods.seal import Seal
 from seal_ray.recipe import Job
 from seal_ray.report.leaderboard import RunResult, leaderboard
-from seal_ray.report.statistics import paired
+from seal_ray.report.statistics import estimate, paired
 from seal_ray.schedule import Budget
 from tests.runs import tiny_recipe
 
 
 def study(
-    scores: dict[str, Sequence[float | None]], baseline: str | None = "normal", length: int = 4
+    scores: dict[str, Sequence[float | None]],
+    baseline: str | None = "normal",
+    epochs: dict[str, int] | None = None,
+    unfinished: str = "running",
 ) -> Study:
-    """Runs of each method with these accuracies by seed; None has not finished."""
+    """Runs of each method with these accuracies by seed; None has not finished. epochs: other than 12."""
     results = [
         RunResult(
-            f"{method}-s{seed}", {"method": method}, seed, "finished" if top1 is not None else "running", "",
-            top1, top1, 12, 12, 0, 0,
+            f"{method}-s{seed}", {"method": method}, seed, "finished" if top1 is not None else unfinished, "",
+            top1, top1, (epochs or {}).get(method, 12), 12, 0, 0,
         )
         for method, tops in scores.items()
         for seed, top1 in enumerate(tops)
@@ -111,8 +123,106 @@ def test_without_a_baseline_or_a_rival_nothing_is_compared() -> None:
     assert alone.startswith(
         "seal reached 61.00 % top-1 after 12 epochs (95 % interval 48.29 to 73.71, n = 2)"
     )
-    said = answer(study({"a": [50.0], "b": [60.0]}, baseline=None))
-    assert said == "b is highest with 60.00 %; there is no baseline, so no difference was tested."
+    said = answer(study({"a": [50.0, 51.0], "b": [60.0, 62.0]}, baseline=None))
+    assert said == (
+        "b has the highest mean of 2 settings, 61.00 % (95 % interval 48.29 to 73.71, n = 2); there is no "
+        "baseline, so no difference was tested, and being the best of several it is biased upwards."
+    )
+
+
+def test_the_only_one_that_has_finished_is_not_called_the_best() -> None:
+    for baseline in (None, "normal"):
+        said = answer(study({"normal": [None, None], "seal": [97.0, None], "llf": [None]}, baseline))
+        assert said == "Only seal has finished: 97.00 % (n = 1)."
+
+
+def test_an_unfinished_baseline_is_why_nothing_is_compared() -> None:
+    said = answer(study({"normal": [None], "llf": [51.0], "seal": [52.0], "kd": [None]}, epochs={"llf": 4}))
+    assert said == (
+        "So far: seal has the highest mean of 2 settings, 52.00 % (n = 1); the baseline has finished none of "
+        "their seeds, so no difference was tested, and being the best of several it is biased upwards. "
+        "normal and kd: not finished yet. Budgets differ: the difference may be one of compute."
+    )
+
+
+def test_settings_that_have_not_finished_are_named() -> None:
+    said = answer(study({"normal": [50.0], "seal": [60.0], "llf": [None], "kd": [None]}))
+    assert said == (
+        "So far: No difference to the baseline can be told with n = 1: seal +10.00 points. "
+        "llf and kd: not compared yet."
+    )
+    whole = answer(study({"normal": [50.0], "seal": [60.0], "llf": [None]}, unfinished="diverged"))
+    assert not whole.startswith("So far")
+    assert whole.endswith(" llf: not compared.")
+
+
+def test_of_many_comparisons_those_to_come_are_counted_and_named() -> None:
+    done: dict[str, Sequence[float | None]] = {f"d{i}": [51.0, 50.0, None] for i in range(4)}
+    open_: dict[str, Sequence[float | None]] = {f"o{i}": [None] * 3 for i in range(5)}
+    said = answer(study({"normal": [50.0, 51.0, None], **done, **open_}))
+    assert said.startswith("So far: Of 4 (of 9) settings compared with the baseline 0 look higher")
+    assert said.endswith(" o0, o1, o2 and 2 more: not compared yet.")
+
+
+def test_equal_differences_of_few_seeds_are_no_evidence() -> None:
+    few, many = (answer(study({"normal": [50.0] * n, "seal": [50.5] * n})) for n in (3, 6))
+    assert few == (
+        "No difference to the baseline can be told with n = 3: seal +0.50 points (the same in all 3 seeds, "
+        "p = 0.25)."
+    )
+    assert many == "seal is higher with n = 6: +0.50 points (the same in all 6 seeds, p = 0.031)."
+    # The same up to rounding: 60.2 - 50.1 and 70.4 - 60.3 differ in their last bits.
+    nearly = paired({0: 60.2, 1: 70.4, 2: 80.6}, {0: 50.1, 1: 60.3, 2: 70.5})
+    assert nearly is not None
+    assert nearly.low is not None
+    assert nearly.high is not None
+    assert nearly.high > nearly.low
+    assert told(nearly) == 0
+
+
+def test_an_interval_without_width_is_not_shown_as_one() -> None:
+    assert span(estimate([50.0, 50.0, 50.0])) == "the same in all 3 seeds"
+    assert span(estimate([50.0, 50.0, 51.0])) == "48.90 … 51.77"
+    assert span(estimate([50.0])) == span(None) == "–"
+    assert answer(study({"seal": [60.0, 60.0]})).startswith(
+        "seal reached 60.00 % top-1 after 12 epochs (the same in all 2 seeds)."
+    )
+
+
+def test_a_difference_between_unequal_budgets_may_be_one_of_compute() -> None:
+    scores: dict[str, Sequence[float | None]] = {"normal": [50.0, 51.0, 52.0], "seal": [60.0, 61.0, 62.1]}
+    said = answer(study(scores, epochs={"normal": 24, "seal": 240}))
+    assert said.endswith("no proof. Budgets differ: the difference may be one of compute.")
+    assert "Budgets" not in answer(study(scores))
+
+
+def test_where_every_setting_is_its_own_baseline_there_is_none(tmp_path: Path) -> None:
+    members = tuple(
+        Member(
+            tmp_path / f"normal-s0-{epochs}", 0, epochs, {"method": "normal", "budget.epochs": str(epochs)}
+        )
+        for epochs in (8, 16)
+    )
+    found = read_study(Source("x", "sweep", tmp_path, members, {"method": "normal"}))
+    assert found.baseline == {}
+    assert question(found) == "Which of 2 settings ends with the highest accuracy?"
+    assert answer(found) == "No answer yet: no run has finished (2 new)."
+
+
+def test_what_other_data_sets_leave_out_is_a_warning() -> None:
+    whole = study({"normal": [50.0, 51.0], "seal": [60.0, None]})
+    judged = [
+        replace(run.result, top1=None, status="not evaluated", reason="evaluate it too")
+        if run.id == "normal-s1"
+        else run.result
+        for run in whole.runs
+    ]
+    column = Column("transfer", "flowers", None, leaderboard(judged, whole.baseline))
+    said = [line for line in warnings(replace(whole, columns=(column,))) if line.startswith("transfer")]
+    assert said == [
+        "transfer_flowers: one seed: no interval",
+        "transfer_flowers: normal-s1: not evaluated: evaluate it too",
+    ]
 
 
 def test_unfinished_runs_answer_nothing() -> None:
@@ -137,18 +247,53 @@ def test_only_what_a_run_trained_itself_can_be_resumed() -> None:
 
 def test_a_curve_is_the_mean_over_seeds_with_its_range() -> None:
     (setting,) = study({"seal": [60.0]}).settings
-    found = curve(setting, [(1, 10.0), (2, 20.0), (1, 14.0), (2, 22.0), (3, 30.0)])
+    found = curve(setting, [[(1, 10.0), (2, 20.0)], [(1, 14.0), (2, 22.0)], []])
     assert found is not None
-    assert (found.x, found.y) == ((1, 2, 3), (12.0, 21.0, 30.0))
-    assert (found.low, found.high, found.n) == ((10.0, 20.0, 30.0), (14.0, 22.0, 30.0), 2)
-    assert curve(setting, []) is None
+    assert (found.x, found.y) == ((1, 2), (12.0, 21.0))
+    assert (found.low, found.high, found.n) == ((10.0, 20.0), (14.0, 22.0), 2)
+    assert not found.partial
+    assert curve(setting, [[]]) is None
+
+
+def test_a_mean_is_of_the_same_seeds_all_along() -> None:
+    whole = study({"seal": [60.0, None]})
+
+    def points(run: RunFacts) -> list[tuple[float, float]]:
+        return [(1, 10.0), (2, 20.0), (3, 30.0)] if run.result.seed == 0 else [(1, 20.0), (2, 40.0)]
+
+    (found,) = curves(whole, points)
+    assert (found.x, found.y, found.n, found.partial) == ((1, 2), (15.0, 30.0), 2, True)
+    # A seed that was given up does not end the curve of the others.
+    (rest,) = curves(study({"seal": [60.0, None]}, unfinished="diverged"), points)
+    assert (rest.x, rest.y, rest.n, rest.partial) == ((1, 2, 3), (10.0, 20.0, 30.0), 1, True)
+    (alone,) = curves(study({"seal": [None]}, unfinished="diverged"), points)
+    assert (alone.x, alone.partial) == ((1, 2, 3), False)
+
+
+def test_moments_that_are_shown_together_are_of_one_generation() -> None:
+    whole = study({"seal": [60.0, 61.0, 62.0]})
+    (setting,) = whole.settings
+
+    def ends(run: RunFacts, *generations: int) -> RunFacts:
+        moments = [Moment(run.folder, generation, "relearned") for generation in generations]
+        results: dict[str, dict[str, int]] = {"depth": {}}
+        return replace(run, moments=tuple(MomentFacts(m, 4 * m.generation + 4, {}, results) for m in moments))
+
+    first, second, third = setting.runs
+    runs = (ends(first, 0, 1), ends(second, 1, 2), ends(third, 0, 2))
+    held = replace(whole, settings=(replace(setting, runs=runs),))
+    ((_, shown),) = shown_moments(held, "depth")
+    assert [(one.moment.run.name, one.moment.generation) for one in shown] == [("seal-s1", 2), ("seal-s2", 2)]
+    ((_, early),) = shown_moments(held, "depth", lambda one: one.moment.generation < 2)
+    assert [one.moment.generation for one in early] == [1, 1]
+    assert shown_moments(held, "curvature") == []
 
 
 def test_thinning_keeps_ends_and_extremes() -> None:
     (setting,) = study({"seal": [60.0]}).settings
     values = [50.0 + (i * 7919 % 13) for i in range(1000)]
     values[437], values[612] = 0.0, 99.0
-    whole = curve(setting, enumerate(values))
+    whole = curve(setting, [enumerate(values)])
     assert whole is not None
     few = thinned(whole, 100)
     assert len(few.x) <= 100
@@ -174,15 +319,59 @@ def test_of_many_settings_the_best_are_drawn_and_the_baseline() -> None:
     assert shown == ["normal", *(f"m{i}" for i in range(9, 20))]
 
 
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=25))
+def test_no_two_settings_of_a_chart_look_the_same(families: list[int]) -> None:
+    whole = study({f"m{i}": [50.0 + i] for i in range(len(families))}, baseline=None)
+    settings = tuple(
+        replace(one, family=family, shade=shade)
+        for one, family, shade in zip(whole.settings, families, shades(families), strict=True)
+    )
+    looks = [look(one.family, one.shade) for one in drawn(replace(whole, settings=settings))]
+    assert len(set(looks)) == len(looks) == min(12, len(families))
+
+
+def test_every_look_is_drawn() -> None:
+    style = files("analysis.page").joinpath("page.css").read_text(encoding="utf-8")
+    looks = {name for family in range(7) for shade in range(12) for name in look(family, shade).split()}
+    defined = {name: re.findall(rf"^.*\.{name} {{ --\w+: ([^;]+); }}", style, re.MULTILINE) for name in looks}
+    assert all(len(held) == 1 for held in defined.values()), defined
+    assert len({tuple(held) for held in defined.values()}) == 7 + 4 + 3
+
+
 def test_frequencies_are_compared_where_lengths_vary() -> None:
     assert frequency(study({"normal": [50.0], "seal": [60.0]})) == []
+    (found,) = frequency(lengths((12, 2, (50.0, 52.0)), (12, 6, (60.0,))))
+    assert found.x == (1 / 6, 1 / 2)
+    assert found.y == (60.0, 51.0)
+    assert found.low[0] == 60.0
+    assert found.low[1] == pytest.approx(51 - 12.706204736)  # t(0.975, 1) x sqrt(2) / sqrt(2)
+
+
+def test_frequencies_of_unlike_budgets_are_not_joined() -> None:
+    short, long = frequency(
+        lengths((12, 2, (50.0,)), (12, 6, (60.0,)), (24, 2, (70.0,)), (24, 6, (80.0,)), (48, 8, (90.0,)))
+    )
+    assert (short.name, short.x, short.y) == ("seal 12 epochs", (1 / 6, 1 / 2), (60.0, 50.0))
+    assert (long.name, long.x, long.y) == ("seal 24 epochs", (1 / 6, 1 / 2), (80.0, 70.0))
+    assert look(short.family, short.shade) != look(long.family, long.shade)
+    assert frequency(lengths((12, 2, (50.0,)), (24, 4, (60.0,)))) == []
+
+
+def result(run: str, setting: dict[str, str], seed: int, top1: float, epochs: int) -> RunResult:
+    return RunResult(run, setting, seed, "finished", "", top1, top1, epochs, epochs, 0, 0)
+
+
+def lengths(*asked: tuple[int, int, Sequence[float]]) -> Study:
+    """Runs of SEAL: epochs, length of a generation, accuracies by seed."""
     runs = []
-    for length, tops in ((2, (50.0, 52.0)), (6, (60.0,))):
-        job = Job(name="x", recipe=tiny_recipe(budget={"epochs": 12, "generation_length": length}))
-        setting = {"method": "seal", "budget.generation_length": str(length)}
+    for epochs, length, tops in asked:
+        job = Job(name="x", recipe=tiny_recipe(budget={"epochs": epochs, "generation_length": length}))
+        setting = {
+            "method": "seal", "budget.epochs": str(epochs), "budget.generation_length": str(length)
+        }  # fmt: skip
         runs += [
             RunFacts(
-                RunResult(f"{length}-{seed}", setting, seed, "finished", "", top1, top1, 12, 12, 0, 0),
+                result(f"{epochs}-{length}-{seed}", setting, seed, top1, epochs),
                 Path(),
                 job,
                 (),
@@ -198,12 +387,8 @@ def test_frequencies_are_compared_where_lengths_vary() -> None:
         SettingFacts(i, 0, i, "x", line, tuple(run for run in runs if run.result.setting == line.setting))
         for i, line in enumerate(lines)
     )
-    axes = ("method", "budget.generation_length")
-    (found,) = frequency(Study("x", "sweep", Path(), axes, ("seal",), settings, {}, (), (), (), {}))
-    assert found.x == (1 / 6, 1 / 2)
-    assert found.y == (60.0, 51.0)
-    assert found.low[0] == 60.0
-    assert found.low[1] == pytest.approx(51 - 12.706204736)  # t(0.975, 1) x sqrt(2) / sqrt(2)
+    axes = ("method", "budget.epochs", "budget.generation_length")
+    return Study("x", "sweep", Path(), axes, ("seal",), settings, {}, (), (), (), {})
 
 
 def test_settings_are_what_recipes_differ_in() -> None:

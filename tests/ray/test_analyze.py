@@ -83,6 +83,7 @@ def actors() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.faults
 def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> None:
     pieces = planned(run, "depth")
     done: list[Done] = []
@@ -99,6 +100,7 @@ def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> No
     assert None not in numbers(pieces)
 
 
+@pytest.mark.faults
 def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

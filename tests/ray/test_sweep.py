@@ -57,6 +57,7 @@ def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     assert not list((tmp_path / "ray").glob("*/lease.json"))
 
 
+@pytest.mark.hosts
 def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial(digits: Path, tmp_path: Path) -> None:
     workers = int(ray.cluster_resources()["CPU"])
     runs = small_sweep(
