@@ -90,7 +90,7 @@ def line_chart(
     """
     letters = 17 if width > NARROW else 9
     right = 12 + 6.6 * max(min(letters, len(curve.name)) for curve in curves) if named else 10
-    left, top = (58 if ribbons else 46), (24 if axes.y_title else 10)
+    left, top = (70 if ribbons else 46), (24 if axes.y_title else 10)
     below = 44 + RIBBON * len(ribbons) + (6 if ribbons else 0)
     box = Box(left, top, width - left - right, height - top - 44)
     x = Scale(*(axes.x_range or _x_range(curves, dots)), 0, box.width)
@@ -283,7 +283,7 @@ def _ribbons(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
         name = text(
             box.left - 7,
             top + 9,
-            shortened(ribbon.name, 8),
+            shortened(ribbon.name, 10),
             class_=f"tick y c{ribbon.family % COLOURS} name",
         )
         parts.append(element("g", inner, name, data_family=str(ribbon.family)))

@@ -53,7 +53,8 @@ def leaderboard_section(study: Study, target: Target) -> Section:
 
 def _heading(study: Study) -> tuple[str, ...]:
     last = [axis.rpartition(".")[2] for axis in study.axes]
-    return tuple(w if last.count(w) == 1 else a for w, a in zip(last, study.axes, strict=True))
+    named = (w if last.count(w) == 1 else a for w, a in zip(last, study.axes, strict=True))
+    return tuple(name.replace("_", " ") for name in named)  # so that it may break into lines
 
 
 def _common(differences: Sequence[Difference]) -> tuple[float, float]:

@@ -157,7 +157,7 @@ def test_ascents_are_shaded_and_common_borders_drawn() -> None:
     axes = Axes("epochs", "", x_range=(0, 10), y_range=(0, 100))
     root = parsed(line_chart([a_curve()], axes, "c", width=512, height=254, named=False, ribbons=[seal, llf]))
     (ascent,) = by_class(root, "ascent")
-    scale = 444 / 10
+    scale = 432 / 10
     assert float(ascent.attrib["x"]) == pytest.approx(4 * scale, abs=0.01)
     assert float(ascent.attrib["width"]) == pytest.approx(scale, abs=0.01)
     (border,) = by_class(root, "border")
