@@ -88,7 +88,6 @@ def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     assert [row["workers"] for row in rows] == [2] * done + [1] * (6 - done)
 
 
-@pytest.mark.faults
 def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: Path, screen: Screen) -> None:
     console, printed = screen
     job = small_job(digits, tmp_path, "normal", {"optimizer": {"lr": 1e8, "warmup_share": 0.0}})
