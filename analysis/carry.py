@@ -35,6 +35,7 @@ from seal_ray.objects import AnyPath
 from seal_ray.report.leaderboard import notes, to_table
 from seal_ray.results import SweepRuns, prepare_sweep, track_results, write_results
 from seal_ray.sweep import is_sweep, load_sweep
+from seal_ray.yaml_file import stored_in
 
 IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's and timm's weights were trained with."""
@@ -244,5 +245,4 @@ def _sweep_at(path: AnyPath, storage: str | None) -> SweepRuns | None:
     """The sweep whose file this is; None for anything else."""
     if not isinstance(path, Path) or not path.is_file() or not is_sweep(path):
         return None
-    overrides = [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
-    return prepare_sweep(load_sweep(path, overrides))
+    return prepare_sweep(load_sweep(path, stored_in(storage)))

@@ -19,7 +19,7 @@ from seal_ray.recipe import Moment as MomentName
 from seal_ray.schedule import Budget, Position, moments_of
 from seal_ray.snapshot import State, read_manifest
 from seal_ray.store import Store
-from seal_ray.yaml_file import read
+from seal_ray.yaml_file import read, stored_in
 
 if TYPE_CHECKING:
     from seal_ray.results import SweepRuns
@@ -167,7 +167,7 @@ def _of_file(path: Path, storage: str | None) -> Target:
     from seal_ray.results import prepare_sweep
     from seal_ray.sweep import load_sweep
 
-    overrides = [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
+    overrides = stored_in(storage)
     if "axes" not in read(path).value:
         folder = prepare_job(load_job(path, overrides)).store.folder
         return _target(folder.name, folder, [folder])

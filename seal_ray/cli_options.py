@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any, Optional
 
@@ -40,9 +39,9 @@ Address = Annotated[
 
 def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
     """The assignments of --set, and of the options that are short for one."""
+    from seal_ray.yaml_file import stored_in
+
     assignments = list(given or [])
     if workers is not None:
         assignments.append(f"placement.workers={workers}")
-    if storage is not None:
-        assignments.append(f"placement.storage={json.dumps(storage)}")
-    return assignments
+    return assignments + stored_in(storage)

@@ -36,6 +36,7 @@ from seal_ray.recipe import Job, dump_job
 from seal_ray.scaling import check_resources, room_that_stays, team_sizes, trainer
 from seal_ray.store import ENDED, Store
 from seal_ray.tracking import wandb_mode
+from seal_ray.tree import Work, work_of
 from seal_ray.weights import beginning, pinned
 
 RAY_SETTINGS = {
@@ -70,6 +71,11 @@ class Planned:
     def run_id(self) -> str:
         """The run's identity."""
         return self.store.run_id
+
+    @property
+    def work(self) -> Work:
+        """The run as the generation tree sees it."""
+        return work_of(self.run_id, self.keys, self.job.recipe)
 
     def train_labels(self) -> Labels:
         """Labels of the training images, from the .beton file."""

@@ -17,10 +17,9 @@ from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayE
 from seal_ray.files import make_folder
 from seal_ray.launch import Planned, begin, pause
 from seal_ray.lease import Pulse, hold_lease, locked
-from seal_ray.lineage import can_start_after
 from seal_ray.objects import AnyPath, ObjectPath, listed
 from seal_ray.store import GENERATIONS, Store
-from seal_ray.tree import Work, next_to_start
+from seal_ray.tree import next_to_start
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Queue:
             )
         self._storage = planned[0].store.folder.parent
         self._waiting = {one.run_id: one for one in planned}
-        self._works = {one.run_id: work_of(one) for one in planned}
+        self._works = {one.run_id: one.work for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._pulse = Pulse()
         self._looked = -math.inf
@@ -144,13 +143,6 @@ class Queue:
         training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
         chosen = next_to_start([self._works[one.run_id] for one in waiting], training, done)
         return self._waiting[chosen.run_id] if chosen else None
-
-
-def work_of(planned: Planned) -> Work:
-    """A run as the generation tree sees it."""
-    recipe = planned.job.recipe
-    startable = tuple(can_start_after(recipe, g) for g in range(recipe.budget.generations))
-    return Work(planned.run_id, planned.keys, startable, recipe.budget.length)
 
 
 def _recorded(storage: AnyPath) -> Iterator[tuple[AnyPath, tuple[str, ...]]]:

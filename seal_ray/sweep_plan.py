@@ -14,7 +14,6 @@ from seal_ray.data.images import Images
 from seal_ray.device import prepare_process, usable_cores
 from seal_ray.gradients import gradient_passes
 from seal_ray.plan import make_plan
-from seal_ray.queue import work_of
 from seal_ray.results import SweepRuns
 from seal_ray.run import Execution, Run
 from seal_ray.schedule import Position
@@ -58,7 +57,7 @@ class SweepPlan:
 
 def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     """The plan of a sweep whose data is prepared. Errors as make_plan."""
-    works = [work_of(one) for one in runs.planned]
+    works = [one.work for one in runs.planned]
     plans = {one.run_id: make_plan(one) for one in runs.planned}
     first = runs.planned[0]
     moments = first.job.placement.keep.moments

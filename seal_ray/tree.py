@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seal_ray.lineage import can_start_after
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class Work:
         """Whether a generation that is being trained would spare this run some of its own."""
         left = range(self.start(done), len(self.keys))
         return any(self.startable[g] and self.keys[g] in busy for g in left)
+
+
+def work_of(run_id: str, keys: tuple[str, ...], recipe: Recipe) -> Work:
+    """A run as the generation tree sees it."""
+    startable = tuple(can_start_after(recipe, g) for g in range(recipe.budget.generations))
+    return Work(run_id, keys, startable, recipe.budget.length)
 
 
 def next_to_start(

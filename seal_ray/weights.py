@@ -84,7 +84,7 @@ def misfits(network: nn.Module, state: State) -> str:
 
 
 def begin_with(network: nn.Module, model: Model) -> None:
-    """Put the weights that `model` names in the place of a network's initial ones, which it was drawn.
+    """Put the weights that `model` names in the place of those that a network was drawn with.
 
     The classifier stays as it was drawn where theirs is of another number of classes, and where `new_head`
     says so. CheckpointError when they are not those of `init_sha256`, or do not fit.

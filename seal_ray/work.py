@@ -24,7 +24,7 @@ from seal_ray.errors import ConfigError
 from seal_ray.objects import AnyPath, ObjectPath, storage_path
 from seal_ray.recipe import Job, load_job
 from seal_ray.sweep import load_sweep
-from seal_ray.yaml_file import override, read
+from seal_ray.yaml_file import override, read, stored_in
 
 Kind = Literal["train", "sweep", "analyze", "transfer", "fewshot"]
 
@@ -81,7 +81,7 @@ def read_analysis(kind: Kind, target: AnyPath, options: Mapping[str, Sequence[st
     given = {option: list(values) for option, values in options.items()}
     files: list[Path] = []
     if isinstance(target, Path) and target.is_file():
-        overrides = [f"placement.storage={json.dumps(value)}" for value in given.get("--storage", ())]
+        overrides = stored_in(*given.get("--storage", [None]))
         files = _files_of_sweep(target, overrides)
         jobs = [run.job for run in load_sweep(target, overrides).runs]
         _check_paths(target, jobs)

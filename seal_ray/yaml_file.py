@@ -7,6 +7,7 @@ mappings with text keys. Anchors, aliases and merge keys work; tags do not, and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ def read(path: str | AnyPath) -> Document:
         what = "is empty" if value is None else f"holds a {type(value).__name__}"
         raise ConfigError(f"{path}:1: {what}; write a mapping of fields, one `name: value` a line")
     return Document(value, reader.places)
+
+
+def stored_in(storage: str | None) -> list[str]:
+    """The assignments that put runs into another storage; none for None."""
+    return [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
 
 
 def override(document: Document, assignments: Sequence[str]) -> Document:

@@ -37,6 +37,14 @@ def trained_sweep(data: Path, folder: Path, **changes: Any) -> SweepRuns:
     return runs
 
 
+def analysed_sweep(data: Path, folder: Path) -> Path:
+    """The folder of the small sweep's results, of two seeds, with all analyses."""
+    runs = trained_sweep(data, folder, seeds=2)
+    assert isinstance(runs.folder, Path)
+    analyse(runs.folder, data)
+    return runs.folder
+
+
 def analyse(sweep: Path, data: Path) -> None:
     """Depth of the ends of generations; of the last calibration, a little curvature, features on `data`."""
     settings = load_settings("quick", ["depth.k=3", *CURVATURE])

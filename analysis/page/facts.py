@@ -14,7 +14,6 @@ from analysis.page.source import Kind, Member, Source
 from analysis.results import read_result
 from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, SealRayError
-from seal_ray.lineage import can_start_after
 from seal_ray.objects import AnyPath
 from seal_ray.recipe import Job, load_job
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, notes
@@ -23,7 +22,7 @@ from seal_ray.schedule import Row
 from seal_ray.snapshot import read_manifest
 from seal_ray.store import Store
 from seal_ray.sweep import Setting
-from seal_ray.tree import Work
+from seal_ray.tree import Work, work_of
 
 WHAT = ("depth", "curvature", "calibration")
 """The analyses that the page shows."""
@@ -207,9 +206,7 @@ def _works(runs: Sequence[RunFacts]) -> Iterator[Work]:
     for run in runs:
         known = Store(run.folder, run.id).generations()
         if known is not None and run.job is not None:
-            recipe = run.job.recipe
-            startable = tuple(can_start_after(recipe, g) for g in range(recipe.budget.generations))
-            yield Work(run.id, known.keys, startable, recipe.budget.length)
+            yield work_of(run.id, known.keys, run.job.recipe)
 
 
 def _varying(settings: Sequence[Setting]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from seal_ray.objects import AnyPath
 from seal_ray.recipe import Recipe
 from seal_ray.results import SweepRuns, prepare_sweep
 from seal_ray.sweep import Setting, is_sweep, load_sweep
+from seal_ray.yaml_file import stored_in
 
 Kind = Literal["run", "sweep", "storage"]
 
@@ -51,8 +52,7 @@ def find_source(path: Path, storage: str | None = None) -> Source:
     CheckpointError when no run can be read.
     """
     if path.is_file() and is_sweep(path):
-        overrides = [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
-        return _of_sweep(prepare_sweep(load_sweep(path, overrides)))
+        return _of_sweep(prepare_sweep(load_sweep(path, stored_in(storage))))
     target = find_target(path, storage)
     if path.is_dir() and not (path / "job.yaml").is_file() and (path / "results.json").is_file():
         return _of_sweep_folder(target)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pages import HTML, analyse, copied, many_runs, page_of, renamed_class, trained_sweep
+from tests.pages import HTML, analysed_sweep, copied, many_runs, page_of, renamed_class
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -69,10 +69,7 @@ def visit(browser: Any) -> Iterator[Open]:
 @pytest.fixture(scope="session")
 def sweep(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small sweep of two seeds, with all analyses."""
-    runs = trained_sweep(digits, tmp_path_factory.mktemp("browser"), seeds=2)
-    assert isinstance(runs.folder, Path)
-    analyse(runs.folder, digits)
-    return runs.folder
+    return analysed_sweep(digits, tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="session")

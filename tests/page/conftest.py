@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import analyse, copied, trained_sweep
+from tests.pages import analysed_sweep, copied
 
 
 @pytest.fixture(scope="session")
 def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the sweep's results; tests must not change it or the runs in its storage."""
-    runs = trained_sweep(digits, tmp_path_factory.mktemp("page"), seeds=2)
-    assert isinstance(runs.folder, Path)
-    analyse(runs.folder, digits)
-    return runs.folder
+    return analysed_sweep(digits, tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture
