@@ -162,7 +162,7 @@ def _judged(
     if there.get("key") == key:
         return there, None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prepare_process(torch.get_num_threads(), device, deterministic=True, precision="fp32")
+    prepare_process(device, deterministic=True, precision="fp32")
     started = time.perf_counter()
     if settings["kind"] == "finetune":
         folder = file.with_name(f"{file.stem}-{what}")

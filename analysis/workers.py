@@ -14,7 +14,7 @@ from analysis.compute import work_off
 from analysis.material import Material
 from analysis.moments import Moment
 from analysis.pieces import Piece
-from seal_ray.device import prepare_process, usable_cores
+from seal_ray.device import prepare_process
 from seal_ray.errors import CheckpointError, ClusterError, SealRayError
 from seal_ray.launch import last_line
 
@@ -74,10 +74,10 @@ class Agenda:
 
 
 def work_here(pieces: Sequence[Piece]) -> Generator[Done]:
-    """Work pieces off in this process, on a GPU where there is one; it keeps its number of threads."""
+    """Work pieces off in this process, on a GPU where there is one."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    prepare_process(torch.get_num_threads(), device, deterministic=True, precision="fp32")
+    prepare_process(device, deterministic=True, precision="fp32")
     material = Material(device)
     for piece in pieces:
         yield _attempt(piece, material, processes=1)
@@ -94,9 +94,9 @@ def _attempt(piece: Piece, material: Material, processes: int) -> Done:
 class Worker:
     """What runs in an actor: a process with its own images and networks."""
 
-    def __init__(self, threads: int, gpu: bool, processes: int) -> None:
+    def __init__(self, gpu: bool, processes: int) -> None:
         device = torch.device("cuda" if gpu else "cpu")
-        prepare_process(threads, device, deterministic=True, precision="fp32")
+        prepare_process(device, deterministic=True, precision="fp32")
         self._material, self._processes = Material(device), processes
 
     def ready(self) -> None:
@@ -114,11 +114,6 @@ class Slots:
     count: int
     gpus_each: float
     processes: int = 1  # that an actor starts for a piece, itself included
-
-    @property
-    def threads(self) -> int:
-        """Intra-op threads of each: one, unless it is alone; two of two threads collapse on two cores."""
-        return usable_cores() if self.count * self.processes == 1 else 1
 
 
 def slots(wanted: int | None, pieces: int, processes: int = 1) -> Slots:
@@ -202,10 +197,10 @@ class _Crew:
             "num_cpus": 1,
             "num_gpus": self._slots.gpus_each,
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self._slots.threads)}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
         }
         actor = ray.remote(Worker).options(**options)
-        self._actors[slot] = actor.remote(self._slots.threads, self._slots.gpus_each > 0, self._slots.count)
+        self._actors[slot] = actor.remote(self._slots.gpus_each > 0, self._slots.count)
         self._awaited[self._actors[slot].ready.remote()] = (slot, None)
 
     def _hand(self, slot: int) -> None:

@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -23,7 +22,6 @@ from rich.console import Console as RichConsole
 
 from seal_ray.data.beton import verify
 from seal_ray.desk import Desk, Task, follow_for_tune
-from seal_ray.device import auto_threads
 from seal_ray.errors import ClusterError, ConfigError, SealRayError
 from seal_ray.hosts import check_hosts
 from seal_ray.launch import GRACE, POLL, Planned, pause, ray_session
@@ -130,10 +128,9 @@ def train_sweep(
     at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
     if not in_process:
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
-    planned = [_side_by_side(one, at_once) for one in runs.planned]
     with contextlib.ExitStack() as stack:
-        screen = stack.enter_context(contextlib.closing(SweepScreen(planned, runs.names, rich)))
-        queue = Queue(planned, share=share, ended=_ended(runs), note=screen.note)
+        screen = stack.enter_context(contextlib.closing(SweepScreen(runs.planned, runs.names, rich)))
+        queue = Queue(runs.planned, share=share, ended=_ended(runs), note=screen.note)
         stack.callback(queue.close)
         if in_process:
             train_here(queue, screen.refresh)
@@ -141,10 +138,10 @@ def train_sweep(
         train_on_ray(
             queue,
             screen.refresh,
-            [one.job for one in planned],
+            [one.job for one in runs.planned],
             folder=runs.folder,
             concurrent=at_once,
-            use_gpu=check_resources(planned[0].job),
+            use_gpu=check_resources(runs.planned[0].job),
             stopping=runs.sweep.early_stopping,
         )
 
@@ -152,15 +149,6 @@ def train_sweep(
 def _ended(runs: SweepRuns) -> tuple[str, ...]:
     """How a run stands that the sweep leaves alone: with early stopping also when it was pruned."""
     return ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
-
-
-def _side_by_side(planned: Planned, runs: int) -> Planned:
-    """The run with as many threads a worker as there are cores for when so many runs train at once."""
-    job, placement = planned.job, planned.job.placement
-    if placement.threads != "auto":
-        return planned
-    placement = placement.model_copy(update={"threads": auto_threads(job.recipe.shards, runs)})
-    return replace(planned, job=job.model_copy(update={"placement": placement}))
 
 
 def concurrency(job: Job, wanted: int | None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -14,20 +16,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def auto_threads(shards: int, runs: int = 1) -> int:
-    """Intra-op threads of a worker: the cores divided by the shards of the runs side by side, at least 1.
+@contextlib.contextmanager
+def intra_op_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads an operation, which decides the last bits of sums on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    By shards and not by workers, so that a run computes the same bits when it goes on with another number
-    of workers; and never more threads than cores, which would slow two workers to a tenth.
-    """
-    return max(1, usable_cores() // (shards * runs))
 
-
-def prepare_process(threads: int, device: torch.device, *, deterministic: bool, precision: str) -> None:
+def prepare_process(device: torch.device, *, deterministic: bool, precision: str, threads: int = 1) -> None:
     """Set what torch keeps per process. Call it before the first computation.
 
-    On a GPU `deterministic` refuses nondeterministic algorithms and cudnn's benchmarking, and only
-    precision `tf32` lets matrix products and convolutions use TF32. A CPU is deterministic as it is.
+    threads: of an operation on the CPU. They decide last bits, so they are one unless a person says
+    otherwise; other cores are for other workers and runs. On a GPU `deterministic` refuses nondeterministic
+    algorithms and cudnn's benchmarking, and only precision `tf32` lets matrix products and convolutions use
+    TF32. A CPU is deterministic as it is.
     """
     torch.set_num_threads(threads)
     if device.type != "cuda":

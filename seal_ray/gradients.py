@@ -1,20 +1,23 @@
-"""The gradient of one global batch: over this worker's shards, then averaged over the workers."""
+"""The gradient of one global batch: over this worker's shards, then over all workers, in one order."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from seal_ray.network import NORMS, Norm
 from seal_ray.optim import owner
-from seal_ray.world import World
+from seal_ray.shard_sums import Partial, WorkersSum, add_partial
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import GradBucket
+
     from seal_ray.data.images import Shard
     from seal_ray.losses import Loss
     from seal_ray.run import Run
@@ -24,50 +27,86 @@ Backward = Callable[[Sequence["Shard"], Tensor | None], None]
 
 
 def gradient_passes(run: Run, phase: Phase) -> Backward:
-    """`backward(shards, outcomes)` for one epoch: afterwards every `.grad` is the global batch's.
+    """`backward(batch, outcomes)` for a phase: afterwards every `.grad` is the global batch's.
 
-    outcomes: None, or (accumulation, 2) to be filled with each shard's loss and number of correct
-    predictions; None also means that no running statistics move. Statistics move with the worker's first
-    shard only, so rank 0's are those of shard 0 however many workers there are.
+    That is the mean over its shards, added in the order of `seal_ray.shard_sums`, so that the number of
+    workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 2) to be filled
+    with each shard's loss and number of correct predictions; None also means that no running statistics
+    move. They move with the worker's first shard only, so that rank 0's are those of shard 0.
     """
-    network, world, smoothing = run.network, run.world, run.recipe.loss.label_smoothing
+    network, world, shards = run.network, run.world, run.recipe.shards
+    smoothing = run.recipe.loss.label_smoothing
+    first = world.rank * run.accumulation
     losses = _losses_by_part(run, phase)
-    # Reduction by hand where one backward pass is not enough: DDP expects exactly one.
+    moved = [parameter for _, parameters in losses for parameter in parameters]
+    partials: list[Partial[list[Tensor]]] = []
+    """What the shards before the worker's last add up to, for each parameter of `moved`."""
+    # By hand where one backward pass is not enough: DDP expects exactly one.
     by_hand = world.workers > 1 and len(losses) > 1
-    wrapped = _wrap(run.forward, world) if world.workers > 1 and not by_hand else None
-    forward = wrapped or run.forward
+    wrapped = _wrap(run, moved, partials) if world.workers > 1 and not by_hand else None
     teacher = run.teacher() if phase.loss.teacher else None
     norms = [module for module in network.modules() if isinstance(module, NORMS)]
 
-    def backward(shards: Sequence[Shard], outcomes: Tensor | None) -> None:
+    def values(forward: nn.Module, shard: Shard, outcome: Tensor | None, *, moves: bool) -> list[Tensor]:
+        """The shard's part of each loss; moves: whether running statistics do."""
+        images, labels, keep = shard
+        with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
+            logits = forward(images, keep)
+            with torch.no_grad():
+                taught = teacher(images).float() if teacher is not None else None
+        logits = logits.float()
+        found = []
+        for loss, _ in losses:
+            value = loss(logits, labels, label_smoothing=smoothing, teacher_logits=taught)
+            if outcome is not None and loss is phase.loss:
+                outcome[0] = value.detach()
+                outcome[1] = (logits.detach().argmax(dim=1) == labels).sum()
+            found.append(value / shards)
+        return found
+
+    def backward(batch: Sequence[Shard], outcomes: Tensor | None) -> None:
         network.zero_grad(set_to_none=True)
-        for k, (images, labels, keep) in enumerate(shards):
-            waits = wrapped is not None and k < len(shards) - 1
-            moving = contextlib.nullcontext() if k == 0 and outcomes is not None else _still(norms)
-            with wrapped.no_sync() if wrapped is not None and waits else contextlib.nullcontext(), moving:
-                with run.autocast():
-                    logits = forward(images, keep)
-                    with torch.no_grad():
-                        taught = teacher(images).float() if teacher is not None else None
-                logits = logits.float()
-                for i, (loss, parameters) in enumerate(losses):
-                    value = loss(logits, labels, label_smoothing=smoothing, teacher_logits=taught)
-                    if outcomes is not None and loss is phase.loss:
-                        outcomes[k, 0] = value.detach()
-                        outcomes[k, 1] = (logits.detach().argmax(dim=1) == labels).sum()
-                    if parameters != []:
-                        again = i < len(losses) - 1
-                        torch.autograd.backward(value / len(shards), inputs=parameters, retain_graph=again)
-        if by_hand:
-            _average([p.grad for p in network.parameters() if p.grad is not None], world)
+        partials.clear()
+        for k, shard in enumerate(batch):
+            last = k == len(batch) - 1
+            forward = wrapped if wrapped is not None and last else run.forward
+            outcome = None if outcomes is None else outcomes[k]
+            found = values(forward, shard, outcome, moves=k == 0 and outcomes is not None)
+            gradients: list[Tensor] = []
+            for i, (value, (_, parameters)) in enumerate(zip(found, losses, strict=True)):
+                again = i < len(losses) - 1
+                if parameters and last:
+                    torch.autograd.backward(value, inputs=parameters, retain_graph=again)
+                elif parameters:
+                    gradients += torch.autograd.grad(value, parameters, retain_graph=again)
+            if not last:
+                add_partial(partials, Partial(0, first + k, gradients), shards, _added)
+        if wrapped is None:
+            sums = [cast("Tensor", parameter.grad) for parameter in moved]
+            add_partial(partials, Partial(0, first + len(batch) - 1, sums), shards, _added_to)
+            if by_hand:
+                flat = [torch.cat([g.reshape(-1) for g in partial.value]) for partial in partials]
+                total = WorkersSum(flat, shards, world)
+                total.add()
+                for gradient, mean in zip(sums, total.result().split([g.numel() for g in sums]), strict=True):
+                    gradient.copy_(mean.view(gradient.shape))
 
     return backward
 
 
-def _losses_by_part(run: Run, phase: Phase) -> list[tuple[Loss, list[nn.Parameter] | None]]:
-    """The losses of a phase with the parameters each one moves; (phase.loss, None) when it is the only."""
-    if all(group.loss is None for group in phase.groups):
-        return [(phase.loss, None)]
+def _added(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """The sum, in new tensors: what autograd returns may be one tensor for two parameters."""
+    return list(torch._foreach_add(right, left))
+
+
+def _added_to(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """The sum, in the tensors of `right`, each the `.grad` of a parameter."""
+    torch._foreach_add_(right, left)
+    return right
+
+
+def _losses_by_part(run: Run, phase: Phase) -> list[tuple[Loss, list[nn.Parameter]]]:
+    """The losses of a phase, the phase's own first, with the parameters that each one moves."""
     moved: dict[Loss, list[nn.Parameter]] = {phase.loss: []}
     for name, parameter in run.network.named_parameters():
         index = owner(phase.groups, run.parts, name.split(".", 1)[0])
@@ -76,14 +115,62 @@ def _losses_by_part(run: Run, phase: Phase) -> list[tuple[Loss, list[nn.Paramete
     return list(moved.items())
 
 
-def _wrap(forward: nn.Module, world: World) -> DistributedDataParallel:
-    """DDP for one epoch. Made anew each epoch, because it regroups its buckets after the first step, and
-    a resumed process would otherwise sum in another order than one that went on.
+def _wrap(
+    run: Run, moved: Sequence[nn.Parameter], partials: Sequence[Partial[list[Tensor]]]
+) -> DistributedDataParallel:
+    """DDP for a phase, which adds the worker's last shard, `partials` and the other workers in tree order.
+
+    Which parameters share a bucket, which DDP decides anew after the first step, does not matter to it.
     """
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        forward, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+    world, shards = run.world, run.recipe.shards
+    if run.execution.compile:
+        # Cut at the buckets, the network would be another graph than the one of the shards before the last.
+        torch._dynamo.config.optimize_ddp = False
+    ddp = DistributedDataParallel(
+        run.forward,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
     )
+    at: dict[Tensor, int] = {parameter: i for i, parameter in enumerate(moved)}
+    last = (world.rank + 1) * run.accumulation - 1
+    under_way: list[tuple[WorkersSum, Tensor, Future[Tensor]]] = []
+
+    def add_up(bucket: GradBucket) -> Future[Tensor]:
+        """DDP's communication hook: a bucket's gradients of the last shard become those of the batch.
+
+        While a bucket is exchanged the backward pass goes on to the next one.
+        """
+        buffer, parameters = bucket.buffer(), bucket.parameters()
+        flat = [
+            Partial(
+                part.level, part.index, _flat([part.value[at[p]] for p in parameters], parameters, buffer)
+            )
+            for part in partials
+        ]
+        add_partial(flat, Partial(0, last, buffer), shards, lambda left, right: right.add_(left))
+        if under_way:
+            under_way[-1][0].add()
+        done: Future[Tensor] = Future(devices=[world.device] if world.device.type == "cuda" else None)
+        under_way.append((WorkersSum([partial.value for partial in flat], shards, world), buffer, done))
+        if bucket.is_last():
+            under_way[-1][0].add()
+            for total, target, future in under_way:
+                future.set_result(target.copy_(total.result()))
+            under_way.clear()
+        return done
+
+    ddp.register_comm_hook(None, lambda _, bucket: add_up(bucket))  # DDP wants no annotations as text
+    return ddp
+
+
+def _flat(gradients: Sequence[Tensor], parameters: Sequence[Tensor], buffer: Tensor) -> Tensor:
+    """Gradients as a bucket holds them: one parameter after the other, each in its own memory order."""
+    flat, start = torch.empty_like(buffer), 0
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        flat.as_strided(parameter.shape, parameter.stride(), start).copy_(gradient)
+        start += parameter.numel()
+    return flat
 
 
 @contextlib.contextmanager
@@ -96,11 +183,3 @@ def _still(norms: Sequence[Norm]) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
-
-
-def _average(gradients: Sequence[Tensor], world: World) -> None:
-    """Average over workers, in one reduction."""
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) / world.workers
-    world.total(flat)
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))

@@ -213,7 +213,7 @@ class Placement(BaseModel):
     )
     loader: Literal["ffcv", "torch"] = Field(default="ffcv", description="what reads the images")
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="intra-op threads of each worker"
+        default="auto", description="threads of an operation on a CPU, which decide last bits; auto: one"
     )
     channels_last: bool = Field(default=True, description="memory format of convolutions")
     compile: bool = Field(default=False, description="compile the network")

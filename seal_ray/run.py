@@ -6,7 +6,7 @@ import contextlib
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -38,11 +38,11 @@ EVALUATION_BATCH = 256
 class Execution:
     """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
 
-    threads: what the process was started with. moments: which to keep. track_examples: whether to keep
+    threads: of an operation on the CPU. moments: which to keep. track_examples: whether to keep
     which validation images each evaluation had right.
     """
 
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = 1
     loader: str = "torch"
     channels_last: bool = True
     compile: bool = False

@@ -89,9 +89,9 @@ def measured_speed(runs: SweepRuns, steps: int = 8) -> float:
     From a few steps of one thread, loading and both passes, after two of warm-up, times the cores.
     """
     job = runs.planned[0].job
-    prepare_process(1, torch.device("cpu"), deterministic=True, precision=job.recipe.precision)
+    prepare_process(torch.device("cpu"), deterministic=True, precision=job.recipe.precision)
     images = Images.from_dataset(runs.planned[0].dataset, loader="torch")
-    run = Run(job.recipe, images, None, World(), Execution(threads=1))
+    run = Run(job.recipe, images, None, World(), Execution())
     run.network.train()
     backward = gradient_passes(run, job.recipe.method.phases(0, job.recipe.budget)[0])
     epochs = (run.training_epoch(Position(0, epoch)) for epoch in itertools.count())

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from seal_ray.data.augment import normalise
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
+from seal_ray.device import intra_op_threads
 from seal_ray.errors import Diverged
-from seal_ray.gradients import gradient_passes
+from seal_ray.gradients import Backward, gradient_passes
 from seal_ray.optim import set_learning_rate, signed_rate
 from seal_ray.run import EVALUATION_BATCH, Execution, Run
 from seal_ray.schedule import Phase, Position, Row, learning_rate
@@ -56,25 +57,29 @@ def fit(
 
     images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
     this with the same arguments. Without a store nothing is saved. A run that has finished yields
-    nothing. Raises Diverged when a metric becomes non-finite (the checkpoint before it stays), ConfigError
-    for a recipe that these workers cannot compute.
+    nothing. While it goes on, torch computes with `execution.threads` threads an operation. Raises Diverged
+    when a metric becomes non-finite (the checkpoint before it stays), ConfigError for a recipe that these
+    workers cannot compute.
     """
     recipe = pinned(recipe)
     images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
-    run = Run(recipe, images, store, world or World(), execution or Execution())
-    for generation, phase in run.phases():
-        if run.enters_phase:
-            run.edit(phase, generation)
-        optimizer = run.optimizer_for(phase)
-        for position in run.epochs(phase):
-            lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
-            set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
-            trained = train_epoch(run, optimizer, phase, position)
-            scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
-            row = describe(run, optimizer, phase, position, trained, scores)
-            yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
-            if run.stopped:
-                return
+    execution = execution or Execution()
+    with intra_op_threads(execution.threads):
+        run = Run(recipe, images, store, world or World(), execution)
+        for generation, phase in run.phases():
+            if run.enters_phase:
+                run.edit(phase, generation)
+            optimizer = run.optimizer_for(phase)
+            backward = gradient_passes(run, phase)
+            for position in run.epochs(phase):
+                lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
+                set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
+                trained = train_epoch(run, optimizer, backward, phase, position)
+                scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
+                row = describe(run, optimizer, phase, position, trained, scores)
+                yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
+                if run.stopped:
+                    return
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,15 @@ class Trained:
     seconds_compute: float
 
 
-def train_epoch(run: Run, optimizer: torch.optim.Optimizer, phase: Phase, position: Position) -> Trained:
+def train_epoch(
+    run: Run, optimizer: torch.optim.Optimizer, backward: Backward, phase: Phase, position: Position
+) -> Trained:
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
     epoch = run.training_epoch(position)
     outcomes = torch.zeros(epoch.steps, run.recipe.shards, 2, device=run.world.device)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
     norms = torch.zeros(epoch.steps, 2, device=run.world.device)
-    backward = gradient_passes(run, phase)
     update = _updates(run, optimizer)
     take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
 

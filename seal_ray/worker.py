@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
-from seal_ray.device import auto_threads, prepare_process
+from seal_ray.device import prepare_process
 from seal_ray.errors import Diverged, SealRayError, SealRayWarning
 from seal_ray.lease import owns, take_lead
 from seal_ray.objects import storage_path
@@ -104,8 +104,10 @@ def show_warnings_in(store: Store) -> None:
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
     recipe, placement = job.recipe, job.placement
-    threads = auto_threads(recipe.shards) if placement.threads == "auto" else placement.threads
-    prepare_process(threads, world.device, deterministic=placement.deterministic, precision=recipe.precision)
+    threads = 1 if placement.threads == "auto" else placement.threads
+    prepare_process(
+        world.device, deterministic=placement.deterministic, precision=recipe.precision, threads=threads
+    )
     dataset = world.together(lambda: open_dataset(recipe.data.path))
     images = Images.from_dataset(dataset, loader=placement.loader)
     execution = Execution(

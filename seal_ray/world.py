@@ -42,10 +42,17 @@ class World:
         return tensor
 
     def from_leader(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite `tensors`, in place, by those of rank 0."""
-        if self.workers > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+        """Overwrite `tensors`, in place, by those of rank 0: one broadcast for each type of number."""
+        if self.workers == 1:
+            return
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        for alike in by_type.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            dist.broadcast(flat, src=0)
+            for tensor, leaders in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+                tensor.copy_(leaders.view(tensor.shape))
 
     def lead(self, action: Callable[[], T]) -> T:
         """Rank 0 runs `action`; every worker gets its value, or raises the SealRayError that it raised.
