@@ -4,13 +4,21 @@ key(g) = H(key(g-1), all of the recipe that training reads, the phases of g, the
 its epochs, what the method carries). Nothing is special-cased by method: the first generation of plain
 training, LLF, SEAL and knowledge evolution has the same phases and so the same key. Two runs with equal
 key(g) hold bit-identical weights at the end of generation g, at equal fingerprints.
+
+A field enters only where it differs from its default, so a new field that is off by default changes no key.
+(A default that changes is a change of what a recipe computes, and raises `SEMANTICS`.)
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
+import inspect
 import json
-from dataclasses import fields, is_dataclass
+import sys
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
@@ -19,7 +27,7 @@ from seal_ray.schedule import Position, first_epochs, learning_rate
 if TYPE_CHECKING:
     from seal_ray.recipe import Model, Recipe
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised whenever a change of this package changes what a recipe computes."""
 
 
@@ -51,39 +59,35 @@ def can_start_after(recipe: Recipe, generation: int) -> bool:
 
 
 def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
-    """What every generation depends on."""
-    data = recipe.data
+    """What every generation depends on: the recipe, less what enters by itself or as phases and rates."""
+    apart: dict[str, Any] = {
+        "data": {"path"},
+        "model": {"init_from", "init_sha256", "new_head"},
+        "optimizer": {"lr", "schedule", "warmup_share"},
+        "method": True,
+        "budget": True,
+    }
+    held = recipe.model_dump(exclude=apart, exclude_defaults=True)
     return {
         "semantics": SEMANTICS,
-        "data": [identity, data.per_class, data.label_noise],
-        "model": _network(recipe.model),
-        "augment": recipe.augment.model_dump(),
-        "optimizer": [
-            recipe.optimizer.name,
-            recipe.optimizer.momentum,
-            recipe.optimizer.weight_decay,
-            recipe.optimizer.clip_norm,
-        ],
-        "loss": recipe.loss.model_dump(),
-        "batch": [recipe.batch_size, recipe.shards],
-        "precision": recipe.precision,
-        "seed": recipe.seed,
+        "data": identity,
+        "weights": _initial_weights(recipe.model),
+        "recipe": {name: value for name, value in held.items() if value != {}},
         "split_at": recipe.method.split_at,
         "carry": recipe.method.carry,
     }
 
 
-def _network(model: Model) -> dict[str, Any]:
-    """The network, and by their digest, never their path, the weights that it begins with if it has any."""
-    held = model.model_dump(exclude={"init_from", "init_sha256", "new_head"})
+def _initial_weights(model: Model) -> tuple[str, bool] | None:
+    """The weights that training begins with if they come from elsewhere: their digest, never their path."""
     if model.init_from is None:
-        return held
+        return None
     if model.init_sha256 is None:
         raise ConfigError(
             f"model.init_from: {model.init_from} is not read yet, so it is not known which run this is; give "
             "init_sha256, or the recipe that `seal_ray.weights.pinned` returns"
         )
-    return {**held, "weights": [model.init_sha256, model.new_head]}
+    return model.init_sha256, model.new_head
 
 
 def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
@@ -98,15 +102,56 @@ def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Nested dataclasses as JSON values, each with the name of its type."""
+    """What a phase holds as JSON values. ConfigError for what could not be told from something else."""
     if is_dataclass(value):
-        named = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__name__, **named}
+        held = {field.name: getattr(value, field.name) for field in fields(value)}
+        told = {f.name: _plain(held[f.name]) for f in fields(value) if held[f.name] != _default(f)}
+        return {"type": _kind(type(value)), "fields": told}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(
+        f"method: a phase holds {value!r}, of which it cannot be told whether two are the same; use numbers, "
+        "text, tuples and frozen dataclasses"
+    )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _kind(cls: type) -> Any:
+    """The name of a class; of one from outside this package also what it is, since names are not unique.
+
+    That is the digest of the source file of each of its classes that are from outside.
+    """
+    known = {__name__.partition(".")[0], *sys.stdlib_module_names}
+    outside = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in known]
+    return [cls.__qualname__, *map(_source_sha256, outside)] if outside else cls.__qualname__
+
+
+@functools.cache
+def _source_sha256(cls: Any) -> str:
+    """Digest of the file that defines a class, as it was when first asked; of the class's functions where
+    there is no file, as in a notebook.
+    """
+    try:
+        source = Path(inspect.getfile(cls)).read_bytes()
+    except (TypeError, OSError):
+        functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
+        by_dataclass = ("<string>", dataclasses.__file__)
+        written = [f for f in functions if f.__code__.co_filename not in by_dataclass]
+        try:
+            source = "".join(map(inspect.getsource, written)).encode()
+        except (TypeError, OSError):
+            raise ConfigError(
+                f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
+                "from those of another class of that name; define it in a file"
+            ) from None
+    return hashlib.sha256(source).hexdigest()
 
 
 def _digest(value: Any) -> str:

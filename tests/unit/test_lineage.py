@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, is_dataclass, make_dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from seal_ray import edits, losses, schedule, steps
 from seal_ray.data.beton import Dataset
 from seal_ray.errors import ConfigError
 from seal_ray.launch import prepare_job
 from seal_ray.lineage import generation_keys, run_id
-from seal_ray.methods import METHODS
-from seal_ray.recipe import Job, Placement, Recipe
+from seal_ray.methods import METHODS, Method
+from seal_ray.methods.base import LEARN
+from seal_ray.methods.seal import Seal
+from seal_ray.recipe import Augment, Job, Placement, Recipe
+from seal_ray.schedule import Group, Phase
 from tests.runs import CASES, tiny_recipe
 
 BASE: dict[str, Any] = {
@@ -210,42 +216,33 @@ def sha(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def group(part: str, **fields: Any) -> dict[str, Any]:
-    plain = {"type": "Group", "part": part, "lr": 1.0, "weight_decay": 1.0, "ascend": False, "loss": None}
-    return {**plain, **fields}
+def told(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": kind, "fields": fields}
 
 
 def phase(name: str, epochs: int, early: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "type": "Phase",
-        "name": name,
-        "epochs": epochs,
-        "groups": [early or group("early"), group("late")],
-        "edit": None,
-        "loss": {"type": "CrossEntropy"},
-        "step": {"type": "Descend"},
-        "fresh": True,
-        "cycle": "generation",
-    }
+    groups = [early or told("Group", part="early"), told("Group", part="late")]
+    return told("Phase", name=name, epochs=epochs, groups=groups)
 
 
 def test_a_run_id_is_the_hash_of_exactly_what_is_written_here() -> None:
     common = {
-        "semantics": 1,
-        "data": ["images", None, 0.0],
-        "model": {"arch": "resnet18", "stem": "imagenet", "width": 4, "dropout": 0.0},
-        "augment": {"crop_padding": 4, "flip": True},
-        "optimizer": ["sgd", 0.9, 5e-4, None],
-        "loss": {"label_smoothing": 0.1},
-        "batch": [12, 1],
-        "precision": "fp32",
-        "seed": 0,
+        "semantics": 2,
+        "data": "images",
+        "weights": None,
+        "recipe": {
+            "model": {"arch": "resnet18", "width": 4},
+            "augment": {"flip": False},
+            "optimizer": {"momentum": 0.8},
+            "batch_size": 12,
+            "shards": 2,
+        },
         "split_at": "layer3",
         "carry": [],
     }
     # One epoch of warm-up, then half a cosine over three.
     rates = [0.1, *(0.05 * (1 + math.cos(math.pi * e / 3)) for e in range(3))]
-    climbing = group("early", lr=0.3, weight_decay=0.0, ascend=True)
+    climbing = told("Group", part="early", lr=0.3, weight_decay=0.0, ascend=True)
     keys = [""]
     for phases in (
         [phase("learn", 4)],
@@ -253,10 +250,149 @@ def test_a_run_id_is_the_hash_of_exactly_what_is_written_here() -> None:
         [phase("ascend", 1, climbing), phase("relearn", 3)],
     ):
         keys.append(sha({"before": keys[-1], "common": common, "phases": phases, "rates": rates}))
-    recipe = Recipe.model_validate(BASE)
+    # Written out or left out, a default is the same.
+    fields = {"augment": {"flip": False, "crop_padding": 4}, "optimizer": {"momentum": 0.8}, "shards": 2}
+    recipe = Recipe.model_validate({**BASE, **fields})
     assert [key(recipe, g) for g in range(3)] == keys[1:]
     digest = sha({"key": keys[-1], "epochs": 12, "length": 4})
     assert run_id(recipe, "images") == f"seal-s0-{digest[:10]}"
+
+
+class CutoutAugment(Augment):
+    cutout: int = 0
+
+
+class CutoutRecipe(Recipe):
+    augment: CutoutAugment = CutoutAugment()
+    ema: float | None = None
+
+
+@pytest.mark.parametrize("method", [{"name": "seal", "ascent_rate": 0.3}, {"name": "ban"}, {"name": "dsd"}])
+def test_a_new_field_that_is_off_changes_no_id_and_one_that_is_on_does(method: dict[str, Any]) -> None:
+    before = Recipe.model_validate({**BASE, "method": method})
+    after = CutoutRecipe.model_validate({**BASE, "method": method})
+    assert generation_keys(after, "images") == generation_keys(before, "images")
+    for change in ({"augment": {"cutout": 8}}, {"ema": 0.999}):
+        changed = CutoutRecipe.model_validate({**BASE, "method": method, **change})
+        assert run_id(changed, "images") != run_id(before, "images")
+
+
+def test_a_new_field_of_a_phase_that_is_off_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(value: int) -> tuple[str, ...]:
+        named = {"__module__": Group.__module__, "__qualname__": "Group"}
+        new = make_dataclass("Group", [("nesterov", int, 0)], bases=(Group,), frozen=True, namespace=named)
+        groups = (new("early", nesterov=value), Group("late"))
+        monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, groups),))
+        return generation_keys(Recipe.model_validate(BASE), "images")
+
+    before = keys(0)
+    monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, LEARN),))
+    assert generation_keys(Recipe.model_validate(BASE), "images") == before
+    assert keys(1)[0] != before[0]
+
+
+EDIT = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Scale:
+    factor: float = 0.5
+
+    def __call__(self, network, context):
+        for parameter in network.parameters():
+            parameter.data.mul_({how})
+"""
+
+
+def edit_from(folder: Path, how: str) -> Any:
+    """The class `Scale` of a file of the user's, as a plugin is loaded: a module of its own name."""
+    file = folder / "scale.py"
+    folder.mkdir()
+    file.write_text(EDIT.format(how=how))
+    spec = importlib.util.spec_from_file_location(f"scale_{folder.name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.Scale
+
+
+def test_edits_of_one_name_from_different_files_are_different_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key_with(edit: Any) -> str:
+        monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, LEARN, edit=edit),))
+        return key(Recipe.model_validate(BASE))
+
+    here, again = edit_from(tmp_path / "here", "0.5"), edit_from(tmp_path / "copy", "0.5")
+    changed = edit_from(tmp_path / "changed", "0.6")
+    assert key_with(here()) == key_with(again())
+    assert len({key_with(edit) for edit in (None, here(), here(0.4), changed())}) == 4
+
+    @dataclass(frozen=True)
+    class Heir(here):  # type: ignore[misc, valid-type]
+        pass
+
+    @dataclass(frozen=True)
+    class OtherHeir(changed):  # type: ignore[misc, valid-type]
+        pass
+
+    OtherHeir.__qualname__ = Heir.__qualname__
+    assert key_with(Heir()) != key_with(OtherHeir())  # what they inherit differs
+
+
+NOTEBOOK = """
+import linecache
+from dataclasses import dataclass
+from seal_ray.errors import ConfigError
+from seal_ray.lineage import _source_sha256
+
+def cell(name, value, kept=True):
+    lines = ["@dataclass(frozen=True)", "class Scale:", "    def __call__(self):", f"        return {value}"]
+    if kept:
+        linecache.cache[name] = (0, None, [line + chr(10) for line in lines], name)
+    exec(compile(chr(10).join(lines), name, "exec"), globals())
+    return Scale
+
+one, same, other = cell("<cell 1>", 1), cell("<cell 2>", 1), cell("<cell 3>", 2)
+print(_source_sha256(one) == _source_sha256(same), _source_sha256(one) == _source_sha256(other))
+try:
+    _source_sha256(cell("<gone>", 1, kept=False))
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_classes_of_a_notebook_are_told_apart_by_their_functions() -> None:
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True, cwd=root
+    )
+    compared, refused = run.stdout.splitlines()
+    assert compared == "True False"
+    assert "the source of Scale cannot be read" in refused
+    assert "define it in a file" in refused
+
+
+def test_what_cannot_be_told_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, LEARN, edit=print),))  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"a phase holds <built-in function print>, of which it cannot be told"
+    ):
+        key(Recipe.model_validate(BASE))
+
+
+def test_no_two_classes_of_the_package_that_phases_hold_have_one_name() -> None:
+    modules = [edits, losses, schedule, steps, *(sys.modules[m.__module__] for m in METHODS.values())]
+    classes = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__
+        if not issubclass(value, Method)
+    }
+    assert len({cls.__qualname__ for cls in classes}) == len(classes) > 12
 
 
 def test_another_process_gives_the_same_ids() -> None:
