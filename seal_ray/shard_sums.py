@@ -77,7 +77,7 @@ class WorkersSum:
         self._received = sent.new_empty(sum(map(len, self._places)), piece)
         self._gathered = sent.new_empty(workers * piece)
         pieces = [len(held) for held in self._places], [len(partials)] * workers  # received, sent
-        self._work = dist.all_to_all_single(self._received, sent.view(-1, piece), *pieces, async_op=True)
+        self._work = dist.all_to_all_single(self._received, sent.flatten(0, 1), *pieces, async_op=True)
 
     def add(self) -> None:
         """Add this worker's piece and begin to send it to all."""

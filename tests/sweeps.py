@@ -30,9 +30,9 @@ def small_sweep(data: Path, storage: AnyPath, file: Path | None = None, **change
             "optimizer": {"warmup_share": 0.0},
             "augment": {"crop_padding": 2, "flip": False},
             "batch_size": 32,
+            "shards": 4,
         },
         "placement": {
-            "threads": 1,
             "loader": "torch",
             "storage": str(storage),
             "tracking": {"wandb": "off"},

@@ -37,13 +37,14 @@ def train_in(
     share: bool = True,
     epochs: int = 99,
     moments: tuple[str, ...] = EVERYTHING,
+    threads: int = 1,
 ) -> Branch | None:
     """Train a run of `storage`, for at most `epochs` epochs; returns what it took over before."""
     store = store_of(recipe, storage)
     store.record_generations(generation_keys(recipe, IMAGES.identity), moments)
     store.mend()  # as a launch does
     taken = branch(store, recipe, IMAGES.identity, moments) if share else None
-    execution = Execution(moments=moments)
+    execution = Execution(moments=moments, threads=threads)
     for trained, _ in enumerate(fit(recipe, IMAGES, store=store, execution=execution), start=1):
         if trained == epochs:
             break
@@ -197,3 +198,9 @@ def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
     train_in(tmp_path / "shared", recipe)
     train_in(tmp_path / "alone", recipe, share=False)
     same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+
+
+def test_sharing_what_was_computed_with_other_threads_is_warned_of(tmp_path: Path) -> None:
+    train_in(tmp_path, tiny_recipe("normal"))
+    with pytest.warns(SealRayWarning, match=r"another fingerprint \(threads 1 -> 2\)"):
+        train_in(tmp_path, tiny_recipe(SEAL), epochs=1, threads=2)

@@ -18,7 +18,7 @@ from seal_ray.train import fit
 from tests.ranks import on_ranks
 from tests.runs import EVERYTHING, open_store, tiny_images, tiny_recipe, train_run
 
-TRACKING = Execution(threads=1, moments=EVERYTHING, track_examples=True)
+TRACKING = Execution(moments=EVERYTHING, track_examples=True)
 SEAL = {"name": "seal", "ascent_rate": 0.3}
 
 
@@ -55,7 +55,7 @@ def test_two_ranks_keep_what_one_keeps(tmp_path: Path) -> None:
 
 def test_an_epoch_without_evaluation_keeps_nothing(tmp_path: Path) -> None:
     recipe = tiny_recipe("normal", budget={"epochs": 4, "generation_length": 4})
-    execution = Execution(threads=1, eval_every=3, track_examples=True)
+    execution = Execution(eval_every=3, track_examples=True)
     train_run(recipe, tmp_path, execution=execution)
     kept = [accuracy is not None for accuracy in accuracies(open_store(recipe, tmp_path))]
     assert kept == [False, False, True, True]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
+from seal_ray.recipe import Recipe
 from seal_ray.run import Run
 from seal_ray.snapshot import weights_sha256
 from seal_ray.train import evaluate
@@ -16,7 +17,6 @@ from seal_ray.world import World
 from tests.ranks import on_ranks
 from tests.runs import (
     CASES,
-    MAIN_CASES,
     Execution,
     case_id,
     checkpoint,
@@ -25,20 +25,83 @@ from tests.runs import (
     tiny_images,
     tiny_recipe,
     train_run,
+    without_speeds,
 )
 
+SHARDS = (1, 2, 3, 4, 6, 8)
+KINDS = [
+    {"name": "seal", "ascent_rate": 0.3, "ascent_share": 0.5},
+    {"name": "seal", "ascent_loss": "confident_error", "ascent_rate": 0.5, "ascent_share": 0.5},
+    {"name": "seal", "ascent_rate": 0.3, "others": "freeze", "ascent_share": 0.5},
+    {"name": "sam"},
+    {"name": "ban"},
+]
+"""Methods that differ in how gradients come about: plain, of two losses, of a part, in two passes, taught."""
 
-def digests(method: dict[str, Any], shards: int) -> list[str]:
-    recipe = tiny_recipe(method, shards=shards, budget={"epochs": 8, "generation_length": 4})
-    return [result.row["weights_sha256"] for result in train_run(recipe, None)]
+
+def sharded(method: dict[str, Any], shards: int) -> Recipe:
+    """Two generations of two epochs of three steps, each shard of three images or more."""
+    budget = {"epochs": 4, "generation_length": 2}
+    return tiny_recipe(method, shards=shards, batch_size=24, budget=budget, optimizer={"clip_norm": 2.0})
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("method", MAIN_CASES, ids=case_id)
-def test_after_each_epoch_every_rank_holds_the_same_bits(method: dict[str, Any], workers: int) -> None:
-    ranks = on_ranks(workers, digests, method, workers)
-    assert all(rank == ranks[0] for rank in ranks)
-    assert len(set(ranks[0])) == 8
+def digests() -> dict[str, list[tuple[str, str, str]]]:
+    """What each epoch of each kind of method leaves behind, for all shards that these workers can share."""
+    images, world = tiny_images(train=72), World.current()
+    return {
+        f"{i} {shards}": [
+            (row["weights_sha256"], repr(row["train_loss"]), repr(row["grad_norm_early"]))
+            for result in train_run(sharded(method, shards), None, images=images)
+            for row in [result.row]
+        ]
+        for i, method in enumerate(KINDS)
+        for shards in SHARDS
+        if shards % world.workers == 0
+    }
+
+
+def test_one_digest_per_recipe_for_every_divisor_of_the_shards_as_workers() -> None:
+    one = on_ranks(1, digests)[0]
+    assert len(one) == len(KINDS) * len(SHARDS)
+    assert len({epochs[-1] for epochs in one.values()}) == len(one), "the shards do not matter to the result"
+    for workers in SHARDS[1:]:
+        for rank in on_ranks(workers, digests):
+            assert len(rank) == len(KINDS) * sum(shards % workers == 0 for shards in SHARDS)
+            for case, epochs in rank.items():
+                assert epochs == one[case], (workers, case)
+
+
+@pytest.mark.parametrize("shards", [4, 6])
+def test_a_run_goes_on_with_other_workers_after_each_epoch(shards: int, tmp_path: Path) -> None:
+    recipe = tiny_recipe(KINDS[0], shards=shards)
+    on_ranks(1, train_run, recipe, str(tmp_path / "one"))
+    divisors = [n for n in range(1, shards + 1) if shards % n == 0]
+    for epoch in range(12):
+        on_ranks(divisors[-epoch % len(divisors)], train_run, recipe, str(tmp_path / "changing"), 1, 99)
+    rows = [open_store(recipe, tmp_path / name).rows() for name in ("one", "changing")]
+    assert {row["workers"] for row in rows[1]} == set(divisors)
+    assert without_speeds(rows[0], "workers") == without_speeds(rows[1], "workers")
+
+
+def test_the_threads_of_the_process_change_nothing() -> None:
+    def trained(threads: int) -> list[str]:
+        torch.set_num_threads(threads)
+        results = train_run(recipe, None, images=images, epochs=2)
+        assert torch.get_num_threads() == threads
+        return [result.row["weights_sha256"] for result in results]
+
+    recipe = tiny_recipe(KINDS[0], model={"arch": "resnet18", "width": 16}, batch_size=64)
+    images, before = tiny_images(train=128, size=32), torch.get_num_threads()
+    try:
+        assert trained(1) == trained(2) == trained(3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_going_on_with_threads_set_by_hand_is_warned_of(tmp_path: Path) -> None:
+    train_run(tiny_recipe(), tmp_path, 1)
+    with pytest.warns(SealRayWarning, match=r"another fingerprint \(threads 1 -> 2\)"):
+        train_run(tiny_recipe(), tmp_path, 1, execution=Execution(threads=2))
 
 
 @pytest.mark.parametrize("method", CASES, ids=case_id)

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import seal_ray.run
 import seal_ray.snapshot
 import seal_ray.store
@@ -38,10 +36,9 @@ COMMITTED = ("line", "committed")
 
 def train(recipe: Recipe, folder: str, position: Position | None = None, point: str = "") -> None:
     """Go on with the run in `folder` to its end, or to `point` of the epoch at `position`."""
-    torch.set_num_threads(1)
     if position is not None:
         die_at(position, point)
-    store, execution = store_of(recipe, Path(folder)), Execution(threads=1, moments=EVERYTHING)
+    store, execution = store_of(recipe, Path(folder)), Execution(moments=EVERYTHING)
     for _ in seal_ray.train.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
         pass
 

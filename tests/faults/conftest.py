@@ -14,14 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.recipe import Job, dump_job
-from seal_ray.run import Execution
 from seal_ray.schedule import Position
 from seal_ray.store import Store, open_store
 from seal_ray.train import fit
@@ -51,11 +49,10 @@ def make_job(data: Path, storage: Path, method: dict[str, Any] | str, **placemen
                 "budget": {"epochs": 12, "generation_length": 4},
                 "augment": {"crop_padding": 2, "flip": False},
                 "batch_size": 32,
-                "shards": 2,
+                "shards": 4,
             },
             "placement": {
                 "workers": 2,
-                "threads": 1,
                 "loader": "torch",
                 "storage": str(storage),
                 "tracking": {"wandb": "off"},
@@ -164,8 +161,7 @@ def images_of(job: Job) -> Images:
 def same_as_undisturbed(job: Job, store: Store, folder: Path) -> None:
     """Assert that a finished run equals one that a single process trains undisturbed: state and metrics."""
     alone = open_store(folder, job.recipe, images_of(job))
-    torch.set_num_threads(1)
-    list(fit(job.recipe, images_of(job), store=alone, execution=Execution(threads=1)))
+    list(fit(job.recipe, images_of(job), store=alone))
     budget = job.recipe.budget
     end = Position(budget.generations - 1, budget.length - 1)
     one, other = alone.at(end), store.at(end)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from analysis.moments import find_target
 from analysis.pieces import Plan, plan
@@ -47,8 +46,7 @@ def run(digits: Path, tmp_path: Path) -> Path:
     keep = {"moments": ["init", "ascended", "relearned"]}
     job = make_job(digits, tmp_path / "runs", {"name": "seal", "ascent_rate": 0.5}, keep=keep)
     planned = prepare_job(job)
-    torch.set_num_threads(1)
-    execution = Execution(threads=1, moments=("init", "ascended", "relearned"))
+    execution = Execution(moments=("init", "ascended", "relearned"))
     list(fit(planned.job.recipe, images_of(planned.job), store=planned.store, execution=execution))
     write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
     return planned.store.folder

@@ -42,9 +42,9 @@ def small_job(
                 "budget": {"epochs": 6, "generation_length": 2},
                 "optimizer": {"warmup_share": 0.0},
                 "batch_size": 32,
-                "shards": 2,
+                "shards": 4,
                 **(recipe or {}),
             },
-            "placement": {"workers": 2, "threads": 1, "storage": str(storage), **placement},
+            "placement": {"workers": 2, "storage": str(storage), **placement},
         }
     )

@@ -13,7 +13,6 @@ from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError, DataError
 from seal_ray.launch import launch, prepare_job
 from seal_ray.lease import hold_lease
-from seal_ray.run import Execution
 from seal_ray.snapshot import read_snapshot
 from seal_ray.store import open_store
 from seal_ray.train import fit
@@ -37,7 +36,7 @@ def test_two_ray_workers_compute_what_one_process_computes(
 
     images = Images.from_dataset(load_dataset(digits), loader="torch")
     alone = open_store(tmp_path / "alone", job.recipe, images)
-    list(fit(job.recipe, images, store=alone, execution=Execution(threads=1)))
+    list(fit(job.recipe, images, store=alone))
     one = read_snapshot(alone.folder / "checkpoints" / "g002-e001", alone.run_id)
     two = read_snapshot(planned.store.folder / "checkpoints" / "g002-e001", alone.run_id)
     for snapshot in (one, two):

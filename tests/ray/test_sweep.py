@@ -63,7 +63,7 @@ def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial(digits: Path, tmp_pat
     runs = small_sweep(
         digits,
         tmp_path / "runs",
-        recipe={"shards": workers},
+        recipe={"shards": 2 * workers},
         placement={"workers": {"min": 1, "max": workers}},
         axes={"method": {"normal": "normal", "llf": "llf"}},
     )
