@@ -100,7 +100,8 @@ def _column(
 
 
 def _judged(run: RunResult, score: Score | None, usual: str) -> RunResult:
-    """A run as the leaderboard takes it, with its score in place of its accuracy."""
+    """A run as the leaderboard takes it, with its score in place of its accuracies."""
+    run = replace(run, best_top1=None, generation_top1=())
     if run.status != "finished":
         return replace(run, top1=None)
     if score is None:

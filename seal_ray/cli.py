@@ -91,7 +91,7 @@ def sweep(
     """Train all runs of a sweep and compare them. The same command again does what is left."""
     from analysis.carried import widen_results
     from seal_ray.controller import run_sweep
-    from seal_ray.report.leaderboard import notes, to_table
+    from seal_ray.report.leaderboard import meanings, notes, to_other_table, to_table
     from seal_ray.results import prepare_sweep, problems, totals, track_results, write_results
     from seal_ray.sweep import load_sweep
 
@@ -101,10 +101,13 @@ def sweep(
     widen_results(runs, lines, found)
     track_results(runs, {"leaderboard": lines})
     out.print(to_table(lines, runs.sweep.name))
+    if (other := to_other_table(lines)) is not None:
+        out.print()
+        out.print(other)
     folder = runs.folder
     if isinstance(folder, Path) and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    for line in [*notes(lines), f"{totals(found)}; {folder}/results.md"]:
+    for line in [*meanings(lines), *notes(lines), f"{totals(found)}; {folder}/results.md"]:
         out.print(f"  {line}", markup=False)
     if list(problems(found)):
         raise typer.Exit(1)

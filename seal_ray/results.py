@@ -18,7 +18,7 @@ from seal_ray.files import saving, write_durably
 from seal_ray.launch import Planned, prepare_job
 from seal_ray.objects import AnyPath
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
-from seal_ray.runs import summarise
+from seal_ray.runs import generation_ends, summarise
 from seal_ray.store import SWEEPS
 from seal_ray.sweep import Setting, Sweep
 from seal_ray.tracking import tags_of, track_tables
@@ -100,13 +100,14 @@ def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | No
         epochs_trained=own,
         epochs_shared=len(rows) - own,
         images=len(rows) * images(train, recipe.data.per_class, recipe.batch_size),
+        generation_top1=generation_ends(rows, recipe.budget.length),
     )
 
 
 def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
     """Compute the leaderboard and write it beside the runs; returns it with the runs it is made of."""
     found = results(runs)
-    lines = leaderboard(found, runs.sweep.baseline)
+    lines = leaderboard(found, runs.sweep.baseline, runs.sweep.after_generations)
     text = json.dumps(to_json(runs.sweep.name, lines, found, runs.sweep.baseline), indent=1) + "\n"
     contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": to_markdown(lines)}
     with saving(runs.folder):

@@ -74,6 +74,14 @@ def _summed(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def generation_ends(rows: Sequence[Row], length: int) -> tuple[float, ...]:
+    """Validation top-1 (%) at the end of each generation of `length` epochs that has come to it, in order.
+
+    Every phase ends with an evaluation, so it is there.
+    """
+    return tuple(row["val_top1"] for row in rows if row["epoch"] == length - 1)
+
+
 def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
     """Validation loss before each stretch of `ascend` epochs, and at its last evaluation so far.
 

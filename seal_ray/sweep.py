@@ -69,6 +69,10 @@ class SweepFile(BaseModel):
     exclude: list[dict[str, Any]] = Field(default=[], description="settings to leave out")
     seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
     baseline: dict[str, Any] | None = Field(default=None, description="what differences are taken to")
+    after_generations: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)] = Field(
+        default=(),
+        description="leaderboard: also the accuracy at the end of so many generations, the first included",
+    )
     early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
     analyses: Annotated[tuple[Analysis, ...], Strict(False)] | None = Field(
         default=None, description="what to compute from moments; default: what base says"
@@ -89,6 +93,8 @@ class SweepFile(BaseModel):
             problems.append(f"axes: mode {self.mode} needs {wanted}")
         if self.mode == "random" and self.samples is None:
             problems.append("samples: mode random needs it: how many settings to draw")
+        if len(set(self.after_generations)) < len(self.after_generations):
+            problems.append("after_generations: has a number twice; keep one")
         for field in sorted({"samples", "sample_seed"} & self.model_fields_set):
             if self.mode != "random":
                 problems.append(f"{field}: mode {self.mode} draws nothing; remove it, or set mode: random")
@@ -112,6 +118,7 @@ class Sweep:
     runs: tuple[SweepRun, ...]
     baseline: Setting
     early_stopping: EarlyStopping | None
+    after_generations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         runs = f"{len(kept)} settings x {file.seeds} seeds"
         raise ConfigError(f"{place}: axes: {runs} are more than {MAX_RUNS} runs; narrow them, or lower seeds")
     baseline = _baseline(file, [_labels(setting) for setting in kept], document)
-    return Sweep(file.name, tuple(_runs(file, base, kept, place)), baseline, file.early_stopping)
+    made = tuple(_runs(file, base, kept, place))
+    _check_generations(file, made, document)
+    return Sweep(file.name, made, baseline, file.early_stopping, file.after_generations)
 
 
 def _base(file: SweepFile, document: Document, path: Path) -> Document:
@@ -291,6 +300,16 @@ def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: D
         if not rule or not any(_matches(rule, one) for one in labels):
             place = document.places[("exclude", i)]
             raise ConfigError(f"{place}: exclude.{i}: matches no setting; {_known(labels)}")
+
+
+def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Document) -> None:
+    """ConfigError for a number of generations that no run has."""
+    most = max(run.job.recipe.budget.generations for run in runs)
+    for i, many in enumerate(file.after_generations):
+        if many > most:
+            path: Keys = ("after_generations", i)
+            problem = f"{many} is more than any run's generations; lower it to {most} or less"
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
 
 
 def _known(labels: Sequence[Setting]) -> str:

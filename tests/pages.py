@@ -39,7 +39,7 @@ def trained_sweep(data: Path, folder: Path, **changes: Any) -> SweepRuns:
 
 def analysed_sweep(data: Path, folder: Path) -> Path:
     """The folder of the small sweep's results, of two seeds, with all analyses."""
-    runs = trained_sweep(data, folder, seeds=2)
+    runs = trained_sweep(data, folder, seeds=2, after_generations=[1, 3])
     assert isinstance(runs.folder, Path)
     analyse(runs.folder, data)
     return runs.folder

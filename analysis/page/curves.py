@@ -105,10 +105,7 @@ def accuracy(run: RunFacts) -> list[tuple[float, float]]:
 
 def generation_ends(run: RunFacts) -> list[tuple[float, float]]:
     """Validation top-1 (%) at the end of each finished generation, over generations from 0 on."""
-    if run.job is None:
-        return []
-    last = run.job.recipe.budget.length - 1
-    return [(row["generation"], row["val_top1"]) for row in run.rows if row["epoch"] == last]
+    return list(enumerate(run.result.generation_top1))
 
 
 def depth_mean(run: RunFacts) -> list[tuple[float, float]]:

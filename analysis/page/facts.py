@@ -17,7 +17,7 @@ from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.objects import AnyPath
 from seal_ray.recipe import Job, load_job
 from seal_ray.report.leaderboard import Line, RunResult, leaderboard, notes
-from seal_ray.runs import summarise
+from seal_ray.runs import generation_ends, summarise
 from seal_ray.schedule import Row
 from seal_ray.snapshot import read_manifest
 from seal_ray.store import Store
@@ -113,7 +113,7 @@ def read_study(source: Source) -> Study:
     """Read the runs of a source. What is damaged is a fact too, and raises nothing."""
     runs = [read_run(member) for member in source.members]
     results = [run.result for run in runs]
-    lines = leaderboard(results, source.baseline)
+    lines = leaderboard(results, source.baseline, source.after_generations)
     # Where every setting is its own baseline there is none to compare with.
     baseline = source.baseline if any(not line.is_baseline for line in lines) else {}
     axes = _varying([one.setting for one in lines])
@@ -171,6 +171,7 @@ def read_run(member: Member) -> RunFacts:
         epochs_trained=own,
         epochs_shared=len(rows) - own,
         images=0,  # the page shows epochs
+        generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
     )
     return RunFacts(
         result=result,

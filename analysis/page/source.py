@@ -34,7 +34,7 @@ class Source:
     """What a page is of. folder: where it goes by default.
 
     members: the runs in order; baseline: labels that differences are taken to, empty where there is none;
-    unreadable: runs that cannot be told apart, and why.
+    unreadable: runs that cannot be told apart, and why; after_generations: as the sweep asks for.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Source:
     members: tuple[Member, ...]
     baseline: Setting
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    after_generations: tuple[int, ...] = ()
 
 
 def find_source(path: Path, storage: str | None = None) -> Source:
@@ -62,7 +63,9 @@ def find_source(path: Path, storage: str | None = None) -> Source:
 def _of_sweep(runs: SweepRuns) -> Source:
     sweep_target(runs)  # at least one run has begun
     members = [_member(one.store.folder, one.job.recipe, runs.settings[one.run_id]) for one in runs.planned]
-    return Source(runs.sweep.name, "sweep", runs.folder, tuple(members), dict(runs.sweep.baseline))
+    after = runs.sweep.after_generations
+    baseline = dict(runs.sweep.baseline)
+    return Source(runs.sweep.name, "sweep", runs.folder, tuple(members), baseline, after_generations=after)
 
 
 def _of_sweep_folder(target: Target) -> Source:
@@ -76,12 +79,15 @@ def _of_sweep_folder(target: Target) -> Source:
             Member(storage / run["run_id"], int(run["seed"]), int(run["epochs"]), run["setting"])
             for run in runs
         ]
-    except (KeyError, TypeError, ValueError) as error:
+        # A file of before there were such columns has none.
+        after = tuple(int(many) for line in held["lines"][:1] for many in line.get("after", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{target.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` writes it "
             "anew"
         ) from None
-    return Source(target.name, "sweep", target.folder, tuple(members), baseline_in(held))
+    baseline = baseline_in(held)
+    return Source(target.name, "sweep", target.folder, tuple(members), baseline, after_generations=after)
 
 
 def _of_runs(target: Target) -> Source:

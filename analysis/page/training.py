@@ -14,8 +14,8 @@ from analysis.page.lines import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
 from analysis.page.panels import Named, interval_bar, share_bar, tree_chart
 from analysis.page.scale import around
 from analysis.page.shapes import Curve
-from seal_ray.report.leaderboard import Line
-from seal_ray.report.statistics import Difference
+from seal_ray.report.leaderboard import Line, meanings, other_top1
+from seal_ray.report.statistics import Difference, Estimate
 from seal_ray.tree import branchings, shapes
 
 RIBBONS = 8
@@ -29,8 +29,9 @@ def leaderboard_section(study: Study, target: Target) -> Section:
     lines = study.lines
     within = _common([line.difference for line in lines if line.difference is not None])
     rows = [_leaderboard_row(setting, study, within) for setting in study.settings]
+    named = _heading(study) if study.axes else ("method",)
     headings = (
-        *(_heading(study) if study.axes else ("method",)),
+        *named,
         "n",
         "top-1 %",
         "95 % interval",
@@ -48,7 +49,33 @@ def leaderboard_section(study: Study, target: Target) -> Section:
         "and shared are summed over seeds."
     )
     words = len(study.axes) or 1
-    return Section("leaderboard", "Leaderboard", (Table(caption, headings, tuple(rows), text=words),))
+    tables = [Table(caption, headings, tuple(rows), text=words)]
+    if others := other_top1(lines):
+        caption = ". ".join(
+            ["Validation top-1 of other epochs than the last, with 95 % intervals", *meanings(lines)]
+        )
+        rows = [
+            Row(
+                (
+                    *_names(setting, study),
+                    str(setting.line.runs),
+                    *(_with_interval(of[i], setting.line) for of in others.values()),
+                ),
+                setting.family,
+            )
+            for i, setting in enumerate(study.settings)
+        ]
+        headings = (*named, "seeds", *(f"{heading} %" for heading in others))
+        tables.append(Table(f"{caption}.", headings, tuple(rows), text=words))
+    return Section("leaderboard", "Leaderboard", tuple(tables))
+
+
+def _with_interval(top1: Estimate | None, line: Line) -> str:
+    """A mean with its interval, and n where that is less than the setting's seeds."""
+    if top1 is None:
+        return "–"
+    said = [*([] if top1.low is None else [span(top1)]), *([] if top1.n == line.runs else [f"n = {top1.n}"])]
+    return number(top1.mean) + (f" ({', '.join(said)})" if said else "")
 
 
 def _heading(study: Study) -> tuple[str, ...]:
@@ -65,11 +92,9 @@ def _common(differences: Sequence[Difference]) -> tuple[float, float]:
 
 def _leaderboard_row(setting: SettingFacts, study: Study, within: tuple[float, float]) -> Row:
     line = setting.line
-    labels = [line.setting.get(axis, "–") for axis in study.axes] or [setting.name]
-    name = [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
     top1, difference = line.top1, line.difference
     cells = [
-        *name,
+        *_names(setting, study),
         finished(line),
         number(top1.mean if top1 else None),
         span(top1),
@@ -84,6 +109,12 @@ def _leaderboard_row(setting: SettingFacts, study: Study, within: tuple[float, f
         f"{line.epochs_shared:,}",
     ]
     return Row(tuple(cells), setting.family)
+
+
+def _names(setting: SettingFacts, study: Study) -> list[str]:
+    """The setting's labels, the first with the colour of its method."""
+    labels = [setting.line.setting.get(axis, "–") for axis in study.axes] or [setting.name]
+    return [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
 
 
 def _difference(line: Line, study: Study) -> str:

@@ -27,7 +27,7 @@ from tests.pages import HTML, many_runs, page_of, renamed_class
 
 
 class Reader(HTMLParser):
-    """The tables by the id of their section, row by row; headings, lists; every tag with its attributes."""
+    """Tables, and all their rows, by the id of their section; its text; every tag with its attributes."""
 
     VOID = ("meta", "link", "img", "input", "br")
 
@@ -35,6 +35,7 @@ class Reader(HTMLParser):
         super().__init__()
         self.section = ""
         self.rows: dict[str, list[list[str]]] = {}
+        self.tables: dict[str, list[list[list[str]]]] = {}
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: dict[str, str] = {}
         self.open: list[str] = []
@@ -48,8 +49,12 @@ class Reader(HTMLParser):
             self.open.append(tag)
         if tag == "section":
             self.section = str(held["id"])
+        if tag == "table":
+            self.tables.setdefault(self.section, []).append([])
         if tag == "tr":
-            self.rows.setdefault(self.section, []).append([])
+            row: list[str] = []
+            self.rows.setdefault(self.section, []).append(row)
+            self.tables[self.section][-1].append(row)
         if tag in ("td", "th"):
             self.rows[self.section][-1].append("")
 
@@ -68,7 +73,7 @@ def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path) -> None:
-    rows = Reader(page_of(small, tmp_path)).rows["leaderboard"]
+    rows, others = Reader(page_of(small, tmp_path)).tables["leaderboard"]
     lines = json.loads((small / "results.json").read_text())["lines"]
     assert [row[0] for row in rows] == ["method", *(line["setting"]["method"] for line in lines)]
     for row, line in zip(rows[1:], lines, strict=True):
@@ -83,6 +88,41 @@ def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path
         else:
             assert shown["difference"] == f"{line['difference']['mean']:+z.2f}"
             assert shown["p"] == f"{line['difference']['p']:.3g}"
+    assert others[0] == ["method", "seeds", "after 1 %", "after 3 %", "best %"]
+    for other, line in zip(others[1:], lines, strict=True):
+        assert other[:2] == [line["setting"]["method"], "2"]
+        for cell, found in zip(
+            other[2:], (line["after"]["1"], line["after"]["3"], line["best"]), strict=True
+        ):
+            assert cell == f"{found['mean']:.2f} ({found['low']:.2f} … {found['high']:.2f})"
+        assert line["after"]["3"] == line["top1"]
+
+
+def test_accuracy_after_a_generation_is_that_of_its_last_epoch(small: Path) -> None:
+    held = json.loads((small / "results.json").read_text())
+    for line in held["lines"]:
+        scores = []
+        for run in (one for one in held["runs"] if one["setting"] == line["setting"]):
+            rows = (small.parent.parent / run["run_id"] / "metrics.jsonl").read_text().splitlines()
+            top1 = [json.loads(row)["val_top1"] for row in rows]
+            assert run["generation_top1"] == top1[1::2]  # three generations of two epochs
+            assert run["best_top1"] == max(top1)
+            scores.append(top1[1])
+        assert line["after"]["1"]["mean"] == pytest.approx(sum(scores) / 2)
+
+
+def test_a_sweep_of_before_there_were_other_epochs_is_shown(storage: Path) -> None:
+    folder = storage / "sweeps" / "small"
+    held = json.loads((folder / "results.json").read_text())
+    for line in held["lines"]:
+        del line["after"], line["best"]
+        line["top1"]["kind"] = "t"
+    for run in held["runs"]:
+        del run["generation_top1"]
+    (folder / "results.json").write_text(json.dumps(held))
+    study = read_study(find_source(folder))
+    assert [line.after for line in study.lines] == [{}] * 3
+    assert all(line.best is not None for line in study.lines)
 
 
 def test_every_run_is_listed_with_its_accuracy_and_digest(small: Path, tmp_path: Path) -> None:
@@ -115,9 +155,10 @@ def test_the_yaml_the_folder_and_the_storage_of_a_sweep_agree(small: Path, tmp_p
     yaml, storage = small.parents[2] / "small.yaml", small.parent.parent
     boards = []
     for path in (yaml, small, storage):
-        rows = Reader(page_of(path, tmp_path)).rows["leaderboard"]
-        boards.append(sorted(map(tuple, rows)))
-    assert boards[0] == boards[1] == boards[2]
+        tables = Reader(page_of(path, tmp_path)).tables["leaderboard"]
+        boards.append([sorted(map(tuple, rows)) for rows in tables])
+    assert boards[0] == boards[1]
+    assert boards[0][0] == boards[2][0]
 
 
 def test_a_folder_compares_what_its_sweep_does(storage: Path) -> None:
@@ -235,7 +276,7 @@ def test_a_broken_run_is_named_and_the_rest_is_shown(storage: Path, tmp_path: Pa
     assert f"{run.name} is damaged" in said
     assert f"{other.name} is damaged" in said
     assert f"{third.name} is diverged: train_loss is not finite" in said
-    rows = {row[0]: row for row in reader.rows["leaderboard"]}
+    rows = {row[0]: row for row in reader.tables["leaderboard"][0]}
     assert rows["llf"][1:3] == ["0 of 2", "–"]
     assert rows["seal"][1] == "1 of 2"
     in_storage = Reader(page_of(storage, tmp_path)).text["warnings"]
@@ -258,8 +299,8 @@ def test_one_run_is_a_page_too(storage: Path, tmp_path: Path) -> None:
     reader = Reader(page_of(run, tmp_path))
     assert "How well does seal do?" in reader.text[""]
     assert "with one seed" in reader.text[""]
-    assert len(reader.rows["leaderboard"]) == 2
-    assert reader.rows["leaderboard"][1][4] == "–"  # no difference, since there is no baseline
+    assert len(reader.tables["leaderboard"][0]) == 2
+    assert reader.tables["leaderboard"][0][1][4] == "–"  # no difference, since there is no baseline
 
 
 def test_a_run_that_begins_after_shared_generations_was_not_resumed(small: Path, tmp_path: Path) -> None:
@@ -289,7 +330,7 @@ def test_two_hundred_runs_stay_below_five_megabytes(small: Path, tmp_path: Path)
     assert len(study.settings) == 20
     assert output.stat().st_size < 5_000_000
     reader = Reader(output.read_text())
-    assert len(reader.rows["leaderboard"]) == 21
+    assert len(reader.tables["leaderboard"][0]) == 21
     assert "The 12 best of 20 settings are drawn." in reader.text["accuracy"]
 
 

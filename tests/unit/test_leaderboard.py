@@ -18,10 +18,12 @@ from seal_ray.report.leaderboard import (
     Line,
     RunResult,
     leaderboard,
+    meanings,
     notes,
     to_csv,
     to_json,
     to_markdown,
+    to_other_table,
     to_table,
 )
 from seal_ray.report.statistics import estimate, paired
@@ -67,8 +69,9 @@ def printed(lines: tuple[Line, ...], title: str = "trial", width: int = 120) -> 
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def markdown_cells(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in text.splitlines()]
+def markdown_cells(text: str, table: int = 0) -> list[list[str]]:
+    rows = text.split("\n\n")[table].splitlines()
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
 def everything(lines: tuple[Line, ...], results: list[RunResult]) -> str:
@@ -112,7 +115,8 @@ def test_a_score_counts_only_when_its_run_is_finished() -> None:
 def test_seeds_that_only_one_side_has_are_left_out_of_the_difference() -> None:
     results = [*runs("normal", [50.0, None, 52.0, 53.0]), *runs("seal", [52.0, 9.0, 53.0])]
     seal = leaderboard(results, NORMAL)[1]
-    assert seal.top1 == estimate([52.0, 9.0, 53.0])
+    assert seal.top1 is not None
+    assert (seal.top1.n, seal.top1.mean) == (3, 38.0)
     assert seal.difference == paired({0: 52.0, 2: 53.0}, {0: 50.0, 2: 52.0})
     told = notes(leaderboard(results, NORMAL))
     assert any("method=seal: compared over 2 of its 3 seeds" in note for note in told)
@@ -200,7 +204,8 @@ def test_json_holds_everything_unrounded_and_survives_a_round_trip() -> None:
         **{"p": None, "smallest_p": None},
     }
     assert seal["problems"] == ["seal-s1-l4: diverged: loss is nan in epoch 7"]
-    assert RunResult(**record["runs"][0]) == results[0]
+    first = record["runs"][0]
+    assert RunResult(**{**first, "generation_top1": tuple(first["generation_top1"])}) == results[0]
     assert [entry["run_id"] for entry in record["runs"]] == sorted(result.run_id for result in results)
 
 
@@ -213,7 +218,7 @@ def test_csv_parses_back() -> None:
     assert (float(other["top1"]), float(other["difference"]), other["p"]) == (52.125, 2.125, "")
     assert (normal["is_baseline"], normal["difference"], other["is_baseline"]) == ("True", "", "False")
     assert lines[0].top1 is not None
-    assert (float(normal["top1_low"]), normal["top1_interval"]) == (lines[0].top1.low, "t")
+    assert (float(normal["top1_low"]), float(normal["top1_high"])) == (lines[0].top1.low, lines[0].top1.high)
     assert other["problems"] == lines[1].problems[0]
     assert (normal["epochs"], normal["epochs_trained"], normal["epochs_shared"]) == ("16", "24", "8")
     assert normal["images"] == "24000"
@@ -233,13 +238,14 @@ def test_a_markdown_table_is_aligned_and_rounded() -> None:
         ["normal", "8", "3", "41.00", "38.52 … 43.48", "baseline", "-", "-", "36", "12"],
         ["seal", "8", "2 of 3", "40.50", "27.79 … 53.21", "+0.00", "-6.35 … +6.35", "1", "36", "12"],
     ]
-    bars = {tuple(i for i, letter in enumerate(row) if letter == "|") for row in text.splitlines()}
-    assert len(bars) == 1
+    for table in text.split("\n\n")[:2]:
+        bars = {tuple(i for i, letter in enumerate(row) if letter == "|") for row in table.splitlines()}
+        assert len(bars) == 1
 
 
 def test_markdown_escapes_what_would_break_a_row() -> None:
     lines = leaderboard([*runs("normal", [50.0]), *runs("a|b\\|c <i>\nd", [51.0])], NORMAL)
-    rows = to_markdown(lines).splitlines()
+    rows = to_markdown(lines).split("\n\n")[0].splitlines()
     assert len(rows) == 4
     assert r"| a\|b\\\|c \<i> d |" in rows[3]
 
@@ -310,6 +316,98 @@ def test_output_is_the_same_for_any_order_of_seeds_and_axes() -> None:
     )
     assert once == again
     assert to_markdown(leaderboard(results, NORMAL)) == to_markdown(leaderboard(mixed, NORMAL))
+
+
+# Accuracies of other epochs than the last.
+
+SEAL = [  # at the ends of generations: two finished runs and one that diverged in generation 2
+    run("seal", 0, 55.0, generation_top1=(50.0, 53.0, 55.0), best_top1=55.5),
+    run("seal", 1, 57.0, generation_top1=(52.0, 55.0, 57.0), best_top1=58.5),
+    run("seal", 2, None, generation_top1=(51.0, 57.0), best_top1=57.0),
+]
+SHORT = [run("llf", 0, 60.0, generation_top1=(60.0,), best_top1=61.0)]
+
+
+def test_accuracy_after_a_generation_is_of_every_run_that_got_there() -> None:
+    seal, llf = leaderboard([*SEAL, *SHORT], NORMAL, (1, 2, 3))
+    half = 4.302653 / 3**0.5  # t(0.975, 2) / sqrt(3), for a standard deviation of 1
+    first, second, third = (seal.after[many] for many in (1, 2, 3))
+    assert first is not None
+    assert (first.n, first.mean) == (3, 51.0)  # 50 52 51
+    assert (first.low, first.high) == pytest.approx((51 - half, 51 + half), abs=1e-5)
+    assert second is not None
+    assert (second.n, second.mean) == (3, 55.0)  # 53 55 57
+    assert (second.low, second.high) == pytest.approx((55 - 2 * half, 55 + 2 * half), abs=1e-5)
+    assert third == seal.top1 == estimate([55.0, 57.0])
+    assert seal.best == estimate([55.5, 58.5])  # of finished runs: the third might have gone on to more
+    assert (llf.after[1], llf.after[2], llf.after[3]) == (estimate([60.0]), None, None)
+
+
+def test_other_epochs_are_shown_beside_the_last() -> None:
+    lines = leaderboard([*SEAL, *SHORT], NORMAL, (1, 3))
+    text = to_markdown(lines)
+    assert markdown_cells(text)[2][:4] == ["seal", "2 of 3", "56.00", "43.29 … 68.71"]
+    # Of two values 12.7062 times half their distance.
+    heads, _, *rows = markdown_cells(text, 1)
+    assert heads == ["method", "seeds", "after 1 %", "after 3 %", "best %"]
+    assert rows == [
+        [
+            "seal",
+            "3",
+            "51.00 (48.52 … 53.48)",
+            "56.00 (43.29 … 68.71, n = 2)",
+            "57.00 (37.94 … 76.06, n = 2)",
+        ],
+        ["llf", "1", "60.00", "-", "61.00"],
+    ]
+    assert all(meaning in text for meaning in meanings(lines))
+    assert len(meanings(lines)) == 2
+    seal, llf = csv.DictReader(io.StringIO(to_csv(lines)))
+    assert (seal["after_1_n"], seal["after_1"], seal["after_3_n"], seal["best_n"]) == ("3", "51.0", "2", "2")
+    assert float(seal["best_high"]) == pytest.approx(57 + 12.7062 * 1.5, abs=1e-4)
+    assert (llf["after_3_n"], llf["after_3"], llf["best_low"]) == ("0", "", "")
+    record = json.loads(json.dumps(to_json("x", lines, [*SEAL, *SHORT])))
+    assert record["lines"][0]["after"]["1"]["mean"] == 51.0
+    assert record["lines"][1]["after"] == {"1": {"n": 1, "mean": 60.0, "low": None, "high": None}, "3": None}
+    assert record["lines"][0]["best"]["mean"] == 57.0
+    assert {tuple(one["generation_top1"]) for one in record["runs"]} == {
+        one.generation_top1 for one in (*SEAL, *SHORT)
+    }
+
+
+def test_the_terminal_shows_other_epochs_within_100_columns() -> None:
+    results = [
+        replace(one, setting={**one.setting, "method": "seal(ascend=late, ascent_rate=0.5)"}) for one in SEAL
+    ]
+    lines = leaderboard([*results, *runs("seal", [40.0], length="160")], NORMAL, (1, 2, 3))
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(to_other_table(lines))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" in text
+    for column in zip(*(cells[3:] for cells in markdown_cells(to_markdown(lines), 1)[2:]), strict=True):
+        for part in " ".join(column).replace("(", ",").replace(")", ",").split(","):
+            assert part.strip() in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_scores_without_a_best_epoch_have_no_such_columns() -> None:
+    lines = leaderboard([run("seal", 0, 50.0, best_top1=None)], NORMAL)
+    assert to_other_table(lines) is None
+    assert meanings(lines) == []
+    assert "\n\n" not in to_markdown(lines)
+    assert "best" not in to_csv(lines)
+
+
+def test_intervals_end_where_accuracies_do() -> None:
+    results = [*runs("normal", [1.0, 99.0]), *runs("seal", [99.0, 1.0])]
+    results = [replace(one, best_top1=one.top1, generation_top1=(one.top1,)) for one in results]  # type: ignore[arg-type]
+    for line in leaderboard(results, NORMAL, (1,)):
+        for found in (line.top1, line.after[1], line.best):  # 50 +- 12.7 * 49
+            assert found is not None
+            assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
+    seal = leaderboard(results, NORMAL)[1].difference  # 0 +- 12.7 * 98
+    assert seal is not None
+    assert (seal.mean, seal.low, seal.high, seal.p) == (0.0, -100.0, 100.0, 1.0)
 
 
 def test_importing_it_brings_neither_rich_nor_ray_nor_torch() -> None:

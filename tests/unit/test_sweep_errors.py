@@ -137,6 +137,26 @@ BAD = {
         "baseline",
         "matches no setting; axes are method: seal",
     ),
+    "more generations than any run has": (
+        "axes: {budget.epochs: [8, 16]}\nafter_generations:\n- 2\n- 3 #!\n",
+        "after_generations.1",
+        "3 is more than any run's generations; lower it to 2 or less",
+    ),
+    "after no generation": (
+        "axes: {seed: [1]}\nafter_generations: [0] #!\n",
+        "after_generations.0",
+        "must be at least 1, not 0",
+    ),
+    "after generations of text": (
+        "axes: {seed: [1]}\nafter_generations: all #!\n",
+        "after_generations",
+        "must be a list, not 'all'",
+    ),
+    "after a generation twice": (
+        "axes: {seed: [1]}\nafter_generations: [1, 1] #!\n",
+        "after_generations",
+        "has a number twice; keep one",
+    ),
     "too many runs": (
         "axes: {seed: [1, 2], method: [llf, seal, sam, ke], batch_size: [1, 2]} #!\nseeds: 1000\n",
         "axes",
