@@ -146,7 +146,11 @@ def plan(
         typer.Option(min=0.1, help="Sweep: the speed to estimate with."),
     ] = None,
 ) -> None:
-    """Show what a run or a sweep would do: phases, rates, steps, storage; what is shared."""
+    """Show what a run or a sweep would do: phases, rates, steps, storage; what is shared.
+
+    Where the data is not prepared but its folder is called as a known data set, its size is assumed.
+    """
+    from seal_ray.data.assumed import open_or_assume
     from seal_ray.launch import prepare_job
     from seal_ray.plan import make_plan
     from seal_ray.sweep import is_sweep
@@ -157,7 +161,7 @@ def plan(
         return
     if images_per_second or measure:
         raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
-    planned = prepare_job(_load(file, set_, workers, storage))
+    planned = prepare_job(_load(file, set_, workers, storage), open_data=open_or_assume)
     for part in plan_table(make_plan(planned), planned):
         out.print(part)
 
@@ -291,12 +295,13 @@ def doctor() -> None:
 
 
 def _plan_sweep(file: Path, assignments: list[str], images_per_second: float | None, measure: bool) -> None:
+    from seal_ray.data.assumed import open_or_assume
     from seal_ray.results import prepare_sweep
     from seal_ray.sweep import load_sweep
     from seal_ray.sweep_plan import measured_speed, plan_sweep
     from seal_ray.tables import sweep_plan_table
 
-    runs = prepare_sweep(load_sweep(file, assignments))
+    runs = prepare_sweep(load_sweep(file, assignments), open_or_assume)
     speed = measured_speed(runs) if measure else images_per_second
     for part in sweep_plan_table(plan_sweep(runs, speed), runs):
         out.print(part)

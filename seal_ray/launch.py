@@ -91,11 +91,15 @@ class Outcome:
     reason: str = ""
 
 
-def prepare_job(job: Job, digest: Callable[[str], str] | None = None) -> Planned:
+def prepare_job(
+    job: Job,
+    digest: Callable[[str], str] | None = None,
+    open_data: Callable[[str], Dataset] = open_dataset,
+) -> Planned:
     """Open the job's data, every path made absolute.
 
-    digest: see `seal_ray.weights.pinned`, as which it raises. Raises as open_dataset; ConfigError when
-    the storage is not, and cannot become, a folder or one in S3.
+    digest: see `seal_ray.weights.pinned`, as which it raises. Raises as open_data; ConfigError when the
+    storage is not, and cannot become, a folder or one in S3.
     """
     data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
     storage = _storage(job.placement.storage)
@@ -104,7 +108,7 @@ def prepare_job(job: Job, digest: Callable[[str], str] | None = None) -> Planned
     placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
     recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
-    dataset = open_dataset(data.path)
+    dataset = open_data(data.path)
     identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from seal_ray.data.assumed import assumed_labels
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.device import usable_cores
 from seal_ray.launch import Planned
@@ -55,11 +56,11 @@ class Plan:
 
 
 def make_plan(planned: Planned) -> Plan:
-    """The plan of a job whose data is prepared. CheckpointError when its metrics are damaged or its initial
-    weights do not fit, ConfigError when the recipe does not fit the data.
+    """The plan of a job whose data is prepared or assumed. CheckpointError when its metrics are damaged or
+    its initial weights do not fit, ConfigError when the recipe does not fit the data.
     """
     recipe, store = planned.job.recipe, planned.store
-    labels = planned.train_labels()
+    labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
     per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
     model = recipe.model
     with torch.device("meta"):  # sizes only

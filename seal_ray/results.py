@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seal_ray.data.beton import BetonFile
+from seal_ray.data.beton import BetonFile, Dataset
+from seal_ray.data.staging import open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.files import saving, write_durably
@@ -51,10 +52,10 @@ class SweepRuns:
         return self.planned[0].store.folder.parent / SWEEPS / self.sweep.name
 
 
-def prepare_sweep(sweep: Sweep) -> SweepRuns:
+def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_dataset) -> SweepRuns:
     """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
     digest = functools.cache(weights_digest)  # so that initial weights are read once
-    planned = tuple(prepare_job(run.job, digest) for run in sweep.runs)
+    planned = tuple(prepare_job(run.job, digest, open_data) for run in sweep.runs)
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):
         if one.run_id in owners:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from seal_ray.branch import finished_generations
+from seal_ray.data.assumed import assumption
 from seal_ray.data.images import Images
 from seal_ray.device import prepare_process, usable_cores
+from seal_ray.errors import ConfigError
 from seal_ray.gradients import gradient_passes
-from seal_ray.plan import make_plan
+from seal_ray.plan import PlannedPhase, make_plan
 from seal_ray.results import SweepRuns
 from seal_ray.run import Execution, Run
 from seal_ray.schedule import Position
@@ -41,22 +43,24 @@ class SweepPlan:
     """A sweep's work and footprint. bytes: kept on storage in the end; seconds: None without a speed.
 
     asked, shared, left: epochs in all, epochs that remain when what runs have in common is trained once, and
-    those of them that nobody has trained yet.
+    those of them that nobody has trained yet; images: of these epochs, for training. phases: each kind there is, with the settings that have it.
     """
 
     runs: tuple[RunLine, ...]
     asked: int
     shared: int
     left: int
+    images: int
     bytes: int
     seconds: float | None
     at_once: int
     cores: int
     tree: tuple[str, ...]
+    phases: tuple[tuple[tuple[PlannedPhase, ...], tuple[str, ...]], ...]
 
 
 def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
-    """The plan of a sweep whose data is prepared. Errors as make_plan."""
+    """The plan of a sweep whose data is prepared or assumed. Errors as make_plan."""
     works = [one.work for one in runs.planned]
     plans = {one.run_id: make_plan(one) for one in runs.planned}
     first = runs.planned[0]
@@ -65,9 +69,12 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     own = dict(zip(plans, epochs_to_train(works), strict=True))
     todo = dict(zip(plans, epochs_to_train(works, there), strict=True))
     left = {run: min(todo[run], plan.epochs - plan.done) for run, plan in plans.items()}
-    images = sum(plan.images / plan.epochs * left[run] for run, plan in plans.items())
+    images = sum(plan.images // plan.epochs * left[run] for run, plan in plans.items())
     at_once = max(1, usable_cores() // first.job.placement.max_workers)
     starts = sum(epochs > 0 for epochs in left.values())
+    phases: dict[tuple[PlannedPhase, ...], dict[str, None]] = {}
+    for run, plan in plans.items():
+        phases.setdefault(plan.phases, {})[runs.names[run][0]] = None
     return SweepPlan(
         runs=tuple(
             RunLine(run, *runs.names[run], plan.epochs, own[run], plan.status) for run, plan in plans.items()
@@ -75,11 +82,13 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
         asked=sum(plan.epochs for plan in plans.values()),
         shared=sum(own.values()),
         left=sum(left.values()),
+        images=images,
         bytes=sum(plan.kept_bytes for plan in plans.values()),
         seconds=images_per_second and images / images_per_second + START_UP * starts / at_once,
         at_once=at_once,
         cores=usable_cores(),
         tree=tuple(_drawn_trees(branchings(works), runs)),
+        phases=tuple((some, tuple(names)) for some, names in phases.items()),
     )
 
 
@@ -87,7 +96,10 @@ def measured_speed(runs: SweepRuns, steps: int = 8) -> float:
     """Images a second that this machine's CPU trains the first run at, all its cores busy.
 
     From a few steps of one thread, loading and both passes, after two of warm-up, times the cores.
+    ConfigError when its data is not prepared.
     """
+    if missing := assumption(runs.planned[0].dataset):
+        raise ConfigError(f"--measure: {missing}; prepare it, or give --images-per-second")
     job = runs.planned[0].job
     prepare_process(torch.device("cpu"), deterministic=True, precision=job.recipe.precision)
     images = Images.from_dataset(runs.planned[0].dataset, loader="torch")

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from seal_ray.data.assumed import assumption
 from seal_ray.launch import Planned
 from seal_ray.plan import Plan, PlannedPhase, cores_for
 from seal_ray.results import SweepRuns
@@ -55,12 +56,39 @@ _RUN_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
 ]
 
 
+UNKNOWN = (
+    "runs      what they are called, and what of them is trained already, is unknown until it is prepared"
+)
+"""What a plan on assumed data cannot say."""
+
+
 def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
-    table = Table(box=box.SIMPLE_HEAD, title=plan.run_id, title_justify="left")
+    assumed, storage = assumption(planned.dataset), planned.store.folder
+    title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
+    placement = planned.job.placement
+    state = f"{plan.status}, {plan.done} of {plan.epochs} epochs done"
+    totals = [
+        f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
+        f"network   {plan.parameters:,} parameters",
+        *([f"begins    with {plan.begins_with}"] if plan.begins_with else []),
+        f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
+        f"in {storage.parent if assumed else storage}",
+        f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
+    ]
+    if assumed:
+        totals += [f"data      {assumed}", UNKNOWN]
+    else:
+        goes_on = f"; would go on with epoch {plan.done + 1}" if 0 < plan.done < plan.epochs else ""
+        totals.append(f"state     {'new' if plan.status == 'new' else state}{goes_on}")
+    return [_phase_table(title, plan.phases), Text("\n".join(totals))]
+
+
+def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for heading in ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates"):
         table.add_column(heading, no_wrap=True)
-    for label, phase in _merged(plan.phases):
+    for label, phase in _merged(phases):
         last = phase.first_epoch + phase.epochs - 1
         table.add_row(
             label,
@@ -72,28 +100,22 @@ def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
             f"{phase.steps:,}",
             _ascent(phase.ascent),
         )
-    placement = planned.job.placement
-    state = f"{plan.status}, {plan.done} of {plan.epochs} epochs done"
-    totals = [
-        f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
-        f"network   {plan.parameters:,} parameters",
-        *([f"begins    with {plan.begins_with}"] if plan.begins_with else []),
-        f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
-        f"in {planned.store.folder}",
-        f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
-        f"state     {'new' if plan.status == 'new' else state}"
-        + (f"; would go on with epoch {plan.done + 1}" if 0 < plan.done < plan.epochs else ""),
-    ]
-    return [table, Text("\n".join(totals))]
+    return table
+
+
+PHASES = 12
+"""Kinds of phases that the plan of a sweep shows at most."""
 
 
 def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
-    """A sweep's plan: its runs as a table, the generation tree, then its totals."""
+    """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
     table = Table(box=box.SIMPLE_HEAD, title=Text(runs.sweep.name), title_justify="left")
     for heading, justify in _SWEEP_COLUMNS:
         table.add_column(heading, justify=justify, no_wrap=True)
-    for run in plan.runs:
-        cells = (run.run_id, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", run.status)
+    assumed = [assumption(one.dataset) for one in runs.planned]
+    for run, unknown in zip(plan.runs, assumed, strict=True):
+        name, status = ("-", "-") if unknown else (run.run_id, run.status)
+        cells = (name, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", status)
         table.add_row(*map(Text, cells))
     placement = runs.planned[0].job.placement
     needed = f"{placement.workers} worker{'s' * (placement.max_workers > 1)} a run"
@@ -102,12 +124,19 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         fits = f"more than this machine's {plan.cores} cores: needs a cluster"
     hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
     totals = [
-        f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing, {plan.left:,} left to train",
+        f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing"
+        + ("" if any(assumed) else f", {plan.left:,} left to train"),
+        f"images    {plan.images:,} left to train on",
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",
+        *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
+        *([UNKNOWN] if any(assumed) else []),
     ]
-    return [table, Text("\n".join(plan.tree) + "\n"), Text("\n".join(totals))]
+    phases = [_phase_table(", ".join(names) or "all", some) for some, names in plan.phases[:PHASES]]
+    left = sum(len(names) for _, names in plan.phases[PHASES:])
+    more = [Text(f"and other phases of {left} more settings\n")] if left else []
+    return [table, Text("\n".join(plan.tree) + "\n"), *phases, *more, Text("\n".join(totals))]
 
 
 def sources_table(sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence[Path]]) -> RenderableType:

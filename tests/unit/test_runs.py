@@ -14,7 +14,7 @@ import pytest
 from seal_ray.errors import CheckpointError, Diverged
 from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, dump_job
-from seal_ray.runs import ascents, list_runs, summarise
+from seal_ray.runs import ascents, generation_ends, list_runs, summarise
 from seal_ray.store import Store
 from seal_ray.tables import runs_table
 from tests.runs import Execution, open_store, tiny_recipe, train_run
@@ -68,6 +68,15 @@ def test_the_headline_is_the_last_and_not_the_best(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = summarise(store.folder)
     assert (run["top1"], run["best_top1"]) == (2, 90.0)
+
+
+def test_the_ends_of_generations_are_those_that_came() -> None:
+    rows = [
+        {"generation": epoch // 3, "epoch": epoch % 3, "val_top1": None if epoch % 3 == 1 else float(epoch)}
+        for epoch in range(8)  # two generations of three epochs, and two epochs of another
+    ]
+    assert generation_ends(rows, 3) == (2.0, 5.0)
+    assert generation_ends(rows[:2], 3) == ()
 
 
 def test_a_run_that_was_left_is_interrupted_unless_someone_holds_it(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What is assumed of a data set that is not prepared, so that `seal-ray plan` can count without it.
+
+Nothing else may: what is made here has no files, and an identity that no prepared data set has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from seal_ray.data.beton import Dataset, Subset
+from seal_ray.data.samples import ClassName, Labels
+from seal_ray.data.staging import open_dataset
+from seal_ray.data.targets.catalogue import CATALOGUE
+from seal_ray.objects import storage_path
+
+TRAIN = {info.name: info.train for info in CATALOGUE.values()} | {"digits": 1_438}
+"""Training images of each source, None where they are not known; of the digits all but a fifth a class."""
+
+
+def open_or_assume(path: str) -> Dataset:
+    """The data set in a folder; where none is prepared there, one of the size that the folder's name tells.
+
+    `tiny-imagenet` and `tiny-imagenet-200` are the source of that name as a whole, `tiny-imagenet-20` is 20
+    of its classes. Raises as open_dataset where the name tells nothing.
+    """
+    folder = storage_path(path)
+    if not isinstance(folder, Path) or (folder / "dataset.json").exists():
+        return open_dataset(path)
+    name, _, number = folder.name.rpartition("-")
+    if folder.name in CATALOGUE:
+        name, number = folder.name, str(CATALOGUE[folder.name].classes)
+    most = CATALOGUE[name].classes if name in CATALOGUE else None
+    if not most or not TRAIN[name] or not number.isdecimal() or not 1 <= int(number) <= most:
+        return open_dataset(path)
+    return Dataset(
+        folder=folder,
+        name=name,
+        identity=f"assumed of {folder}",
+        encoding="raw",
+        size=0,
+        classes=tuple(ClassName(str(label), "") for label in range(int(number))),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        splits={},
+        subset=Subset(None, None, 0),
+        licence_note="",
+    )
+
+
+def assumed_labels(dataset: Dataset) -> Labels:
+    """A label for each training image that is assumed, classes as equal in size as can be."""
+    classes, known = len(dataset.classes), CATALOGUE[dataset.name].classes
+    train = TRAIN[dataset.name]
+    assert known is not None
+    assert train is not None
+    return np.arange(train * classes // known) % classes
+
+
+def assumption(dataset: Dataset) -> str:
+    """What is assumed, in words; empty of a data set that is prepared."""
+    if dataset.splits:
+        return ""
+    classes, here = len(dataset.classes), Path.cwd()
+    folder = dataset.folder.relative_to(here) if dataset.folder.is_relative_to(here) else dataset.folder
+    whole = classes == CATALOGUE[dataset.name].classes
+    source = f"{dataset.name} has" if whole else f"{classes} classes of {dataset.name} have"
+    images = f"{len(assumed_labels(dataset)):,} training images in {classes} classes"
+    return f"{folder} is not prepared: assumed {images}, as {source}"
