@@ -43,7 +43,8 @@ class SweepPlan:
     """A sweep's work and footprint. bytes: kept on storage in the end; seconds: None without a speed.
 
     asked, shared, left: epochs in all, epochs that remain when what runs have in common is trained once, and
-    those of them that nobody has trained yet; images: of these epochs, for training. phases: each kind there is, with the settings that have it.
+    those of them that nobody has trained yet; images: to train on in these. phases: each kind that there is,
+    with the settings that have it.
     """
 
     runs: tuple[RunLine, ...]
