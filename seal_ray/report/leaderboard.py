@@ -65,8 +65,8 @@ def leaderboard(
     """One line per setting, in the order in which the settings first appear.
 
     `baseline` maps axes to labels, {"method": "normal"}: a setting is compared with the setting that has
-    these labels and is otherwise the same. Two runs of one setting and seed are a ConfigError: they would
-    count as two seeds.
+    these labels and is otherwise the same. after_generations: see `Line.after`. Two runs of one setting and
+    seed are a ConfigError: they would count as two seeds.
     """
     groups: dict[frozenset[tuple[str, str]], list[RunResult]] = {}
     for result in results:
