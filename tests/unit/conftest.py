@@ -1,8 +1,9 @@
-"""What unit tests share: small sources of images, a W&B server."""
+"""What unit tests share: small sources of images, a W&B server, the command line."""
 
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ray import tracking
+from seal_ray import cli, tracking
 from seal_ray.data.beton import Dataset
 from seal_ray.data.prepare import prepare
 from seal_ray.data.samples import ClassName, Sample, Source
 from tests.wandb_server import KEY, Server, wandb_server
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 def smooth_images(count: int, size: int, seed: int) -> np.ndarray:
@@ -127,3 +130,19 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
         tracking.end_service()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `seal-ray ARGUMENTS` in this process; returns its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["seal-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(ended.value.code or 0), out, err
+
+    return run

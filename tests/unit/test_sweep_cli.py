@@ -5,35 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from seal_ray import cli
 from seal_ray.screen import SweepScreen, clock
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
+from tests.unit.conftest import Command
 
 TREE = Path(__file__).parents[1] / "data" / "tree.yaml"
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `seal-ray ARGUMENTS` in this process; returns its exit code and what it printed."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["seal-ray", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def test_the_plan_of_the_tree_says_what_is_shared(run: Command, digits: Path, tmp_path: Path) -> None:
