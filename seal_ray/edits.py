@@ -1,7 +1,7 @@
 """In-place changes of weights before a phase's first step, as small frozen values.
 
 Every draw comes from the context's streams, on the CPU, so an edit is a pure function of (weights, seed,
-generation) and gives the same bits on every rank and device.
+generation) and makes the same draws on every rank and device.
 """
 
 from __future__ import annotations
