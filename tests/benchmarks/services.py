@@ -16,7 +16,7 @@ from seal_ray.run import Run
 from seal_ray.store import Store
 from seal_ray.tracking import Wandb
 from tests.benchmarks.measure import Result, best_of
-from tests.benchmarks.training import BenchData, epoch_of, open_run
+from tests.benchmarks.training import BenchData, epochs_of, open_run
 
 EPOCH = 10.0  # seconds of the epoch that shares are taken of
 
@@ -24,7 +24,7 @@ EPOCH = 10.0  # seconds of the epoch that shares are taken of
 def saving(data: BenchData) -> Iterator[Result]:
     """A commit of a ResNet-18 of width 64: 45 MB of weights and as much momentum."""
     run = open_run(data, 64)
-    epoch_of(run)
+    epochs_of(run)()
     with tempfile.TemporaryDirectory(dir=data.folder) as folder:
         store = Store(Path(folder), run.id)
         run.rows.append(_row(run, 0))

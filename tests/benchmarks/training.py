@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from seal_ray.data.beton import Dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
+from seal_ray.gradients import gradient_passes
 from seal_ray.optim import set_learning_rate
 from seal_ray.recipe import Recipe
 from seal_ray.run import EVALUATION_BATCH, Execution, Run
 from seal_ray.schedule import Position
-from seal_ray.train import evaluate, train_epoch
+from seal_ray.train import Trained, evaluate, train_epoch
 from seal_ray.world import World
 from tests.benchmarks.measure import Result, best_of
 
@@ -81,13 +82,14 @@ def open_run(data: BenchData, width: int, shards: int = 1, loader: Any = "ffcv")
     return Run(recipe(width, shards), images, None, World.current(), Execution(loader=loader))
 
 
-def epoch_of(run: Run, epoch: int = 1) -> None:
-    """One epoch as `fit` runs it."""
+def epochs_of(run: Run) -> Callable[..., Trained]:
+    """`epoch(number)`: an epoch of the first phase as `fit` runs it."""
     ((_, phase),) = list(run.phases())[:1]
     run.first = 0
     optimizer = run.optimizer_for(phase)
+    backward = gradient_passes(run, phase)
     set_learning_rate(optimizer, phase, 0.01, [], 0)
-    train_epoch(run, optimizer, phase, Position(0, epoch))
+    return lambda number=1: train_epoch(run, optimizer, backward, phase, Position(0, number))
 
 
 def torchvision_loader(data: BenchData, workers: int) -> DataLoader[Any]:
@@ -136,7 +138,7 @@ def bare_epoch(data: BenchData, width: int) -> Iterator[Result]:
             F.cross_entropy(network(x), y, label_smoothing=0.1).backward()
             optimizer.step()
 
-    mine, other = best_of(3 if width == 64 else 5, lambda: epoch_of(run), bare)
+    mine, other = best_of(3 if width == 64 else 5, epochs_of(run), bare)
     target = {64: 0.97, 16: 0.88}[width]
     yield Result(
         f"an epoch against a bare loop over batches in memory, width {width}", other / mine, at_least=target
@@ -159,7 +161,7 @@ def published_style(data: BenchData) -> Iterator[Result]:
             total += loss.item()
 
     mine, *others = best_of(
-        2, lambda: epoch_of(run), *(lambda loader=loader: published(loader) for loader in loaders)
+        2, epochs_of(run), *(lambda loader=loader: published(loader) for loader in loaders)
     )
     yield Result(
         "an epoch against a loop in the published code's style, width 64", min(others) / mine, at_least=1.5
@@ -188,7 +190,7 @@ def evaluation(data: BenchData) -> Iterator[Result]:
 
 
 def workers(data: BenchData) -> Iterator[Result]:
-    """Two gloo workers of one thread against one, on the same epoch of two shards."""
+    """Two gloo workers of one thread against one, on the same epochs of two shards."""
     for width, target in ((64, 1.6), (16, None)):
         one, two = (min(_epoch_seconds(data, width, count)) for count in (1, 2))
         yield Result(f"2 workers of 1 thread against 1 of 1, width {width}", one / two, at_least=target)
@@ -219,10 +221,10 @@ def _worker(data: BenchData, width: int, rank: int, count: int, rendezvous: str,
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=count)
     run = open_run(data, width, shards=2)
-    times = []
-    for epoch in range(4):
+    epoch, times = epochs_of(run), []
+    for number in range(4):
         started = time.perf_counter()
-        epoch_of(run, epoch)
+        epoch(number)
         times.append(time.perf_counter() - started)
     if rank == 0:
         results.put(times[1:])
