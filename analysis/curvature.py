@@ -19,6 +19,8 @@ from analysis.lanczos import (
     Density,
     Eigenpairs,
     Estimate,
+    Jacobi,
+    Mass,
     Quadrature,
     extremes,
     lanczos,
@@ -58,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """An eigenvalue lies within `residual` of `value`."""
+    """An eigenvalue lies within `residual` of `value`: float32's residual, and what rounding adds to it."""
 
     value: float
     residual: float
@@ -68,10 +70,12 @@ class Eigenvalue:
 class Curvature:
     """The Hessian of the mean training loss by the parameters of one part, dim of them.
 
-    pairs: the `top` lowest and highest eigenpairs, residuals measured. negative: the share of eigenvalues
-    below zero. gradient_overlap: the share of the gradient's squared norm in the span of the `top` highest
-    eigenvectors (Gur-Ari et al. 2018, arXiv 1812.04754). weight_norms: of every stage, because with batch
-    norm the eigenvalues fall as weights grow, and the function stays. sharpness: free of that scale.
+    pairs: the `top` lowest and highest eigenpairs. rounding: how far the operator in float32 is from that in
+    float64, see Eigenpairs.rounding; no residual is smaller. negative: bounds on the share of
+    eigenvalues below 0 at each threshold. gradient_overlap: the share of the gradient's squared norm in the
+    span of the `top` highest eigenvectors (Gur-Ari et al. 2018, arXiv 1812.04754). weight_norms: of every
+    stage, because with batch norm the eigenvalues fall as weights grow, and the function stays. sharpness:
+    free of that scale.
     """
 
     settings: Settings
@@ -81,8 +85,9 @@ class Curvature:
     gradient_norm: float
     gradient_overlap: float
     pairs: Eigenpairs
+    rounding: float
     trace: Estimate
-    negative: Estimate
+    negative: tuple[Mass, ...]  # by ascending threshold
     density: Density
     rules: tuple[Quadrature, ...]  # one per probe
     weight_norms: dict[str, float]
@@ -99,8 +104,13 @@ class Curvature:
         return self._eigenvalues()[: self.settings.top]
 
     def _eigenvalues(self) -> list[Eigenvalue]:
-        values, residuals = self.pairs.values.tolist(), self.pairs.residuals.tolist()
+        values, residuals = self.pairs.values.tolist(), (self.pairs.residuals + self.rounding).tolist()
         return [Eigenvalue(value, residual) for value, residual in zip(values, residuals, strict=True)]
+
+    @property
+    def negative_mass(self) -> Mass | None:
+        """The negative mass at the smallest threshold where it is resolved, if there is one."""
+        return next((mass for mass in self.negative if mass.resolved), None)
 
     @property
     def top_vectors(self) -> Tensor:
@@ -113,7 +123,8 @@ class Curvature:
         return share_within(torch.cat(moved), self.top_vectors)
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dictionaries; the eigenvectors stay behind."""
+        """Numbers, strings, lists, dictionaries, None for what is not resolved; no eigenvectors."""
+        mass = self.negative_mass
         return {
             "settings": asdict(self.settings),
             "parameters": self.dim,
@@ -122,8 +133,12 @@ class Curvature:
             "gradient_overlap": self.gradient_overlap,
             "largest": [asdict(eigenvalue) for eigenvalue in self.largest],
             "smallest": [asdict(eigenvalue) for eigenvalue in self.smallest],
+            "rounding": self.rounding,
             "trace": asdict(self.trace),
-            "negative_mass": asdict(self.negative),
+            "negative_mass": {
+                "resolved": mass and {"value": mass.value, **asdict(mass)},
+                "bounds": [{**asdict(mass), "resolved": mass.resolved} for mass in self.negative],
+            },
             "sharpness": asdict(self.sharpness),
             "weight_norms": self.weight_norms,
             "density": {
@@ -157,11 +172,11 @@ def measure_curvature(
     """All of `Curvature` from the same `probes` Lanczos runs of `steps` steps.
 
     network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
-    probes x steps, 2 x top for true residuals, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks.
-    As many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over
-    the data. graph_bytes: see hessian_operator. make: what builds the operator (`analysis.shards`). The
-    result is a pure function of weights, images and settings on one device; neither memory bound nor `make`
-    changes it beyond rounding.
+    probes x steps, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks; 4 in float64, for rounding. As
+    many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over the
+    data. graph_bytes: see hessian_operator. make: what builds the operator (`analysis.shards`). The result
+    is a pure function of weights, images and settings on one device; neither memory bound nor `make` changes
+    it beyond rounding.
     Raises ConfigError where hessian_operator does, for fewer than 2 probes, and for a `top` above half the
     steps.
     """
@@ -178,12 +193,14 @@ def measure_curvature(
     def draws(purpose: str, run: int) -> Tensor:
         return torch.randn(operator.dim, generator=stream(seed, f"curvature-{purpose}", run)).to(gradient)
 
-    pairs, rules = _spectrum(operator, lambda run: draws("lanczos", run), steps, probes, top, basis_bytes)
-    pairs = pairs.remeasured(operator)
+    pairs, matrices = _spectrum(operator, lambda run: draws("lanczos", run), steps, probes, top, basis_bytes)
+    rounding = pairs.rounding(operator.exact)
+    rules = tuple(matrix.quadrature() for matrix in matrices)
     signs = torch.stack([draws("trace", run).sign() for run in range(TRACE_PROBES)])
-    scaled = ScaledOperator(operator, filter_scale(chosen.values()))
+    scaled = ScaledOperator(operator, filter_scale(p.double() for p in chosen.values()))
     (sharpest,) = lanczos(scaled, draws("sharpness", 0)[None], SHARPNESS_STEPS)
     normalised = ritz_pairs(sharpest, 1)
+    bound = normalised.residuals[-1].item() + normalised.rounding(scaled.exact)
     return Curvature(
         settings=Settings(
             loss="cross entropy",
@@ -205,12 +222,18 @@ def measure_curvature(
         gradient_norm=gradient.norm().item(),
         gradient_overlap=share_within(gradient, pairs.vectors[-top:]),
         pairs=pairs,
+        rounding=rounding,
         trace=trace(operator, signs, pairs.vectors, pairs.images),
-        negative=negative_mass(rules),
+        negative=negative_mass(
+            matrices,
+            magnitude=pairs.values.abs().max().item(),
+            rounding=rounding,
+            dim=operator.dim,
+        ),
         density=spectral_density(rules),
         rules=rules,
         weight_norms=weight_norms(network, network.state_dict()),
-        sharpness=Eigenvalue(normalised.values[-1].item(), normalised.residuals[-1].item()),
+        sharpness=Eigenvalue(normalised.values[-1].item(), bound),
     )
 
 
@@ -231,18 +254,18 @@ def _spectrum(
     probes: int,
     top: int,
     basis_bytes: int,
-) -> tuple[Eigenpairs, tuple[Quadrature, ...]]:
-    """The extremes and quadratures of runs from start(0), start(1), ..., as many at a time as fit."""
+) -> tuple[Eigenpairs, tuple[Jacobi, ...]]:
+    """The extremes and matrices of runs from start(0), start(1), ..., as many at a time as fit."""
     together = max(1, basis_bytes // (operator.gradient.nbytes * (steps + 1)))
     pairs: list[Eigenpairs] = []
-    rules: list[Quadrature] = []
+    matrices: list[Jacobi] = []
     for first in range(0, probes, together):
         starts = torch.stack([start(run) for run in range(first, min(first + together, probes))])
         runs = lanczos(operator, starts, steps)
         pairs = [extremes(runs, top, pairs)]
-        rules += [run.quadrature() for run in runs]
+        matrices += [run.jacobi for run in runs]
         del runs  # their bases, before the next ones are made
-    return pairs[0], tuple(rules)
+    return pairs[0], tuple(matrices)
 
 
 def filter_scale(parameters: Iterable[Tensor]) -> Tensor:
@@ -272,4 +295,10 @@ class ScaledOperator:
 
     def products(self, vectors: Tensor) -> Tensor:
         """(k, dim) -> (k, dim), D H D times each row."""
-        return self.operator.products(vectors * self.scale) * self.scale
+        scale = self.scale.to(vectors)
+        return self.operator.products(vectors * scale) * scale
+
+    def exact(self, vectors: Tensor) -> Tensor:
+        """The same in float64."""
+        scale = self.scale.double()
+        return self.operator.exact(vectors * scale) * scale

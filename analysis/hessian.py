@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -33,7 +34,8 @@ class HessianOperator:
     """H, the second derivative of the mean loss over `images` images by `dim` parameters.
 
     gradient: (dim,), the first derivative. products: (k, dim) -> (k, dim), H times each row; one pass over
-    the data serves all k. Parameters are flattened and concatenated in the network's order.
+    the data serves all k. exact: the same in float64, from the same weights and images; it keeps no graphs.
+    Parameters are flattened and concatenated in the network's order.
     """
 
     dim: int
@@ -41,6 +43,7 @@ class HessianOperator:
     loss: float
     images: int
     products: Callable[[Tensor], Tensor]
+    exact: Callable[[Tensor], Tensor]
 
     def matvec(self, vector: Tensor) -> Tensor:
         """H times a vector (dim,)."""
@@ -67,8 +70,8 @@ def hessian_operator(
     """
     _require_eval(network)
     chosen = {id(p) for p in parameters}
-    weights = {name: p.detach().requires_grad_(id(p) in chosen) for name, p in network.named_parameters()}
-    problem = _Problem(network, weights, batches, loss)
+    names = {name for name, p in network.named_parameters() if id(p) in chosen}
+    problem = _problem(network, names, batches, loss)
     limit = graph_bytes // problem.bytes_of_a_graph()
     kept: list[_Graph] = []
     total = _Total(problem.dim, problem.variables[0])
@@ -88,7 +91,19 @@ def hessian_operator(
             del graph
         return results
 
-    operator = HessianOperator(problem.dim, total.gradient / images, total.loss / images, images, products)
+    def exact(vectors: Tensor) -> Tensor:
+        wide = ((batch.double(), labels) for batch, labels in batches)
+        results = torch.zeros_like(vectors, dtype=torch.float64)
+        double = _problem(copy.deepcopy(network).double(), names, wide, loss)
+        for graph in double.graphs():
+            for result, vector in zip(results, vectors, strict=True):
+                result.add_(double.product(graph, vector.double()), alpha=graph.images / images)
+            del graph
+        return results
+
+    operator = HessianOperator(
+        problem.dim, total.gradient / images, total.loss / images, images, products, exact
+    )
     _require_determinism(problem, operator)
     return operator
 
@@ -106,6 +121,7 @@ def average(operators: Sequence[HessianOperator], weights: Sequence[float]) -> H
         loss=sum(share * operator.loss for share, operator in zip(shares, operators, strict=True)),
         images=sum(operator.images for operator in operators),
         products=lambda vectors: mean(operator.products(vectors) for operator in operators),
+        exact=lambda vectors: mean(operator.exact(vectors) for operator in operators),
     )
 
 
@@ -178,6 +194,12 @@ class _Problem:
         if first is None:
             raise ConfigError("curvature: there are no images to measure it on")
         return sum(held.values())
+
+
+def _problem(network: nn.Module, chosen: Collection[str], batches: Batches, loss: Objective) -> _Problem:
+    """The derivatives by the parameters of these names."""
+    weights = {name: p.detach().requires_grad_(name in chosen) for name, p in network.named_parameters()}
+    return _Problem(network, weights, batches, loss)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

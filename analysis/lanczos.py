@@ -20,8 +20,17 @@ CHUNK = 1 << 20
 INDEPENDENT = 1e-6
 """Directions of a span of unit vectors count when their squared length is above this."""
 
-NEGATIVE = 1e-5
-"""Nodes count as negative below minus this times the largest magnitude; above it they are rounding."""
+THRESHOLDS = (1e-5, 1e-4, 1e-3, 1e-2)
+"""How far below 0 negative mass begins, as shares of the largest magnitude of an eigenvalue; ascending."""
+
+RESOLVED = 0.01
+"""Bounds resolve a mass when they are at most this apart, or at most half of their middle."""
+
+PIVOT = 1e-8
+"""Pivots count as at least this times the largest number, where rounding of both kinds is as small."""
+
+MARGIN = 3
+"""The rounding of any product is taken for at most so many times the largest one measured."""
 
 
 class Symmetric(Protocol):
@@ -42,16 +51,14 @@ class Quadrature:
 
 
 @dataclass(frozen=True, eq=False)
-class Tridiagonal:
-    """A V = V T + beta[-1] v e', after m steps: alpha (m,) and beta (m,), float64; basis (m + 1, dim).
+class Jacobi:
+    """The matrix T of one probe's spectral measure: alpha (m,) on its diagonal, beta[:-1] beside it.
 
-    T has alpha on its diagonal and beta[:-1] beside it; the rows of basis are V's columns and, last, v
-    (zero where the start's Krylov space was exhausted before the steps were).
+    beta (m,): its last number would be beside the next diagonal entry. Both float64.
     """
 
     alpha: Tensor
     beta: Tensor
-    basis: Tensor
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (m,) of T, ascending, and its eigenvectors as columns (m, m)."""
@@ -65,6 +72,40 @@ class Tridiagonal:
         """Nodes: the Ritz values; weights: the squared first components of T's eigenvectors."""
         values, vectors = self.ritz()
         return Quadrature(values, vectors[0].square())
+
+    def mass_below(self, x: float) -> tuple[float, float]:
+        """Bounds on the share of the measure below x, the sharpest that alpha and beta allow.
+
+        The Gauss-Radau rule with a node at x belongs to T with beta[-1] and one more diagonal entry, x + d
+        with (T - x) delta = beta[-1]^2 e, d the last of delta (Golub 1973, "Some modified matrix eigenvalue
+        problems", SIAM Review 15, section 7). The sum of its weights below x is at most the share, which is
+        at most that sum and the weight at x: the inequalities of Chebyshev, Markov and Stieltjes (Akhiezer
+        1965, "The Classical Moment Problem", chapter 2).
+        """
+        least = PIVOT * max(self.alpha.abs().max().item(), self.beta.max().item())
+        shift = 0.0
+        for alpha, beta in zip(self.alpha.tolist(), self.beta.tolist(), strict=True):
+            pivot = alpha - x - shift  # of Gaussian elimination of T - x
+            shift = beta**2 / (pivot if abs(pivot) > least else least or 1.0)
+        rule = Jacobi(
+            torch.cat([self.alpha, self.alpha.new_tensor([x + shift])]),
+            torch.cat([self.beta, self.beta.new_zeros(1)]),
+        ).quadrature()
+        at = int((rule.nodes - x).abs().argmin())
+        low = rule.weights[:at].sum().item()
+        return low, low + rule.weights[at].item()
+
+
+@dataclass(frozen=True, eq=False)
+class Tridiagonal:
+    """A V = V T + beta[-1] v e', after m steps: jacobi holds T and beta; basis (m + 1, dim).
+
+    The rows of basis are V's columns and, last, v (zero where the start's Krylov space was exhausted before
+    the steps were).
+    """
+
+    jacobi: Jacobi
+    basis: Tensor
 
 
 def lanczos(operator: Symmetric, starts: Tensor, steps: int) -> tuple[Tridiagonal, ...]:
@@ -93,7 +134,8 @@ def lanczos(operator: Symmetric, starts: Tensor, steps: int) -> tuple[Tridiagona
         if not active:
             break
     return tuple(
-        Tridiagonal(alpha[run, :m], beta[run, :m], basis[run, : m + 1]) for run, m in enumerate(lengths)
+        Tridiagonal(Jacobi(alpha[run, :m], beta[run, :m]), basis[run, : m + 1])
+        for run, m in enumerate(lengths)
     )
 
 
@@ -135,9 +177,15 @@ class Eigenpairs:
         rest = self.images - self.values.to(self.vectors)[:, None] * self.vectors
         return torch.tensor([_norm(row) for row in rest], dtype=torch.float64)
 
-    def remeasured(self, operator: Symmetric) -> Eigenpairs:
-        """The same vectors with images computed by the operator: k products, and true residuals."""
-        return Eigenpairs(self.values, self.vectors, operator.products(self.vectors))
+    def rounding(self, exact: Callable[[Tensor], Tensor]) -> float:
+        """The norm of what rounding has added to A, an estimate from two products in float64 by `exact`.
+
+        MARGIN times the larger distance of the lowest's and the highest's image from the exact one. Products
+        with them are the largest, and so is their rounding.
+        """
+        ends = [0, -1]
+        pairs = zip(self.images[ends], exact(self.vectors[ends]), strict=True)
+        return MARGIN * max(_norm(theirs - ours.to(theirs)) for ours, theirs in pairs)
 
 
 def ritz_pairs(run: Tridiagonal, top: int) -> Eigenpairs:
@@ -146,11 +194,11 @@ def ritz_pairs(run: Tridiagonal, top: int) -> Eigenpairs:
     A x = value x + beta[-1] s v, with s the last component of T's eigenvector, so that the residual is
     beta[-1] abs(s).
     """
-    values, vectors = run.ritz()
+    values, vectors = run.jacobi.ritz()
     chosen = _ends(len(values), top)
     values, coefficients = values[chosen], vectors[:, chosen].T
     pairs = coefficients.to(run.basis) @ run.basis[:-1]
-    beyond = (run.beta[-1] * coefficients[:, -1]).to(run.basis)
+    beyond = (run.jacobi.beta[-1] * coefficients[:, -1]).to(run.basis)
     images = values.to(run.basis)[:, None] * pairs + beyond[:, None] * run.basis[-1]
     return Eigenpairs(values, pairs, images)
 
@@ -249,7 +297,7 @@ def spectral_density(rules: Sequence[Quadrature], *, points: int = 512, width: f
     low = min(rule.nodes.min().item() for rule in rules)
     high = max(rule.nodes.max().item() for rule in rules)
     magnitude = max(abs(low), abs(high))
-    sigma = width * (high - low) or NEGATIVE * magnitude or 1.0
+    sigma = width * (high - low) or THRESHOLDS[0] * magnitude or 1.0
     grid = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
     each = torch.stack([_smoothed(rule, grid, sigma) for rule in rules])
     return Density(grid, each.mean(dim=0), each.std(dim=0, correction=min(1, len(rules) - 1)), sigma)
@@ -261,10 +309,49 @@ def _smoothed(rule: Quadrature, grid: Tensor, sigma: float) -> Tensor:
     return values
 
 
-def negative_mass(rules: Sequence[Quadrature]) -> Estimate:
-    """The share of eigenvalues below -NEGATIVE x the largest magnitude of a node, over two or more probes."""
-    bound = -NEGATIVE * max(rule.nodes.abs().max().item() for rule in rules)
-    return _estimate(torch.stack([rule.weights[rule.nodes < bound].sum() for rule in rules]))
+@dataclass(frozen=True)
+class Mass:
+    """Bounds on the share of eigenvalues below -threshold, of `relative` x the largest magnitude.
+
+    The share of a random unit vector in the span of a share p of all dim eigenvectors has the mean p and
+    the variance 2 p (1 - p) / (dim + 2), being Beta distributed; standard_error: that of the mean over the
+    probes, at the p within the bounds where it is largest. low and high bound what it is the error of.
+    """
+
+    relative: float
+    threshold: float
+    low: float
+    high: float
+    standard_error: float
+
+    @property
+    def value(self) -> float:
+        """The middle of the bounds."""
+        return (self.low + self.high) / 2
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the bounds are at most RESOLVED apart, or half of the value."""
+        return self.high - self.low <= max(RESOLVED, self.value / 2)
+
+
+def negative_mass(
+    matrices: Sequence[Jacobi], *, magnitude: float, rounding: float, dim: int
+) -> tuple[Mass, ...]:
+    """The share of eigenvalues below -threshold, at each of THRESHOLDS x magnitude, over all probes.
+
+    magnitude: the largest of an eigenvalue. rounding: how far the matrices' operator is from the one that
+    is meant, in norm, so that eigenvalues are up to this far from those that are meant (Weyl).
+    """
+    found = []
+    for relative in THRESHOLDS:
+        threshold = relative * magnitude
+        low = sum(one.mass_below(-threshold - rounding)[0] for one in matrices) / len(matrices)
+        high = sum(one.mass_below(-threshold + rounding)[1] for one in matrices) / len(matrices)
+        widest = min(max(low, 0.5), high)
+        variance = 2 * widest * (1 - widest) / (dim + 2)
+        found.append(Mass(relative, threshold, low, high, (variance / len(matrices)) ** 0.5))
+    return tuple(found)
 
 
 def share_within(vector: Tensor, basis: Tensor) -> float:

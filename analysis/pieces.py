@@ -18,6 +18,9 @@ from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 FORMAT = 1
 """Raised whenever a change of this package changes what an analysis finds."""
 
+FORMATS: Mapping[What, int] = {"curvature": 2}
+"""Those of analyses that changed alone."""
+
 W = TypeVar("W", bound=str)
 
 Status = Literal["computed", "copied", "known", "failed", "stopped"]
@@ -171,7 +174,7 @@ def _piece(what: What, moment: Moment, subject: Subject, dataset: Dataset, setti
     section = settings.of(what)
     recipe = subject.job.recipe
     body: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMATS.get(what, FORMAT),
         "what": what,
         "settings": {name: value for name, value in section.items() if name != "shards"},
         "weights": facts.weights_sha256,

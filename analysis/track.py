@@ -91,7 +91,11 @@ def scalars(what: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float |
             yield f"{name}/top", found["largest"][0]["value"]
             yield f"{name}/bottom", found["smallest"][0]["value"]
             yield f"{name}/trace", found["trace"]["value"]
-            yield f"{name}/negative_mass", found["negative_mass"]["value"]
+            mass = found["negative_mass"].get("resolved") or {}  # results of before have neither
+            yield f"{name}/negative_mass", mass.get("value")
+            yield f"{name}/negative_mass_low", mass.get("low")
+            yield f"{name}/negative_mass_high", mass.get("high")
+            yield f"{name}/negative_mass_threshold", mass.get("relative")
             yield f"{name}/sharpness", found["sharpness"]["value"]
             yield f"{name}/gradient_overlap", found["gradient_overlap"]
             if "ascent_within_top" in found:

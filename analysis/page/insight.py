@@ -225,7 +225,6 @@ def _curvature_table(ends: Ends) -> Table:
         ("largest", lambda part: part["largest"][0]["value"], ".3g"),
         ("smallest", lambda part: part["smallest"][0]["value"], ".3g"),
         ("trace", lambda part: part["trace"]["value"], ".3g"),
-        ("negative mass", lambda part: part["negative_mass"]["value"], ".2g"),
         ("gradient in top space", lambda part: part["gradient_overlap"], ".2f"),
     ]
     rows = [
@@ -235,17 +234,31 @@ def _curvature_table(ends: Ends) -> Table:
                 str(some[0].moment.generation),
                 str(len(some)),
                 *(several([value(_part(one)) for one in some], form) for _, value, form in measures),
+                _negative_mass([_part(one)["negative_mass"] for one in some]),
             ),
             setting.family,
         )
         for setting, some in ends
     ]
     caption = (
-        "Eigenvalues and trace in nats per squared unit of weight; negative mass: the share of the spectral "
-        "density below 0; all with their ranges over seeds."
+        "Eigenvalues and trace in nats per squared unit of weight, with their ranges over seeds; negative "
+        "mass: the share of eigenvalues below a threshold, given in units of the largest magnitude, with the "
+        "range of its bounds over seeds. The threshold is the smallest at which the Lanczos steps of every "
+        "seed resolve the mass."
     )
-    headings = ("setting", "after generation", "n", *(name for name, _, _ in measures))
+    headings = ("setting", "after generation", "n", *(name for name, _, _ in measures), "negative mass")
     return Table(caption, headings, tuple(rows))
+
+
+def _negative_mass(found: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over seeds and the range of bounds, where all are resolved; results of before have none."""
+    for bounds in zip(*(one.get("bounds", ()) for one in found), strict=False):
+        if all(one["resolved"] for one in bounds):
+            low, high = [one["low"] for one in bounds], [one["high"] for one in bounds]
+            middle = number((sum(low) + sum(high)) / (2 * len(bounds)), ".2g")
+            reach = f"{number(min(low), '.2g')} … {number(max(high), '.2g')}"
+            return f"{middle} ({reach}) below {number(-bounds[0]['relative'], '.0e')}"
+    return "not resolved"
 
 
 def carried_section(study: Study, target: Target) -> Section:

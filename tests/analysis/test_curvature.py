@@ -3,9 +3,11 @@
 import copy
 import json
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -15,6 +17,7 @@ from torch.func import functional_call
 from analysis.curvature import ScaledOperator, filter_scale, measure_curvature
 from analysis.hessian import HessianOperator, average, hessian_operator
 from analysis.lanczos import (
+    Mass,
     extremes,
     lanczos,
     merge,
@@ -293,9 +296,13 @@ def test_lanczos_satisfies_its_recurrence_on_an_orthonormal_basis():
     (run,) = lanczos(matrix, normal(1, 200), 80)
     basis = run.basis[:-1].double()
     assert torch.allclose(run.basis.double() @ run.basis.double().T, torch.eye(81).double(), atol=2e-6)
-    tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta[:-1], 1) + torch.diag(run.beta[:-1], -1)
+    tridiagonal = (
+        torch.diag(run.jacobi.alpha)
+        + torch.diag(run.jacobi.beta[:-1], 1)
+        + torch.diag(run.jacobi.beta[:-1], -1)
+    )
     beyond = torch.zeros(80, 200, dtype=torch.float64)
-    beyond[-1] = run.beta[-1] * run.basis[-1].double()
+    beyond[-1] = run.jacobi.beta[-1] * run.basis[-1].double()
     assert unlike(basis @ matrix.dense.double(), tridiagonal @ basis + beyond) < 1e-6
 
 
@@ -304,8 +311,8 @@ def test_runs_in_lockstep_are_the_runs_alone():
     starts = normal(3, 60)
     for start, run in zip(starts, lanczos(matrix, starts, 20), strict=True):
         (alone,) = lanczos(matrix, start[None], 20)
-        assert torch.allclose(run.alpha, alone.alpha, rtol=1e-4, atol=1e-5)
-        assert torch.allclose(run.beta, alone.beta, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(run.jacobi.alpha, alone.jacobi.alpha, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(run.jacobi.beta, alone.jacobi.beta, rtol=1e-4, atol=1e-5)
 
 
 def test_extremes_of_a_clustered_spectrum_with_negative_ends():
@@ -315,7 +322,7 @@ def test_extremes_of_a_clustered_spectrum_with_negative_ends():
     found = extremes(lanczos(matrix, normal(2, 300), 40), 3)
     assert torch.allclose(found.values[:2], ends[:2], rtol=1e-4)
     assert torch.allclose(found.values[-3:], ends[2:], rtol=1e-5)
-    true = found.remeasured(matrix).residuals
+    true = replace(found, images=matrix.products(found.vectors)).residuals
     assert torch.allclose(true[[0, 1, 3, 4, 5]], torch.zeros(5).double(), atol=2e-3)
 
 
@@ -324,10 +331,11 @@ def test_residuals_bound_the_distance_to_an_eigenvalue_before_convergence():
     matrix = rotated(spectrum)
     (run,) = lanczos(matrix, normal(1, 300), 12)
     pairs = ritz_pairs(run, 3)
-    vectors = run.ritz()[1]
-    claimed = (run.beta[-1] * vectors[-1]).abs()[[0, 1, 2, 9, 10, 11]]
+    vectors = run.jacobi.ritz()[1]
+    claimed = (run.jacobi.beta[-1] * vectors[-1]).abs()[[0, 1, 2, 9, 10, 11]]
     assert torch.allclose(pairs.residuals, claimed, rtol=1e-3, atol=1e-6)
-    assert torch.allclose(pairs.remeasured(matrix).residuals, claimed, rtol=1e-3, atol=1e-6)
+    measured = replace(pairs, images=matrix.products(pairs.vectors))
+    assert torch.allclose(measured.residuals, claimed, rtol=1e-3, atol=1e-6)
     nearest = (pairs.values[:, None] - spectrum).abs().min(dim=1).values
     assert (nearest <= pairs.residuals + 1e-6).all()
     assert (pairs.values[0] - spectrum[0]) > 1e-3  # not converged: the bound is not vacuous
@@ -347,10 +355,10 @@ def test_several_runs_find_the_copies_of_a_repeated_eigenvalue_and_no_more():
 def test_an_exhausted_krylov_space_ends_a_run_early():
     matrix = Matrix(torch.diag(torch.tensor([2.0, 2, 2, 5, 5, -1])))
     run, lone = lanczos(matrix, torch.cat([torch.ones(1, 6), torch.eye(6)[:1]]), 6)
-    assert torch.allclose(run.ritz()[0][[0, -1]], torch.tensor([-1.0, 5]).double(), atol=1e-5)
-    rule = run.quadrature()
+    assert torch.allclose(run.jacobi.ritz()[0][[0, -1]], torch.tensor([-1.0, 5]).double(), atol=1e-5)
+    rule = run.jacobi.quadrature()
     assert (rule.weights * rule.nodes).sum().item() == pytest.approx(15 / 6, rel=1e-5)
-    assert lone.alpha.tolist() == [2.0]
+    assert lone.jacobi.alpha.tolist() == [2.0]
     assert lone.basis[1].tolist() == [0] * 6
 
 
@@ -379,7 +387,7 @@ def test_standard_error_of_the_trace_is_the_spread_of_repeats():
 
 def test_density_has_the_moments_of_the_dense_spectrum(small, images, labels, dense):
     operator = operator_of(small, images, labels)
-    rules = [run.quadrature() for run in lanczos(operator, normal(16, 371), 30)]
+    rules = [run.jacobi.quadrature() for run in lanczos(operator, normal(16, 371), 30)]
     for power in (1, 2):
         moments = torch.stack([(rule.weights * rule.nodes**power).sum() for rule in rules])
         true = torch.linalg.eigvalsh(dense).pow(power).mean().item()
@@ -396,21 +404,122 @@ def test_density_has_the_moments_of_the_dense_spectrum(small, images, labels, de
 def test_quadrature_integrates_polynomials_of_degree_twice_the_steps_exactly():
     matrix = rotated(torch.linspace(-1, 1, 50, dtype=torch.float64))
     start = normal(1, 50)
-    rule = lanczos(matrix, start, 4)[0].quadrature()
+    rule = lanczos(matrix, start, 4)[0].jacobi.quadrature()
     unit = (start[0] / start[0].norm()).double()
     for power in range(8):
         true = unit @ torch.linalg.matrix_power(matrix.dense.double(), power) @ unit
         assert (rule.weights * rule.nodes**power).sum().item() == pytest.approx(true.item(), abs=1e-5)
 
 
-def test_negative_mass_is_the_share_of_negative_eigenvalues():
-    spectrum = torch.cat([torch.linspace(-3, -2, 60), torch.zeros(200), torch.linspace(2, 9, 140)]).double()
-    rules = [run.quadrature() for run in lanczos(rotated(spectrum), normal(20, 400), 60)]
-    found = negative_mass(rules)
-    assert abs(found.value - 60 / 400) < 3 * found.standard_error
-    assert found.standard_error < 0.02
-    positive = [run.quadrature() for run in lanczos(rotated(spectrum.abs()), normal(2, 400), 60)]
-    assert negative_mass(positive).value == 0
+def wide_spectrum(dim: int) -> Tensor:
+    """As a network's: all but 5 % within 1e-6 to 1e-2 of the largest, a quarter negative, a negative tail."""
+    draws = torch.Generator().manual_seed(1)
+    uniform = torch.rand(2, dim, generator=draws, dtype=torch.float64)
+    spectrum = 10 ** (-6 + 4 * uniform[0])
+    spectrum[uniform[1] < 0.25] *= -0.3
+    count = dim // 40
+    spectrum[:count] = torch.logspace(-2, 0, count, dtype=torch.float64)
+    spectrum[count : 2 * count] = -torch.logspace(-4, -2.1, count, dtype=torch.float64)
+    return 50 * spectrum
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A matrix of wide spectrum, by its eigenvectors in numpy, and starts of Lanczos runs."""
+
+    operator: Matrix
+    values: np.ndarray
+    vectors: np.ndarray
+    starts: Tensor
+
+    def exact(self, probe: int, below: float) -> float:
+        """The probe's measure of all below."""
+        start = self.starts[probe].double().numpy()
+        weights = (self.vectors.T @ start) ** 2 / (start @ start)
+        return float(weights[self.values < below].sum())
+
+
+@pytest.fixture(scope="module")
+def wide() -> Wide:
+    spectrum = wide_spectrum(400)
+    rotation = torch.linalg.qr(normal(400, 400).double())[0]
+    dense = (rotation * spectrum) @ rotation.T
+    values, vectors = np.linalg.eigh(((dense + dense.T) / 2).numpy())
+    return Wide(Matrix((dense + dense.T) / 2), values, vectors, normal(5, 400, seed=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("steps", [1, 6, 40, 90])
+def test_bounds_hold_the_mass_of_every_probe(wide, steps, dtype):
+    operator, starts = Matrix(wide.operator.dense.to(dtype)), wide.starts.to(dtype)
+    places = [-50 * relative for relative in (1e-5, 1e-4, 1e-3, 1e-2)]
+    # Rounding moves eigenvalues by about eps x the largest, and turns eigenvectors.
+    rounding, turned = (0, 1e-9) if dtype == torch.float64 else (50 * torch.finfo(dtype).eps, 1e-5)
+    for probe, run in enumerate(lanczos(operator, starts, steps)):
+        for place in (*places, 0.3, -60.0, 60.0):  # and among the outliers, and beyond both ends
+            (low, _), (_, high) = (
+                run.jacobi.mass_below(place - rounding),
+                run.jacobi.mass_below(place + rounding),
+            )
+            assert low - turned <= wide.exact(probe, place) <= high + turned
+
+
+def test_more_steps_narrow_the_bounds_until_they_meet(wide):
+    widths = []
+    for steps in (20, 40, 90, 400):
+        (run,) = lanczos(wide.operator, wide.starts[:1].double(), steps)
+        low, high = run.jacobi.mass_below(-0.05)
+        widths.append(high - low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 0.02
+    assert widths[-1] < 1e-9
+
+
+def test_bounds_are_attained_by_a_measure_of_the_same_moments():
+    # Moments 0 to 2 of the uniform distribution on {-1, 0, 1}; at x = -1/2 Radau's nodes are -1/2 and 4/3.
+    matrix = Matrix(torch.diag(torch.tensor([-1.0, 0, 1], dtype=torch.float64)))
+    (run,) = lanczos(matrix, torch.ones(1, 3, dtype=torch.float64), 1)
+    assert run.jacobi.mass_below(-0.5) == pytest.approx((0, (2 / 3) / (1 / 4 + 2 / 3)))
+    assert run.jacobi.mass_below(0.5) == pytest.approx(((1 / 4) / (1 / 4 + 2 / 3), 1))
+    low, high = run.jacobi.mass_below(0.0)  # a Gauss node itself: the other one is infinitely far
+    assert (low, high) == pytest.approx((0, 1), abs=1e-6)
+
+
+def negative(wide: Wide, steps: int, count: int = 5, rounding: float = 0.0) -> tuple[Mass, ...]:
+    matrices = [run.jacobi for run in lanczos(wide.operator, wide.starts[:count].double(), steps)]
+    return negative_mass(matrices, magnitude=50, rounding=rounding, dim=400)
+
+
+def test_negative_mass_is_given_where_it_is_resolved_alone(wide):
+    for steps in (40, 90):
+        found = negative(wide, steps)
+        assert [mass.relative for mass in found] == [1e-5, 1e-4, 1e-3, 1e-2]
+        assert not found[0].resolved
+        for mass in found:
+            exact = (wide.values < -mass.threshold).mean()
+            assert mass.threshold == pytest.approx(50 * mass.relative)
+            assert mass.low - 3 * mass.standard_error <= exact <= mass.high + 3 * mass.standard_error
+    assert found[2].resolved
+    assert abs(found[2].value - (wide.values < -0.05).mean()) < 3 * found[2].standard_error
+    # Rounding as large as the threshold may have made any of the small eigenvalues negative.
+    assert not negative(wide, 90, rounding=0.05)[2].resolved
+
+
+def test_the_standard_error_of_a_mass_is_the_spread_of_means():
+    starts = normal(300, 60).double()
+    matrix = Matrix(torch.diag(torch.tensor([-2.0] * 15 + [1.0] * 40 + [5.0] * 5, dtype=torch.float64)))
+    matrices = [run.jacobi for run in lanczos(matrix, starts, 5)]
+    found = negative_mass(matrices, magnitude=5, rounding=0, dim=60)[0]
+    shares = starts[:, :15].square().sum(dim=1) / starts.square().sum(dim=1)
+    assert (found.low, found.high) == pytest.approx([shares.mean().item()] * 2)
+    assert found.standard_error == pytest.approx(shares.std().item() / 300**0.5, rel=0.15)
+
+
+def test_a_spectrum_without_negative_eigenvalues_has_no_negative_mass():
+    spectrum = torch.cat([torch.zeros(200), torch.linspace(2, 9, 200)]).double()
+    matrices = [run.jacobi for run in lanczos(rotated(spectrum), normal(2, 400), 60)]
+    found = negative_mass(matrices, magnitude=9, rounding=9e-6, dim=400)
+    assert all(mass.resolved and mass.high < 1e-4 for mass in found[1:])
 
 
 def test_share_within_a_span():
@@ -444,6 +553,83 @@ def test_everything_measured_agrees_with_the_dense_hessian(small, images, labels
     scale = filter_scale(small.parameters()).double()
     normalised = torch.linalg.eigvalsh(scale[:, None] * dense * scale)[-1].item()
     assert result.sharpness.value == pytest.approx(normalised, rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of 1,256 parameters, its images, and its dense Hessian's eigenvalues in float64."""
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    values: Tensor
+    normalised: Tensor  # of the Hessian in units of the filters' norms
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            bn1=nn.Sequential(nn.BatchNorm2d(6), nn.ReLU()),
+            conv2=nn.Conv2d(6, 16, 3, stride=2, padding=1),
+            bn2=nn.Sequential(nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            fc=nn.Linear(16, 10),
+        )
+    )
+    labels = torch.arange(40) % 10
+    images = normal(10, 3, 6, 6, seed=3)[labels] + 1.5 * normal(40, 3, 6, 6, seed=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    network.eval()
+    double = copy.deepcopy(network).double()
+    named = dict(double.named_parameters())
+
+    def loss(flat: Tensor) -> Tensor:
+        pieces = flat.split([p.numel() for p in named.values()])
+        weights = {n: piece.view_as(p) for (n, p), piece in zip(named.items(), pieces, strict=True)}
+        return smoothed(functional_call(double, weights, (images.double(),)), labels)
+
+    flat = torch.cat([p.detach().flatten() for p in named.values()])
+    hessian = torch.func.jacrev(torch.func.grad(loss), chunk_size=64)(flat)
+    scale = filter_scale(named.values())
+    normalised = torch.linalg.eigvalsh(scale[:, None] * hessian * scale)
+    return Trained(network, images, labels, torch.linalg.eigvalsh(hessian), normalised)
+
+
+@pytest.mark.parametrize(("steps", "probes"), [(20, 2), (60, 4)])
+def test_bounds_of_a_network_hold_its_dense_negative_mass(trained, steps, probes):
+    result = measure(trained.network, trained.images, trained.labels, steps=steps, probes=probes)
+    for mass in result.negative:
+        exact = (trained.values < -mass.threshold).double().mean().item()
+        assert mass.low - 3 * mass.standard_error <= exact <= mass.high + 3 * mass.standard_error
+    given = result.to_json()["negative_mass"]
+    resolved = [mass for mass in result.negative if mass.resolved]
+    assert [one["resolved"] for one in given["bounds"]] == [mass.resolved for mass in result.negative]
+    assert (given["resolved"] is None) == (not resolved) == (steps == 20)
+    if resolved:
+        assert given["resolved"]["relative"] == resolved[0].relative == min(m.relative for m in resolved)
+        assert given["resolved"]["low"] <= given["resolved"]["value"] <= given["resolved"]["high"]
+
+
+@pytest.mark.parametrize("steps", [12, 80])
+def test_an_eigenvalue_of_the_float64_hessian_lies_within_each_residual(trained, steps):
+    result = measure(trained.network, trained.images, trained.labels, steps=steps)
+    for values, found in (
+        (trained.values, result.largest + result.smallest),
+        (trained.normalised, [result.sharpness]),
+    ):
+        for one in found:
+            assert (values - one.value).abs().min() <= one.residual
+    if steps == 80:  # where they are of rounding's size
+        assert max(one.residual for one in result.largest) < 1e-4 * trained.values[-1]
+        assert [e.value for e in result.largest] == pytest.approx(
+            trained.values[-3:].flip(0).tolist(), rel=1e-5
+        )
 
 
 def test_movement_share_looks_at_the_part_alone(small, images, labels):

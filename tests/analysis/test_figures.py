@@ -41,14 +41,14 @@ def depth(seed: int) -> Computed:
 
 def curvature(seed: int) -> Computed:
     grid = np.linspace(-1, 10 + seed, 50)
-    one = {"value": 1.0, "standard_error": 0.1}
+    bounds = {"relative": 1e-3, "low": 0.1, "high": 0.2}
     part = {
         "parameters": 1000,
         "density_sigma": 0.1,
         "largest": [{"value": 10.0 + seed, "residual": 0.0}],
         "smallest": [{"value": -0.5, "residual": 0.0}],
         "trace": {"value": 40.0 + seed, "standard_error": 1.0},
-        "negative_mass": one,
+        "negative_mass": {"resolved": {**bounds, "value": 0.15}, "bounds": [{**bounds, "resolved": True}]},
         "sharpness": {"value": 3.0, "residual": 0.0},
         "gradient_overlap": 0.5,
     }
@@ -130,6 +130,14 @@ def names_of(results: dict[str, Any]) -> set[str]:
 def test_the_scalars_of_results() -> None:
     found = names_of({"depth": dict(depth(0).numbers), "curvature": dict(curvature(0).numbers)})
     assert {"depth/val_mean", "depth/train_mean_wrong", "curvature/top", "curvature/trace"} <= found
+    assert "curvature/negative_mass" in found
+    part = curvature(0).numbers["parts"]["all"]
+    for unresolved in (
+        {"resolved": None, "bounds": []},
+        {"value": 0.1, "standard_error": 0.1},
+    ):  # the old form
+        numbers = {"parts": {"all": {**part, "negative_mass": unresolved}}}
+        assert not [name for name in names_of({"curvature": numbers}) if "negative_mass" in name]
     empty = {"cka": {}, "weight_norms": {"fc": 2.0}}
     assert dict(scalars("similarity", empty)) == {"weight_norm/fc": 2.0, "barrier": None}
 

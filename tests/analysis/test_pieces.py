@@ -93,6 +93,15 @@ def test_settings_decide_what_is_known_of_their_own_analysis_alone(
         assert (keys(trained, what) == keys(trained, what, other)) == (what != changed)
 
 
+def test_a_change_of_what_one_analysis_finds_makes_its_old_results_unknown_alone(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {what: keys(trained, what) for what in ("depth", "curvature")}
+    monkeypatch.setattr("analysis.pieces.FORMATS", {})
+    assert keys(trained, "curvature").isdisjoint(before["curvature"])
+    assert keys(trained, "depth") == before["depth"]
+
+
 def test_a_similarity_depends_on_what_it_is_compared_with(trained: Path) -> None:
     alone = plan(find_target(trained), ["similarity"], ["relearned"], QUICK)
     swept = plan(find_target(trained / "sweeps/small"), ["similarity"], ["relearned"], QUICK)

@@ -39,6 +39,7 @@ def agree(one: Curvature, other: Curvature, rel: float = 1e-5) -> None:
     assert other.loss == pytest.approx(one.loss, rel=rel)
     assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=rel)
     torch.testing.assert_close(other.pairs.values, one.pairs.values, rtol=rel, atol=rel)
+    torch.testing.assert_close(other.pairs.residuals, one.pairs.residuals, rtol=rel, atol=rel)
     assert other.trace.value == pytest.approx(one.trace.value, rel=rel)
     assert other.sharpness.value == pytest.approx(one.sharpness.value, rel=rel)
     assert other.gradient_overlap == pytest.approx(one.gradient_overlap, rel=rel, abs=1e-9)

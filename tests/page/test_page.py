@@ -10,6 +10,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -292,6 +293,34 @@ def test_a_storage_without_analyses_says_how_to_make_them(storage: Path, tmp_pat
     assert f"seal-ray transfer {storage} --to" in text["carried"]
     assert f"seal-ray fewshot {storage} --on" in text["carried"]
     assert "placement.track_examples: true" in text["examples"]
+
+
+RESOLVED = {"relative": 1e-3, "threshold": 0.1, "low": 0.1, "high": 0.14, "resolved": True}
+OPEN = {**RESOLVED, "relative": 1e-4, "high": 0.9, "resolved": False}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([OPEN, RESOLVED], [OPEN, {**RESOLVED, "low": 0.2, "high": 0.24}], "0.17 (0.1 … 0.24) below −1e−03"),
+        ([{**OPEN, "resolved": True}, RESOLVED], [OPEN, RESOLVED], "0.12 (0.1 … 0.14) below −1e−03"),
+        ([RESOLVED], [OPEN], "not resolved"),
+        ([RESOLVED], None, "not resolved"),
+    ],
+)
+def test_a_negative_mass_is_said_where_every_seed_resolves_it(
+    storage: Path, tmp_path: Path, first: list[Any], second: list[Any] | None, said: str
+) -> None:
+    for seed, bounds in enumerate((first, second)):
+        (path,) = storage.glob(f"seal-s{seed}-*/analysis/curvature-*.json")
+        held = json.loads(path.read_text())
+        before = {"value": 0.042, "standard_error": 0.006}  # a result of release 0.1.0
+        mass = before if bounds is None else {"resolved": None, "bounds": bounds}
+        held["result"]["parts"]["all"]["negative_mass"] = mass
+        path.write_text(json.dumps(held))
+    rows = {row[0]: row for row in Reader(page_of(storage / "sweeps" / "small", tmp_path)).rows["curvature"]}
+    assert rows["setting"][-1] == "negative mass"
+    assert rows["seal"][-1] == said
 
 
 def test_one_run_is_a_page_too(storage: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* logistic regressions did not 
 README = Path(seal_ray.report.__file__).with_name("README.md")
 SMALL = (
     *("depth.k=5", "depth.points=20", "depth.listed=2", "depth.support_size=40"),
-    *("curvature.images=12", "curvature.steps=4", "curvature.top=2"),
+    *("curvature.images=12", "curvature.steps=30", "curvature.top=2"),
     *("similarity.barrier_images=24", "similarity.barrier_points=3"),
 )
 BUDGET = {"epochs": 4, "generation_length": 2}
