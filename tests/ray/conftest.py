@@ -13,6 +13,8 @@ from seal_ray.console import Console
 from seal_ray.launch import ray_session
 from seal_ray.recipe import Job
 
+Screen = tuple[Console, io.StringIO]
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ from seal_ray.lease import hold_lease
 from seal_ray.snapshot import read_snapshot
 from seal_ray.store import open_store
 from seal_ray.train import fit
-from tests.ray.conftest import small_job
+from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-Screen = tuple[Console, io.StringIO]
 
 
 @pytest.mark.parametrize("method", [{"name": "seal", "ascent_rate": 0.5}], ids=["seal"])

@@ -12,9 +12,11 @@ import ray
 from analysis import beside
 from analysis.moments import sweep_target
 from seal_ray.controller import run_sweep, train_sweep
+from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError
 from seal_ray.results import SweepRuns, results, write_results
-from seal_ray.store import Store
+from seal_ray.store import Store, open_store
+from seal_ray.train import fit
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -58,18 +60,31 @@ def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
 
 
 @pytest.mark.hosts
-def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial(digits: Path, tmp_path: Path) -> None:
+def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial_and_computes_what_one_process_does(
+    digits: Path, tmp_path: Path
+) -> None:
+    def swept(storage: Path, **options: bool) -> SweepRuns:
+        runs = small_sweep(
+            digits,
+            storage,
+            recipe={"shards": 2 * workers},
+            placement={"workers": {"min": 1, "max": workers}},
+            axes={"method": {"sam": "sam", "seal": {"name": "seal", "ascent_loss": "confident_error"}}},
+        )
+        train(runs, **options)
+        assert [run.status for run in results(runs)] == ["finished"] * 2
+        return runs
+
     workers = int(ray.cluster_resources()["CPU"])
-    runs = small_sweep(
-        digits,
-        tmp_path / "runs",
-        recipe={"shards": 2 * workers},
-        placement={"workers": {"min": 1, "max": workers}},
-        axes={"method": {"normal": "normal", "llf": "llf"}},
-    )
-    train(runs)
-    assert [run.status for run in results(runs)] == ["finished"] * 2
-    assert {row["workers"] for one in runs.planned for row in one.store.rows()} == {workers}
+    on_ray = swept(tmp_path / "ray")
+    assert {row["workers"] for one in on_ray.planned for row in one.store.rows()} == {workers}
+    assert metrics_of(swept(tmp_path / "here", in_process=True)) == metrics_of(on_ray)
+    for one in on_ray.planned:  # and from Python, whatever threads the process has
+        images = Images.from_dataset(one.dataset, loader="torch")
+        store = open_store(tmp_path / "python", one.job.recipe, images)
+        assert [row.row["weights_sha256"] for row in fit(one.job.recipe, images, store=store)] == [
+            row["weights_sha256"] for row in one.store.rows()
+        ]
 
 
 def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: Path, tmp_path: Path) -> None:
