@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from seal_ray.world import World
 from tests.ranks import on_ranks
 from tests.runs import (
     CASES,
@@ -20,37 +23,52 @@ from tests.runs import (
     without_speeds,
 )
 
+SHARDS = {1: 2, 2: 4, 3: 3, 4: 4}
+"""By number of workers: with 1 and 2 of them each accumulates two shards."""
+TRAINED = [(1, method) for method in CASES] + [(n, method) for n in (2, 3, 4) for method in MAIN_CASES]
 
-def undisturbed_and_interrupted(method: dict[str, Any], shards: int, folder: str) -> None:
-    recipe = tiny_recipe(method, shards=shards)
-    train_run(recipe, f"{folder}/undisturbed")
-    for _ in range(recipe.budget.epochs):
-        train_run(recipe, f"{folder}/interrupted", epochs=1)  # builds everything anew, from the checkpoint
+
+def undisturbed_and_interrupted(shards: int, folder: str) -> None:
+    methods = [method for workers, method in TRAINED if workers == World.current().workers]
+    for method in methods:
+        recipe = tiny_recipe(method, shards=shards)
+        train_run(recipe, f"{folder}/undisturbed/{case_id(method)}")
+        for _ in range(recipe.budget.epochs):  # builds everything anew, from the checkpoint
+            train_run(recipe, f"{folder}/interrupted/{case_id(method)}", epochs=1)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Where the runs of so many workers lie; they are trained when first asked for."""
+
+    @functools.cache
+    def trained(workers: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"workers-{workers}")
+        on_ranks(workers, undisturbed_and_interrupted, SHARDS[workers], str(folder))
+        return folder
+
+    return trained
 
 
 @pytest.mark.parametrize(
     ("workers", "method"),
-    [(1, method) for method in CASES] + [(n, method) for n in (2, 3, 4) for method in MAIN_CASES],
+    TRAINED,
     ids=lambda value: case_id(value) if isinstance(value, dict) else str(value),
 )
 def test_a_run_resumed_at_every_epoch_boundary_is_bit_identical(
-    workers: int, method: dict[str, Any], tmp_path: Path
+    workers: int, method: dict[str, Any], folders: Callable[[int], Path]
 ) -> None:
-    shards = {1: 2, 2: 4, 3: 3, 4: 4}[workers]
-    on_ranks(workers, undisturbed_and_interrupted, method, shards, str(tmp_path))
-    recipe = tiny_recipe(method, shards=shards)
-    run_id = open_store(recipe, tmp_path).run_id
+    names = [folders(workers) / name / case_id(method) for name in ("undisturbed", "interrupted")]
+    recipe = tiny_recipe(method, shards=SHARDS[workers])
+    run_id = open_store(recipe, names[0]).run_id
     for generation in range(3):
         for epoch in range(4):
-            same_state(
-                checkpoint(tmp_path / "undisturbed", run_id, generation, epoch),
-                checkpoint(tmp_path / "interrupted", run_id, generation, epoch),
-            )
-    rows = [open_store(recipe, tmp_path / name).rows() for name in ("undisturbed", "interrupted")]
+            same_state(*(checkpoint(name, run_id, generation, epoch) for name in names))
+    rows = [open_store(recipe, name).rows() for name in names]
     assert without_speeds(rows[0]) == without_speeds(rows[1])
     assert [row["global_epoch"] for row in rows[1]] == list(range(12))
     moments = [
-        {p.name: (p / "weights.safetensors").read_bytes() for p in (tmp_path / name / "moments").iterdir()}
-        for name in ("undisturbed", "interrupted")
+        {p.name: (p / "weights.safetensors").read_bytes() for p in (name / "moments").iterdir()}
+        for name in names
     ]
     assert moments[0] == moments[1]

@@ -104,31 +104,32 @@ def test_going_on_with_threads_set_by_hand_is_warned_of(tmp_path: Path) -> None:
         train_run(tiny_recipe(), tmp_path, 1, execution=Execution(threads=2))
 
 
+def trained(folder: str) -> None:
+    for method in CASES:
+        train_run(tiny_recipe(method), f"{folder}/{case_id(method)}")
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Every setting of every method on two shards, on one rank and on two."""
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for ranks, folder in enumerate(folders, start=1):
+        on_ranks(ranks, trained, str(folder))
+    return folders
+
+
 @pytest.mark.parametrize("method", CASES, ids=case_id)
-def test_two_shards_in_one_process_give_the_bits_of_two_ranks(method: dict[str, Any], tmp_path: Path) -> None:
-    recipe = tiny_recipe(method, shards=2)
-    on_ranks(1, train_run, recipe, str(tmp_path / "one"))
-    on_ranks(2, train_run, recipe, str(tmp_path / "two"))
-    run_id = open_store(recipe, tmp_path).run_id
+def test_two_shards_in_one_process_give_the_bits_of_two_ranks(
+    method: dict[str, Any], one_and_two: tuple[Path, Path]
+) -> None:
+    run_id = open_store(tiny_recipe(method), one_and_two[0]).run_id
     for generation in range(3):
         for epoch in range(4):
-            one = checkpoint(tmp_path / "one", run_id, generation, epoch)
-            two = checkpoint(tmp_path / "two", run_id, generation, epoch)
+            one, two = (checkpoint(f / case_id(method), run_id, generation, epoch) for f in one_and_two)
             for snapshot in (one, two):
                 for row in snapshot.rows:
                     row.pop("workers")  # type: ignore[attr-defined]
             same_state(one, two)
-
-
-def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
-    recipe = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, shards=2)
-    on_ranks(1, train_run, recipe, str(tmp_path / "one"))
-    on_ranks(2, train_run, recipe, str(tmp_path / "changing"), 5, 99)
-    on_ranks(1, train_run, recipe, str(tmp_path / "changing"), 2, 99)
-    on_ranks(2, train_run, recipe, str(tmp_path / "changing"))
-    ends = [open_store(recipe, tmp_path / name).rows()[-1] for name in ("one", "changing")]
-    assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
-    assert ends[0]["val_loss"] == ends[1]["val_loss"]
 
 
 def test_workers_that_do_not_divide_the_shards_are_refused() -> None:
