@@ -47,9 +47,14 @@ def prepare_process(device: torch.device, *, deterministic: bool, precision: str
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """What weights, images and losses are kept in."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 def check_precision(precision: str, device: torch.device) -> None:
-    """ConfigError when the device does not compute in this precision at full speed."""
-    if precision == "fp32":
+    """ConfigError when the device has no fast tf32 or bf16 and the precision is that."""
+    if precision in ("fp32", "fp64"):
         return
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)

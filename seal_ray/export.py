@@ -169,7 +169,7 @@ def _network(job: Job, weights: State) -> nn.Module:
     with torch.device("meta"):
         network = ResNet(model.arch, classes=len(weights["fc.bias"]), stem=model.stem, width=model.width)
     network.load_state_dict(weights, assign=True)
-    return network.eval()
+    return network.float().eval()
 
 
 def _to_torch(weights: State) -> bytes:

@@ -53,8 +53,8 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
         with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
             logits = forward(images, keep)
             with torch.no_grad():
-                taught = teacher(images).float() if teacher is not None else None
-        logits = logits.float()
+                taught = teacher(images).to(run.dtype) if teacher is not None else None
+        logits = logits.to(run.dtype)
         found = []
         for loss, _ in losses:
             value = loss(logits, labels, label_smoothing=smoothing, teacher_logits=taught)

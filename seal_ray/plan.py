@@ -8,7 +8,7 @@ import torch
 
 from seal_ray.data.assumed import assumed_labels
 from seal_ray.data.subset import steps_per_epoch, training_indices
-from seal_ray.device import usable_cores
+from seal_ray.device import dtype_of, usable_cores
 from seal_ray.launch import Planned
 from seal_ray.network import Parts, ResNet, stages
 from seal_ray.optim import owner
@@ -62,16 +62,16 @@ def make_plan(planned: Planned) -> Plan:
     recipe, store = planned.job.recipe, planned.store
     labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
     per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
-    model = recipe.model
+    model, dtype = recipe.model, dtype_of(recipe.precision)
     with torch.device("meta"):  # sizes only
         classes = len(planned.dataset.classes)
-        network = ResNet(model.arch, classes=classes, stem=model.stem, width=model.width)
+        network = ResNet(model.arch, classes=classes, stem=model.stem, width=model.width).to(dtype)
     parts = Parts(stages(network), recipe.method.split_at)
     parameters = sum(p.numel() for p in network.parameters())
-    weights = 4 * parameters + sum(b.numel() * b.element_size() for b in network.buffers())
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     carried = weights * len(recipe.method.carry)
     keep, done = planned.job.placement.keep, len(store.rows())
-    checkpoint = weights + carried + 4 * parameters * (recipe.optimizer.momentum > 0)
+    checkpoint = weights + carried + dtype.itemsize * parameters * (recipe.optimizer.momentum > 0)
     phases = tuple(_phases(recipe, parts, per_epoch))
     moments = sum(
         name in keep.moments

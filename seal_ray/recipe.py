@@ -139,8 +139,10 @@ class Recipe(BaseModel):
     shards: int = Field(
         default=1, ge=1, description="equal pieces of a batch, each with its own batch statistics"
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
-        default="fp32", description="of matrix products; bf16 on a CPU needs images of 32 px or more"
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = Field(
+        default="fp32",
+        description="of matrix products; bf16 on a CPU needs images of 32 px or more; fp64: of everything, "
+        "for checks against a reference, slow",
     )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="from which every random draw comes")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seal_ray.data.images import Images, TrainingEpoch, dropout_masks, epoch_order
 from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
-from seal_ray.device import check_precision
+from seal_ray.device import check_precision, dtype_of
 from seal_ray.edits import EditContext
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.lineage import run_id
@@ -154,6 +154,7 @@ class Run:
             self.memory_format,
             stream(recipe.seed, "augment", position.generation, position.epoch),
             masks,
+            self.dtype,
         )
 
     def teacher(self) -> nn.Module:
@@ -161,6 +162,11 @@ class Run:
         network = self._on_device(self._build(torch.Generator()))
         network.load_state_dict(self.carried["teacher"])
         return network.eval().requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights, images and losses are kept in."""
+        return dtype_of(self.recipe.precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The recipe's precision for a forward pass."""
@@ -237,7 +243,7 @@ class Run:
         )
 
     def _on_device(self, network: nn.Module) -> nn.Module:
-        return network.to(self.world.device).to(memory_format=self.memory_format)
+        return network.to(self.world.device, self.dtype).to(memory_format=self.memory_format)
 
     def _resume(self) -> None:
         """Take up the newest checkpoint, if there is one; the leader says which. Else begin."""

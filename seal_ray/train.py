@@ -101,9 +101,9 @@ def train_epoch(
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
     epoch = run.training_epoch(position)
-    outcomes = torch.zeros(epoch.steps, run.recipe.shards, 2, device=run.world.device)
+    outcomes = torch.zeros(epoch.steps, run.recipe.shards, 2, dtype=run.dtype, device=run.world.device)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
-    norms = torch.zeros(epoch.steps, 2, device=run.world.device)
+    norms = torch.zeros(epoch.steps, 2, dtype=run.dtype, device=run.world.device)
     update = _updates(run, optimizer)
     take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
 
@@ -168,14 +168,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     labels = torch.from_numpy(loader.labels)
     batches = torch.arange(len(labels)).split(EVALUATION_BATCH)
     mine = batches[run.world.rank :: run.world.workers]
-    results = torch.zeros(len(labels), 3, device=device)
+    results = torch.zeros(len(labels), 3, dtype=run.dtype, device=device)
     order = torch.cat(mine) if mine else torch.arange(0)
     for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
-        images = normalise(pixels.to(device), run.images.mean, run.images.std, run.memory_format)
+        images = normalise(pixels.to(device), run.images.mean, run.images.std, run.memory_format, run.dtype)
         truth = labels[indices].to(device)
         with run.autocast():
             logits = run.forward(images)
-        logits = logits.float()
+        logits = logits.to(run.dtype)
         best = logits.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
         loss = F.cross_entropy(logits, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)

@@ -50,7 +50,7 @@ def weights_digest(path: str) -> str:
 
 
 def read_weights(path: str) -> State:
-    """Parameters and buffers by name, floating-point ones as float32, on the CPU.
+    """Parameters and buffers by name on the CPU, floating-point ones of a file as float32.
 
     path: the folder of a moment or a checkpoint, every checksum verified, or a .safetensors, .pth, .pt or
     .bin file. In a file the state dict may lie under "state_dict" or "model", as trainers save it, and its

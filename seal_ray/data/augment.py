@@ -51,13 +51,17 @@ def crop_and_flip(images: Tensor, draws: Draws, *, padding: int) -> Tensor:
 
 
 def normalise(
-    images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], memory_format: torch.memory_format
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    memory_format: torch.memory_format,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """(x / 255 - mean) / std per channel: uint8 (N, H, W, C) -> float32 (N, C, H, W)."""
+    """(x / 255 - mean) / std per channel: uint8 (N, H, W, C) -> `dtype` (N, C, H, W)."""
     n, h, w, c = images.shape
     deviation = torch.tensor(std, dtype=torch.float64)
-    scale = (1 / (255 * deviation)).float().repeat(w).to(images.device)
-    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().repeat(w).to(images.device)
+    scale = (1 / (255 * deviation)).to(dtype).repeat(w).to(images.device)
+    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).to(dtype).repeat(w).to(images.device)
     # A row of w * c numbers at a time: broadcasting over the last 3 would not vectorise.
-    values = images.view(n, h, w * c).float().mul_(scale).add_(shift)
+    values = images.view(n, h, w * c).to(dtype).mul_(scale).add_(shift)
     return values.view(n, h, w, c).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val"]
 Shard = tuple[Tensor, Tensor, Tensor | None]
-"""Images (n, 3, H, W), float32 and normalised, their labels (n,) and, where there is dropout, the mask of
-their features (n, features), on the device.
+"""Images (n, 3, H, W), normalised and floating-point, their labels (n,) and, where there is dropout, the
+mask of their features (n, features), on the device.
 """
 
 
@@ -89,6 +89,7 @@ class TrainingEpoch:
     memory_format: torch.memory_format
     generator: torch.Generator
     masks: Iterator[Tensor] | None = None
+    dtype: torch.dtype = torch.float32
 
     @property
     def steps(self) -> int:
@@ -107,7 +108,7 @@ class TrainingEpoch:
         batches = self.loader.batches(self.order.reshape(-1))
         for indices, pixels in zip(per_step, batches, strict=True):
             moved = crop_and_flip(self._moved(pixels), draws.at(indices, self.device), padding=padding)
-            x = normalise(moved, self.images.mean, self.images.std, self.memory_format)
+            x = normalise(moved, self.images.mean, self.images.std, self.memory_format, self.dtype)
             y = labels[indices].to(self.device, non_blocking=True)
             keep = [None] * shards if self.masks is None else self._moved(next(self.masks)).unbind()
             yield list(zip(x.chunk(shards), y.chunk(shards), keep, strict=True))

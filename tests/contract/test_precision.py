@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -113,6 +114,20 @@ def test_bf16_is_close_to_fp32_and_keeps_its_state_in_fp32(tmp_path: Path) -> No
     saved = store.at(Position(0, 0))
     tensors = {**saved.weights, **saved.optimizer}
     assert {t.dtype for name, t in tensors.items() if "num_batches" not in name} == {torch.float32}
+
+
+def test_fp64_keeps_and_resumes_its_state_in_fp64_and_is_close_to_fp32(tmp_path: Path) -> None:
+    recipe = tiny_recipe({"name": "ban"}, precision="fp64", budget={"epochs": 4, "generation_length": 2})
+    whole = train(recipe, tmp_path / "whole")
+    for _ in range(4):
+        pieces = train(recipe, tmp_path / "pieces", epochs=1)
+    same_state(whole.at(Position(1, 1)), pieces.at(Position(1, 1)))
+    saved = whole.at(Position(1, 1))
+    tensors = {**saved.weights, **saved.optimizer, **saved.carried["teacher"]}
+    assert {t.dtype for name, t in tensors.items() if "num_batches" not in name} == {torch.float64}
+    one, plain = first_row(Execution(), precision="fp64"), first_row(Execution())
+    close(one, plain, rel=1e-4)
+    assert one["train_loss"] != float(np.float32(one["train_loss"]))
 
 
 @needs_bf16
