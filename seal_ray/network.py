@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,8 +82,8 @@ def _stage(block: Any, channels: int, planes: int, depth: int, stride: int) -> n
 def build(arch: str, *, classes: int, stem: str, width: int, generator: torch.Generator) -> nn.Module:
     """A network with its initial weights, drawn from `generator` in module order on the CPU.
 
-    Kaiming-normal (fan in, ReLU) for convolutions and linear layers, biases 0, norms at 1 and 0: the
-    initialisation of SEAL's published code.
+    For convolutions and linear layers Kaiming-normal weights (fan in, ReLU), then biases uniform within
+    +-1/sqrt(fan in), torch's default; norms at 1 and 0: the initialisation of SEAL's published code.
     """
     with torch.device("meta"):
         network = ResNet(arch, classes=classes, stem=stem, width=width)
@@ -100,7 +101,8 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
 
 def weighted_layers(network: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:

@@ -71,6 +71,8 @@ def test_initial_weights_are_kaiming_normal_by_fan_in(arch: str, width: int) -> 
             scaled.append(tensor.flatten() * math.sqrt(fan_in / 2))
             tolerance = 4 / math.sqrt(2 * tensor.numel())  # four standard errors of a standard deviation
             assert scaled[-1].std().item() == pytest.approx(1, abs=tolerance), name
+        elif name == "fc.bias":
+            assert tensor.abs().max() <= 1 / math.sqrt(net.fc.in_features)
         elif name.endswith(("running_var", ".weight")):
             assert (tensor == 1).all(), name
         else:
@@ -82,6 +84,19 @@ def test_initial_weights_are_kaiming_normal_by_fan_in(arch: str, width: int) -> 
     assert everything.pow(4).mean().item() == pytest.approx(
         3, abs=math.sqrt(96) * error
     )  # normal, not uniform
+
+
+def test_initial_biases_are_torchs_own_draw_after_the_weights() -> None:
+    net = build("resnet18", classes=1000, stem="cifar", width=4, generator=stream(3, "init"))
+    bound = 1 / math.sqrt(32)
+    error = 4 * bound / math.sqrt(3 * 1000)  # four standard errors of a mean
+    assert net.fc.bias.mean().item() == pytest.approx(0, abs=error)
+    assert net.fc.bias.abs().max().item() == pytest.approx(bound, rel=0.02)
+    assert net.fc.bias.square().mean().item() == pytest.approx(bound**2 / 3, rel=0.15)
+    again = stream(3, "init")
+    for _, layer in weighted_layers(net):
+        nn.init.kaiming_normal_(torch.empty_like(layer.weight), nonlinearity="relu", generator=again)
+    assert torch.equal(net.fc.bias, torch.empty(1000).uniform_(-bound, bound, generator=again))
 
 
 def test_initial_weights_are_a_function_of_the_generator_alone() -> None:
