@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from seal_ray.methods import METHODS
 from seal_ray.network import Parts, build
 from seal_ray.optim import build_optimizer, set_learning_rate, signed_rate
-from seal_ray.recipe import Optimizer
-from seal_ray.schedule import Budget, Position, first_epochs, learning_rate
+from seal_ray.recipe import Recipe
+from seal_ray.schedule import Position, first_epochs, learning_rate
 from seal_ray.streams import stream
 
+JOBS = Path(__file__).parents[2] / "jobs/runs/tiny-imagenet"
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 Trace = list[tuple[str, float, float, float, float]]  # phase, lr early, lr late, decay early, decay late
 
@@ -35,19 +35,21 @@ def expected(method: str) -> Trace:
             elif method in ("seal", "llf") and generation > 0:
                 trace.append(("relearn", lr, lr, 5e-4, 5e-4))
             elif method == "long":
-                lr = published(160 * generation + epoch, 1600, 200)
+                lr = published(160 * generation + epoch, 1600, 20)
                 trace.append(("learn", lr, lr, 5e-4, 5e-4))
             else:
                 trace.append(("learn", lr, lr, 5e-4, 5e-4))
     return trace
 
 
-def traced(name: str, **fields: Any) -> Trace:
+def traced(job: str) -> Trace:
+    """What a shipped job does."""
+    recipe = Recipe.load(JOBS / f"{job}.yaml")
     network = build("resnet18", classes=2, stem="imagenet", width=1, generator=stream(0, "init"))
-    parts, budget, settings = Parts(STAGES, "layer3"), Budget(1600, 160), Optimizer()
+    parts, budget, settings = Parts(STAGES, recipe.method.split_at), recipe.budget, recipe.optimizer
     trace: Trace = []
     for generation in range(10):
-        phases = METHODS[name](**fields).phases(generation, budget)
+        phases = recipe.method.phases(generation, budget)
         for phase, first in zip(phases, first_epochs(phases), strict=True):
             optimizer = build_optimizer(network, parts, phase, settings)
             decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -61,17 +63,9 @@ def traced(name: str, **fields: Any) -> Trace:
     return trace
 
 
-@pytest.mark.parametrize(
-    ("trace", "name", "fields"),
-    [
-        ("normal", "normal", {}),
-        ("long", "normal", {"schedule": "long"}),
-        ("llf", "llf", {}),
-        ("seal", "seal", {}),
-    ],
-)
-def test_a_method_moves_its_parts_as_published(trace: str, name: str, fields: dict[str, Any]) -> None:
-    ours, theirs = traced(name, **fields), expected(trace)
+@pytest.mark.parametrize("job", ["normal", "long", "llf", "seal"])
+def test_a_shipped_job_moves_its_parts_as_published(job: str) -> None:
+    ours, theirs = traced(job), expected(job)
     assert len(ours) == len(theirs) == 1600
     assert [row[0] for row in ours] == [row[0] for row in theirs]
     for column in range(1, 5):
