@@ -22,8 +22,9 @@ class Seal(Method):
     everything descends.
 
     ascend, head_ascends: which part climbs, and whether the classifier climbs with it (if not, it moves
-    with the others). others: what the rest does meanwhile. ascent_weight_decay: `decay` shrinks the
-    ascending weights, `growth` grows them (what a negative learning rate does). forget `llf`: the late
+    with the others). With `late` and `all` the published code lets it climb by default, so head_ascends
+    true is what was published. others: what the rest does meanwhile. ascent_weight_decay: `decay` shrinks
+    the ascending weights, `growth` grows them (what a negative learning rate does). forget `llf`: the late
     layers are re-initialised first. ascent_loss `confident_error`: instead of climbing the loss, the
     ascending part descends the cross entropy towards the most probable wrong class.
     """
