@@ -17,6 +17,7 @@ from analysis.pieces import Piece
 from seal_ray.device import prepare_process
 from seal_ray.errors import CheckpointError, ClusterError, SealRayError
 from seal_ray.launch import last_line
+from seal_ray.plugins import PluginFile, loaded_files, using
 
 RETRIES = 3
 """How often a piece is tried again whose process has died, and a process started again that never came up."""
@@ -92,9 +93,11 @@ def _attempt(piece: Piece, material: Material, processes: int) -> Done:
 
 
 class Worker:
-    """What runs in an actor: a process with its own images and networks."""
+    """What runs in an actor: a process with its own images and networks, and the driver's plugin files."""
 
-    def __init__(self, gpu: bool, processes: int) -> None:
+    def __init__(self, gpu: bool, processes: int, plugins: Sequence[PluginFile] = ()) -> None:
+        with using(plugins):  # from now on they are loaded, wherever a run's copies lie
+            pass
         device = torch.device("cuda" if gpu else "cpu")
         prepare_process(device, deterministic=True, precision="fp32")
         self._material, self._processes = Material(device), processes
@@ -200,7 +203,8 @@ class _Crew:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
         }
         actor = ray.remote(Worker).options(**options)
-        self._actors[slot] = actor.remote(self._slots.gpus_each > 0, self._slots.count)
+        gpu = self._slots.gpus_each > 0
+        self._actors[slot] = actor.remote(gpu, self._slots.count, loaded_files())
         self._awaited[self._actors[slot].ready.remote()] = (slot, None)
 
     def _hand(self, slot: int) -> None:

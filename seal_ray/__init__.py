@@ -13,18 +13,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seal_ray.data.images import Images
+    from seal_ray.edits import EditContext, Reinit
+    from seal_ray.methods import LEARN, Method, learn, method
     from seal_ray.recipe import Recipe
+    from seal_ray.schedule import Budget, Group, Phase
     from seal_ray.store import Store, open_store
     from seal_ray.train import fit
 
 __version__ = "0.1.0"
-__all__ = ["Images", "Recipe", "Store", "__version__", "fit", "open_store"]
+__all__ = [
+    "LEARN",
+    "Budget",
+    "EditContext",
+    "Group",
+    "Images",
+    "Method",
+    "Phase",
+    "Recipe",
+    "Reinit",
+    "Store",
+    "__version__",
+    "fit",
+    "learn",
+    "method",
+    "open_store",
+]
 
 _HOMES = {
+    "LEARN": "seal_ray.methods",
+    "Budget": "seal_ray.schedule",
+    "EditContext": "seal_ray.edits",
+    "Group": "seal_ray.schedule",
     "Images": "seal_ray.data.images",
+    "Method": "seal_ray.methods",
+    "Phase": "seal_ray.schedule",
     "Recipe": "seal_ray.recipe",
+    "Reinit": "seal_ray.edits",
     "Store": "seal_ray.store",
     "fit": "seal_ray.train",
+    "learn": "seal_ray.methods",
+    "method": "seal_ray.methods",
     "open_store": "seal_ray.store",
 }
 

@@ -11,8 +11,20 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from seal_ray import cli_carry, cli_dashboard, cli_data, cli_jobs, cli_report
-from seal_ray.cli_options import Address, Set, Storage, Target, Workers, out, overrides
+from seal_ray import cli_carry, cli_dashboard, cli_data, cli_jobs, cli_plugins, cli_report
+from seal_ray.cli_options import (
+    Address,
+    Plugins,
+    Set,
+    Storage,
+    Target,
+    Trust,
+    Workers,
+    out,
+    overrides,
+    say_what_is_loaded,
+    trust_plugins,
+)
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.objects import storage_path
 
@@ -25,6 +37,8 @@ app = typer.Typer(
 app.add_typer(cli_data.data_app, name="data")
 app.command()(cli_carry.transfer)
 app.command()(cli_carry.fewshot)
+app.command()(cli_plugins.methods)
+app.command()(cli_plugins.check)
 app.command()(cli_dashboard.dashboard)
 app.command()(cli_report.report)
 app.command(context_settings=cli_jobs.PASSED_ON)(cli_jobs.submit)
@@ -48,6 +62,7 @@ def train(
     workers: Workers = None,
     storage: Storage = None,
     address: Address = None,
+    plugin: Plugins = None,
 ) -> None:
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
     from seal_ray.console import Console
@@ -55,7 +70,7 @@ def train(
     from seal_ray.launch import launch, prepare_job, ray_session
 
     console = Console(out)
-    planned = [prepare_job(_load(file, set_, workers, storage)) for file in files]
+    planned = [prepare_job(_load(file, set_, workers, storage, plugin)) for file in files]
     unfinished = False
     with ray_session(address):
         for one in planned:
@@ -87,6 +102,7 @@ def sweep(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="One run after the other in this process, without Ray.")
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Train all runs of a sweep and compare them. The same command again does what is left."""
     from analysis.carried import widen_results
@@ -95,7 +111,7 @@ def sweep(
     from seal_ray.results import prepare_sweep, problems, totals, track_results, write_results
     from seal_ray.sweep import load_sweep
 
-    runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage)))
+    runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage), plugin or []))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
     lines, found = write_results(runs)
     widen_results(runs, lines, found)
@@ -114,23 +130,23 @@ def sweep(
 
 
 @app.command()
-def validate(file: File, set_: Set = None) -> None:
+def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
     """Check a YAML file of a run, a sweep or an evaluation; says what is wrong and where."""
     from analysis.evaluation import is_evaluation, load_evaluation
     from seal_ray.sweep import is_sweep, load_sweep
 
     if is_evaluation(file):
-        if set_:
-            raise ConfigError("--set: is for runs and sweeps, not for evaluations")
+        if set_ or plugin:
+            raise ConfigError("--set and --plugin: are for runs and sweeps, not for evaluations")
         found_targets = load_evaluation(file).targets
         out.print(f"{file}: valid ({', '.join(found_targets)})", markup=False)
         return
     if is_sweep(file):
-        found = load_sweep(file, set_ or [])
+        found = load_sweep(file, set_ or [], plugin or [])
         epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
         out.print(f"{file}: valid ({len(found.runs)} runs, {epochs:,} epochs)", markup=False)
         return
-    job = _load(file, set_, None, None)
+    job = _load(file, set_, None, None, plugin)
     out.print(f"{file}: valid ({job.recipe.method.name}, {job.recipe.budget.epochs} epochs)", markup=False)
 
 
@@ -145,6 +161,7 @@ def plan(
         Optional[float],  # noqa: UP045
         typer.Option(min=0.1, help="Sweep: the speed to estimate with."),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Show what a run or a sweep would do: phases, rates, steps, storage; what is shared.
 
@@ -157,11 +174,11 @@ def plan(
     from seal_ray.tables import plan_table
 
     if is_sweep(file):
-        _plan_sweep(file, overrides(set_, workers, storage), images_per_second, measure)
+        _plan_sweep(file, overrides(set_, workers, storage), plugin, images_per_second, measure)
         return
     if images_per_second or measure:
         raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
-    planned = prepare_job(_load(file, set_, workers, storage), open_data=open_or_assume)
+    planned = prepare_job(_load(file, set_, workers, storage, plugin), open_data=open_or_assume)
     for part in plan_table(make_plan(planned), planned):
         out.print(part)
 
@@ -170,11 +187,13 @@ def plan(
 def runs(
     storage: Annotated[str, typer.Option(help="Folder that runs are stored in.")] = "runs",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    trusted: Trust = False,
 ) -> None:
     """List runs: where they are, how well they do, and how far each ascent raised the loss."""
     from seal_ray.runs import list_runs
     from seal_ray.tables import runs_table
 
+    trust_plugins(storage_path(storage), trusted)
     found = list_runs(storage_path(storage))
     if json_:
         print(json.dumps(found, indent=1))
@@ -201,12 +220,14 @@ def analyze(
     storage: Storage = None,
     address: Address = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")] = False,
+    trusted: Trust = False,
 ) -> None:
     """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
     from analysis.analyze import analyze as analyze_target
     from analysis.analyze import summary
     from analysis.settings import load_settings
 
+    trust_plugins(target, trusted)
     outcomes = analyze_target(
         target,
         out,
@@ -230,10 +251,12 @@ def sync(
     project: Annotated[Optional[str], typer.Option(help="Another W&B project than the run's.")] = None,  # noqa: UP045
     entity: Annotated[Optional[str], typer.Option(help="Another W&B team than the run's.")] = None,  # noqa: UP045
     moments: Annotated[bool, typer.Option("--moments", help="Upload the files of moments too.")] = False,
+    trusted: Trust = False,
 ) -> None:
     """Bring runs to W&B: of each run the epochs it lacks, from metrics.jsonl."""
     from seal_ray.sync import sync_storage
 
+    trust_plugins(storage_path(storage), trusted)
     for one in sync_storage(storage_path(storage), project=project, entity=entity, run=run, moments=moments):
         done = f"skipped, {one.skipped}" if one.skipped else f"{one.uploaded} of {one.epochs} epochs uploaded"
         out.print(f"{one.run_id}: {done}", markup=False)
@@ -270,10 +293,12 @@ def export(
     ] = None,
     format_: Annotated[FileFormat, typer.Option("--format", help="What to write.")] = FileFormat.safetensors,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    trusted: Trust = False,
 ) -> None:
     """Write a moment's weights so that torchvision and timm load them, or as ONNX, with a card beside it."""
     from seal_ray.export import export as export_moment
 
+    trust_plugins(run, trusted)
     done = export_moment(run, output, moment=moment, file_format=format_.value, force=force)
     top1 = "" if done.top1 is None else f", top1 {done.top1:.1f} %"
     out.print(f"{done.path}: {done.run_id} {done.moment}{top1}; card {done.card}", markup=False)
@@ -294,28 +319,41 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _plan_sweep(file: Path, assignments: list[str], images_per_second: float | None, measure: bool) -> None:
+def _plan_sweep(
+    file: Path,
+    assignments: list[str],
+    plugins: list[Path] | None,
+    images_per_second: float | None,
+    measure: bool,
+) -> None:
     from seal_ray.data.assumed import open_or_assume
     from seal_ray.results import prepare_sweep
     from seal_ray.sweep import load_sweep
     from seal_ray.sweep_plan import measured_speed, plan_sweep
     from seal_ray.tables import sweep_plan_table
 
-    runs = prepare_sweep(load_sweep(file, assignments), open_or_assume)
+    runs = prepare_sweep(load_sweep(file, assignments, plugins or []), open_or_assume)
     speed = measured_speed(runs) if measure else images_per_second
     for part in sweep_plan_table(plan_sweep(runs, speed), runs):
         out.print(part)
 
 
-def _load(file: Path, given: list[str] | None, workers: int | None, storage: str | None) -> Any:
+def _load(
+    file: Path,
+    given: list[str] | None,
+    workers: int | None,
+    storage: str | None,
+    plugins: list[Path] | None,
+) -> Any:
     from seal_ray.recipe import load_job
 
-    return load_job(file, overrides(given, workers, storage))
+    return load_job(file, overrides(given, workers, storage), plugins or [])
 
 
 def main() -> None:
     """Run the command line; exit 2 for an error that the user can mend."""
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
+    say_what_is_loaded()
     try:
         app()
     except SealRayError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from seal_ray.cli_options import Address, Storage, Target, out
+from seal_ray.cli_options import Address, Storage, Target, Trust, out, trust_plugins
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def transfer(
     workers: Actors = None,
     address: Address = None,
     in_process: InProcess = False,
+    trusted: Trust = False,
 ) -> None:
     """Fit linear probes to frozen features of other data sets, or fine-tune. Again: only what is missing."""
     from analysis.evaluation import make_evaluation, transfer_kind
@@ -86,7 +87,7 @@ def transfer(
         seed=seed,
     )
     where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
-    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where)
+    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where, trusted)
 
 
 def fewshot(
@@ -109,6 +110,7 @@ def fewshot(
     workers: Actors = None,
     address: Address = None,
     in_process: InProcess = False,
+    trusted: Trust = False,
 ) -> None:
     """Learn new classes from a few images each, on frozen features; every method gets the same episodes."""
     from analysis.evaluation import make_evaluation
@@ -126,7 +128,7 @@ def fewshot(
         seed=seed,
     )
     where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
-    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where)
+    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where, trusted)
 
 
 def _carry_out(
@@ -136,6 +138,7 @@ def _carry_out(
     moments: str | None,
     outside: tuple[Path | None, str | None, str],
     where: dict[str, Any],
+    trusted: bool,
 ) -> None:
     from analysis.analyze import summary
     from analysis.carry import carry, judge_weights
@@ -144,16 +147,17 @@ def _carry_out(
     if (target is None) == (weights is None) or (weights is None) != (arch is None):
         raise ConfigError("give a run, a storage folder or a sweep; or --weights FILE with --arch NAME")
     if weights is not None and arch is not None:
-        if moments or any(where.values()):
+        if moments or any(where.values()) or trusted:
             raise ConfigError(
-                "--weights: is judged in this process; --moments, --storage, --workers, --address and "
-                "--in-process are for runs"
+                "--weights: is judged in this process; --moments, --storage, --workers, --address, "
+                "--in-process and --trust-plugins are for runs"
             )
         outcomes = judge_weights(weights, arch, asked, out, data=data, trained_on=trained_on)
     else:
         assert target is not None
         if trained_on != "imagenet":
             raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
+        trust_plugins(target, trusted)
         outcomes = carry(target, out, asked, data=data, moments=_listed(moments), **where)
     out.print(summary(outcomes), markup=False)
     if any(outcome.status in ("failed", "stopped") for outcome in outcomes):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from seal_ray.cli_options import Set, Storage, Workers, out, overrides
+from seal_ray.cli_options import Plugins, Set, Storage, Workers, out, overrides
 from seal_ray.objects import storage_path
 
 jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
@@ -59,6 +59,7 @@ def submit(
     concurrent: Annotated[Optional[int], typer.Option(min=1, help="sweep: runs at once.")] = None,  # noqa: UP045
     share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
     follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Train or analyse on a Ray cluster, as a job. The same again attaches to it while it runs, else goes on.
 
@@ -80,8 +81,10 @@ def submit(
             raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
         if not isinstance(file, Path):
             raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
-        work = read_work(asked, file, overrides(set_, workers, storage), options)
+        work = read_work(asked, file, overrides(set_, workers, storage), options, plugin or [])
     else:
+        if plugin:
+            raise ConfigError(f"--plugin: is for train and sweep; this is {kind.value}")
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
         words += ["--workers", str(workers)] if workers else []
         words += ["--storage", storage] if storage else []
@@ -100,7 +103,8 @@ def _given(context: typer.Context, kind: str, words: list[str]) -> dict[str, lis
     for parameter in parsed.command.params:
         source, value = parsed.get_parameter_source(parameter.name), parsed.params.get(parameter.name)
         if parameter.param_type_name == "option" and source.name == "COMMANDLINE":
-            given[parameter.opts[0]] = [str(one) for one in (value if isinstance(value, list) else [value])]
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            given[parameter.opts[0]] = [str(one) for one in values]
     return given
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -29,12 +31,38 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+Plugins = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--plugin", help="A file of code, loaded first, as `plugins:` in the YAML. Repeatable."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-plugins", help="Run the plugin files that runs in an object store have brought along."
+    ),
+]
 Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
 
 Address = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
 ]
+
+
+def trust_plugins(target: Any, trusted: bool) -> None:
+    """Load what --trust-plugins says may be loaded."""
+    from seal_ray.plugin_files import trust
+
+    if trusted:
+        trust(target)
+
+
+def say_what_is_loaded() -> None:
+    """Name each plugin file on stderr, with its digest, before its code runs."""
+    log = logging.getLogger("seal_ray.plugins")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [logging.StreamHandler(sys.stderr)]
 
 
 def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from seal_ray.cli_options import Storage, Target, out
+from seal_ray.cli_options import Storage, Target, Trust, out, trust_plugins
 
 
 def report(
@@ -17,11 +17,13 @@ def report(
         typer.Option("--output", "-o", help="File to write; default: report.html beside the results."),
     ] = None,
     storage: Storage = None,
+    trusted: Trust = False,
 ) -> None:
     """Write one HTML page that needs nothing else: leaderboard, curves, analyses, how to repeat it."""
     from analysis.page.page import write_report
     from seal_ray.tables import size
 
+    trust_plugins(target, trusted)
     path, study = write_report(target, output, storage)
     runs = f"{len(study.runs)} run{'' if len(study.runs) == 1 else 's'}"
     out.print(f"{path}: {runs} of {study.name}, {size(path.stat().st_size)}", markup=False)

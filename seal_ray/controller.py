@@ -27,7 +27,7 @@ from seal_ray.hosts import check_hosts
 from seal_ray.launch import GRACE, POLL, Planned, pause, ray_session
 from seal_ray.objects import AnyPath
 from seal_ray.queue import Claim, Queue
-from seal_ray.recipe import Job
+from seal_ray.recipe import Job, check_sendable
 from seal_ray.results import SweepRuns
 from seal_ray.scaling import check_resources, team_sizes
 from seal_ray.screen import SweepScreen
@@ -127,6 +127,8 @@ def train_sweep(
     """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
     at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
     if not in_process:
+        for one in runs.planned:
+            check_sendable(one.job)
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
     with contextlib.ExitStack() as stack:
         screen = stack.enter_context(contextlib.closing(SweepScreen(runs.planned, runs.names, rich)))

@@ -32,7 +32,8 @@ from seal_ray.hosts import check_hosts
 from seal_ray.lease import hold_lease, owns
 from seal_ray.lineage import generation_keys, run_id
 from seal_ray.objects import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
-from seal_ray.recipe import Job, dump_job
+from seal_ray.plugin_files import write_copies
+from seal_ray.recipe import Job, check_sendable, dump_job
 from seal_ray.scaling import check_resources, room_that_stays, team_sizes, trainer
 from seal_ray.store import ENDED, Store
 from seal_ray.tracking import wandb_mode
@@ -129,13 +130,15 @@ def launch(planned: Planned, console: Console) -> Outcome:
     """Train a job under a Ray that is initialised; returns when it has ended.
 
     ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
-    is being trained already; DataError when its files are damaged: before anything starts. SIGTERM and Ctrl-C
+    is being trained already; DataError when its files are damaged; ConfigError when its method is code that
+    workers would not have: before anything starts. SIGTERM and Ctrl-C
     ask the run to stop at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
     before = planned.store.status()
     if before.get("status") in ENDED:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
         return Outcome(planned.run_id, before["status"], before.get("reason", ""))
+    check_sendable(planned.job)
     verify(planned.dataset)
     use_gpu = check_resources(planned.job)
     check_hosts(planned.job.placement.storage, [planned.job.recipe.data.path])
@@ -155,6 +158,7 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
     store, moments = planned.store, planned.job.placement.keep.moments
     store.clear_stop()
     with saving(store.folder):
+        write_copies(store.folder, planned.job.plugins)
         write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
     store.record_generations(planned.keys, moments)
     store.mend()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import yaml
@@ -17,6 +17,8 @@ from seal_ray.methods import METHODS, Method
 from seal_ray.network import Parts, ResNet, stages
 from seal_ray.objects import AnyPath, storage_path
 from seal_ray.optim import owner
+from seal_ray.plugin_files import FOLDER, by_name, from_names, given_files, named_files
+from seal_ray.plugins import files_of, using
 from seal_ray.schedule import Budget, Phase, Position, Schedule, learning_rate
 from seal_ray.validation import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
 from seal_ray.yaml_file import override, read
@@ -130,7 +132,7 @@ class Recipe(BaseModel):
 
     data: Data = Field(description="the images")
     model: Model = Field(default=Model(), description="the network")
-    method: Annotated[Method, Choice(METHODS)] = Field(description=f"one of {', '.join(METHODS)}")
+    method: Annotated[Method, Choice(METHODS)] = Field(description="the training method")
     budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
     optimizer: Optimizer = Field(default=Optimizer(), description="the optimizer and its schedule")
     loss: Loss = Field(default=Loss(), description="the loss")
@@ -153,7 +155,7 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out; `Recipe(**yaml.safe_load(text))` reads it back."""
-        return _yaml(self)
+        return _yaml(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -240,11 +242,17 @@ class Placement(BaseModel):
 
 
 class Job(BaseModel):
-    """A recipe, where to run it, and what to call it: the contents of a job file."""
+    """A recipe, where to run it, and what to call it: the contents of a job file.
+
+    plugins: the code of each plugin file by the file's name; a job file has a list of paths instead.
+    """
 
     model_config = STRICT
 
     name: str = Field(min_length=1, description="what people call the run; default: the file's name")
+    plugins: dict[str, str] = Field(
+        default={}, description="files of code that the run needs, in the folder of this file or below"
+    )
     recipe: Recipe = Field(description="what to compute")
     placement: Placement = Field(default=Placement(), description="where to compute it")
     analyses: Annotated[tuple[Analysis, ...], Strict(False)] = Field(
@@ -257,23 +265,49 @@ class Job(BaseModel):
         return self
 
 
-def load_job(path: str | AnyPath, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | AnyPath, overrides: Sequence[str] = (), plugins: Sequence[Path] = ()) -> Job:
     """The job in a YAML file, after overrides `path.to.field=VALUE` (VALUE is YAML).
 
     `recipe.method=llf` replaces the whole method, `recipe.method.ascent_rate=0.1` one field of it. The
-    name defaults to the file's. ConfigError lists every problem with its file:line or override.
+    name defaults to the file's. The plugin files that it names, and those in `plugins`, are loaded before
+    anything else is checked. ConfigError lists every problem with its file:line or override.
     """
     document = override(read(path), overrides)
-    return parse(replace(document, value={"name": storage_path(path).stem, **document.value}), Job)
+    files = [*named_files(document, path), *given_files(plugins)]
+    value = {"name": storage_path(path).stem, **document.value, "plugins": by_name(files)}
+    with using(files):
+        return parse(replace(document, value=value), Job)
+
+
+def received_job(data: Mapping[str, Any]) -> Job:
+    """The job that `model_dump` has made plain data of, in a process that has its code from there alone."""
+    with using(from_names(data["plugins"])):
+        return Job.model_validate(data)
+
+
+def check_sendable(job: Job) -> None:
+    """ConfigError when `received_job` would not find the job's method."""
+    files, method = from_names(job.plugins), type(job.recipe.method)
+    with using(files):
+        known = METHODS.get(method.name) is method
+    if not known or not {file.digest for file in files_of(method)} <= {file.digest for file in files}:
+        raise ConfigError(
+            f"recipe.method: {method.__qualname__} is not among what the job's workers load; decorate it "
+            "with @seal_ray.method and name its file in the job's YAML: `plugins: [./mine.py]`"
+        )
 
 
 def dump_job(job: Job) -> str:
-    """The job as YAML, every field written out; `load_job` reads it back."""
-    return _yaml(job)
+    """The job as YAML, every field written out; `load_job` reads it back where the plugin files lie in
+    `plugins/` beside it.
+    """
+    held = job.model_dump(mode="json", exclude={"plugins"})
+    named = {"plugins": [f"{FOLDER}/{name}" for name in job.plugins]} if job.plugins else {}
+    return _yaml({"name": held.pop("name"), **named, **held})
 
 
-def _yaml(model: BaseModel) -> str:
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+def _yaml(held: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=110)
 
 
 @functools.cache
@@ -324,6 +358,11 @@ def _unplannable(recipe: Recipe) -> Iterator[str]:
             phases = recipe.method.phases(generation, recipe.budget)
         except ConfigError as error:
             yield str(error)
+            continue
+        epochs, length = sum(phase.epochs for phase in phases), recipe.budget.length
+        if epochs != length or not all(phase.epochs > 0 for phase in phases):
+            lengths = ", ".join(f"{phase.name} {phase.epochs}" for phase in phases)
+            yield f"method: the phases ({lengths}) do not fill the {length} epochs of generation {generation}"
             continue
         position = Position(generation, 0)
         for phase in phases:

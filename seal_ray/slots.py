@@ -20,7 +20,7 @@ from seal_ray.files import make_folder
 from seal_ray.launch import last_line
 from seal_ray.lease import hold_lease, owns, take_lead
 from seal_ray.objects import AnyPath, on_this_host, storage_path
-from seal_ray.recipe import Job, Workers
+from seal_ray.recipe import Workers, received_job
 from seal_ray.scaling import trainer
 from seal_ray.store import SLOTS, Store
 from seal_ray.worker import show_warnings_in, train_to_end
@@ -87,7 +87,7 @@ def _train(task: Task, world: World, desk: Any) -> dict[str, str]:
     import ray
     import ray.train
 
-    job, folder, token = Job.model_validate(task["job"]), storage_path(task["folder"]), task["token"]
+    job, folder, token = received_job(task["job"]), storage_path(task["folder"]), task["token"]
     owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
     store = Store(folder, folder.name, job.placement.keep.checkpoints, owned)
     if world.leads:

@@ -20,6 +20,8 @@ from pydantic import BaseModel, Field, Strict, model_validator
 
 from seal_ray.distributions import is_distribution, sample
 from seal_ray.errors import ConfigError
+from seal_ray.plugin_files import by_name, given_files, named_files
+from seal_ray.plugins import using
 from seal_ray.recipe import Analysis, Job, Recipe
 from seal_ray.validation import STRICT, parse, refuse
 from seal_ray.yaml_file import Document, Keys, at, dotted, override, put, read
@@ -51,6 +53,9 @@ class SweepFile(BaseModel):
     model_config = STRICT
 
     name: str = Field(min_length=1, description="what people call the sweep; default: the file's name")
+    plugins: dict[str, str] = Field(
+        default={}, description="files of code that its runs need, in the folder of this file or below"
+    )
     base: str | None = Field(default=None, min_length=1, description="a run's YAML file, beside this one")
     recipe: dict[str, Any] = Field(default={}, description="recipe fields for all runs, over those of base")
     placement: dict[str, Any] = Field(default={}, description="placement fields, over those of base")
@@ -138,15 +143,39 @@ def is_sweep(path: str | Path) -> bool:
     return "axes" in read(path).value
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[Path] = ()) -> Sweep:
     """The sweep in a YAML file, after overrides (`recipe.budget.epochs=8` is for all runs, `seeds=1`).
 
-    ConfigError lists every problem with its file:line: of the sweep, of its base, and of each run.
+    plugins: as for `load_job`; those that base names come in, too. ConfigError lists every problem with its
+    file:line: of the sweep, of its base, and of each run.
     """
     document = override(read(path), overrides)
-    document = Document({"name": Path(path).stem, **document.value}, document.places)
+    base = _read_base(document, Path(path))
+    files = [*named_files(document, path), *given_files(plugins)]
+    files += named_files(base, Path(path).parent / str(document.value.get("base", "")))
+    with using(files):
+        return _sweep(document, base, by_name(files), Path(path))
+
+
+def _read_base(document: Document, path: Path) -> Document:
+    """What the sweep's base file holds, if it names one."""
+    named = document.value.get("base")
+    if not isinstance(named, str) or not named:
+        return Document({}, {(): document.places[()]})
+    try:
+        return read(path.parent / named)
+    except ConfigError as error:
+        problems = str(error).split("\n")
+        place = document.places[("base",)]
+        raise ConfigError("\n".join(f"{place}: base: {problem}" for problem in problems)) from None
+
+
+def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path: Path) -> Sweep:
+    """The sweep of a document and its base, with the plugin files in use."""
+    value = {"name": path.stem, **document.value, "plugins": plugins}
+    document = Document(value, document.places)
     file = parse(document, SweepFile)
-    base = _base(file, document, Path(path))
+    base = _base(file, document, base, path)
     place = document.places[("axes",)]
     settings = list(itertools.islice(_settings(file, document), MAX_RUNS + 1))
     if len(settings) > MAX_RUNS:
@@ -165,19 +194,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     return Sweep(file.name, made, baseline, file.early_stopping, file.after_generations)
 
 
-def _base(file: SweepFile, document: Document, path: Path) -> Document:
+def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Document:
     """The document of a job: that of the base file, with the sweep's own sections over it."""
-    base = Document({}, {(): document.places[()]})
-    if file.base is not None:
-        try:
-            base = read(path.parent / file.base)
-        except ConfigError as error:
-            problems = str(error).split("\n")
-            place = document.places[("base",)]
-            raise ConfigError("\n".join(f"{place}: base: {problem}" for problem in problems)) from None
-    elif "recipe" not in document.value:
+    if file.base is None and "recipe" not in document.value:
         raise ConfigError(f"{path}:1: has neither base nor recipe; add `base: RUN.yaml` or the recipe itself")
-    base = Document({**base.value, "name": file.name}, {**base.places, ("name",): str(path)})
+    value = {**base.value, "name": file.name, "plugins": file.plugins}
+    base = Document(value, {**base.places, ("name",): str(path)})
     for section in ("recipe", "placement", "analyses"):
         if section in document.value:
             base = _merge(base, document, (section,))

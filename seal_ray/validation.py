@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -129,7 +131,8 @@ CONFIG_ERROR = WrapValidator(_config_error)
 class Choice:
     """Field metadata: one of several frozen dataclasses, chosen by `name`.
 
-    Read from an instance, a mapping {name: ..., its fields}, or the bare name; written as the mapping.
+    Read from an instance, a mapping {name: ..., its fields}, or the bare name; written as the mapping. Which
+    names there are is asked when a value is read. An instance may be of any subclass of the annotated type.
     """
 
     options: Mapping[str, type]
@@ -142,35 +145,42 @@ class Choice:
         """The names of the options that have `field`."""
         return [name for name, option in self.options.items() if field in _fields(option)]
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The dataclasses' own schemas, one of which `name` picks."""
-        options = {name: self._option(handler.generate_schema(kind)) for name, kind in self.options.items()}
-        return core_schema.no_info_before_validator_function(
-            self._mapping,
-            core_schema.tagged_union_schema(options, discriminator=_name),
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump),
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A validator that looks the dataclass up, and the mapping as what is written."""
+
+        def read(value: object) -> object:
+            if isinstance(value, source):
+                return _read(type(value), _dump(value))
+            mapping = value if isinstance(value, dict) else {"name": value}
+            return _read(self._option(mapping, value), mapping)
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.plain_serializer_function_ser_schema(_dump)
         )
 
-    @staticmethod
-    def _option(schema: CoreSchema) -> CoreSchema:
-        def fields(value: dict[str, object]) -> bytes:
-            return _as_json({key: held for key, held in value.items() if key != "name"})
-
-        return core_schema.no_info_before_validator_function(fields, core_schema.json_schema(schema))
-
-    def _mapping(self, value: object) -> Mapping[str, object]:
-        """The mapping that an instance, a mapping or a bare name stands for, its name a known one."""
-        if isinstance(value, tuple(self.options.values())):
-            return _dump(value)
-        mapping = value if isinstance(value, dict) else {"name": value}
-        if "name" not in mapping:
-            problem = InitErrorDetails(type="missing", loc=("name",), input=value)
-        elif _name(mapping) not in self.options:
+    def _option(self, mapping: Mapping[str, object], value: object) -> type:
+        """The dataclass that a mapping names."""
+        if _name(mapping) in self.options:
+            return self.options[_name(mapping)]
+        if "name" in mapping:
             expected = {"expected": _listed([repr(name) for name in self.options])}
             problem = InitErrorDetails(type="literal_error", loc=("name",), input=value, ctx=expected)
         else:
-            return mapping
+            problem = InitErrorDetails(type="missing", loc=("name",), input=value)
         raise ValidationError.from_exception_data("Choice", [problem])
+
+
+def _read(kind: type, mapping: Mapping[str, object]) -> object:
+    """An instance of a dataclass from the fields of a mapping, as strict as a model; see AS_JSON."""
+    name = str(mapping["name"])
+    fields = {key: held for key, held in mapping.items() if key != "name"}
+    return _reader(kind).validate_json(_as_json({name: fields}))[name]
+
+
+@functools.cache
+def _reader(kind: Any) -> TypeAdapter[dict[str, Any]]:
+    """Reads {name: fields of a dataclass}; a dataclass alone cannot be given the configuration."""
+    return TypeAdapter(dict[str, kind], config=STRICT)
 
 
 def _name(value: object) -> str:
@@ -245,7 +255,10 @@ def _problem(found: list[ErrorDetails], model: type[BaseModel], path: Keys, docu
         case "config":
             return found[0]["msg"]
         case "missing":
-            what = f": {kind.description}" if isinstance(kind, FieldInfo) and kind.description else ""
+            choice = _choice(kind)
+            described = kind.description if isinstance(kind, FieldInfo) else None
+            described = f"one of {', '.join(choice.options)}" if choice else described
+            what = f": {described}" if described else ""
             return f"missing; add it{what}" + (f" (fields: {fields})" if fields else "")
         case "extra_forbidden" | "unexpected_keyword_argument":
             return _unknown(model, path, document)

@@ -1,8 +1,9 @@
 """Work that can be sent to a Ray cluster: what a job does, its name, and the files that it needs.
 
 What is sent is this package as it is here, so that the cluster runs the same code and needs only its
-dependencies, and the YAML files, each at its place below the working directory. Nothing else is: data and
-storage are named by paths that the cluster's hosts see, keys and tokens are the cluster's own.
+dependencies, and the YAML files with the plugin files that they name, each at its place below the working
+directory. Nothing else is: data and storage are named by paths that the cluster's hosts see, keys and tokens
+are the cluster's own.
 
 The same work has the same name, `<name>-<8 hex digits>`: of what is computed and where it is stored. The
 run id would do as well, but needs the data, which may be on the cluster only.
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from seal_ray.errors import ConfigError
 from seal_ray.objects import AnyPath, ObjectPath, storage_path
+from seal_ray.plugin_files import FOLDER
 from seal_ray.recipe import Job, load_job
 from seal_ray.sweep import load_sweep
 from seal_ray.yaml_file import override, read, stored_in
@@ -47,32 +49,42 @@ class Work:
         return shlex.join(["exec", "python", "-m", "seal_ray", self.kind, *self.arguments])
 
 
-def read_work(kind: Kind, file: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> Work:
+def read_work(
+    kind: Kind,
+    file: Path,
+    overrides: Sequence[str] = (),
+    options: Sequence[str] = (),
+    plugins: Sequence[Path] = (),
+) -> Work:
     """The training that a YAML file describes, after overrides; options are those of `seal-ray KIND`.
 
-    ConfigError for whatever is wrong with the file, for one outside the working directory, and for paths of
-    data or storage that are relative: nobody would find again what is stored in a job's own folder.
+    plugins: files of code beside those that the YAML names; all of them are sent. ConfigError for
+    whatever is wrong with the file, for one outside the working directory, and for paths of data or storage
+    that are relative: nobody would find again what is stored in a job's own folder.
     """
     if kind == "train":
-        job = load_job(file, overrides)
-        name, jobs, files, rest = job.name, [job], [file], None
+        job = load_job(file, overrides, plugins)
+        name, jobs, rest = job.name, [job], None
     else:
-        sweep = load_sweep(file, overrides)
-        name, jobs, files = sweep.name, [run.job for run in sweep.runs], _files_of_sweep(file, overrides)
+        sweep = load_sweep(file, overrides, plugins)
+        name, jobs = sweep.name, [run.job for run in sweep.runs]
         rest = sweep.early_stopping and sweep.early_stopping.model_dump()
-    sent = tuple(_below_here(one) for one in files)
+    sent = tuple(_below_here(one) for one in [*_files_of(file, overrides), *plugins])
     _check_paths(file, jobs)
     recipes = [one.recipe.model_dump(mode="json") for one in jobs]
     said = [kind, jobs[0].placement.storage, recipes, rest]
+    said += [jobs[0].plugins] if jobs[0].plugins else []
     assignments = [text for assignment in overrides for text in ("--set", assignment)]
-    arguments = (str(sent[0]), *assignments, *options, "--address", "auto")
+    code = [text for one in plugins for text in ("--plugin", str(_below_here(one)))]
+    arguments = (str(sent[0]), *assignments, *code, *options, "--address", "auto")
     return Work(kind, _name(name, kind, said), sent, arguments)
 
 
 def read_analysis(kind: Kind, target: AnyPath, options: Mapping[str, Sequence[str]]) -> Work:
     """The analysis, transfer or few-shot of a sweep, by its YAML file, or of a folder that all hosts find.
 
-    options: of `seal-ray KIND`, each with the words that follow it, once for each time it is given.
+    options: of `seal-ray KIND`, each with the words that follow it, once for each time it is given; none for
+    a flag.
     ConfigError as read_work, and for an option that a job cannot have.
     """
     for option in ("--address", "--in-process", "--weights", "--arch", "--trained-on"):
@@ -82,7 +94,7 @@ def read_analysis(kind: Kind, target: AnyPath, options: Mapping[str, Sequence[st
     files: list[Path] = []
     if isinstance(target, Path) and target.is_file():
         overrides = stored_in(*given.get("--storage", [None]))
-        files = _files_of_sweep(target, overrides)
+        files = _files_of(target, overrides)
         jobs = [run.job for run in load_sweep(target, overrides).runs]
         _check_paths(target, jobs)
         what: Any = [jobs[0].placement.storage, [one.recipe.model_dump(mode="json") for one in jobs]]
@@ -104,18 +116,24 @@ def read_analysis(kind: Kind, target: AnyPath, options: Mapping[str, Sequence[st
             "--data /mnt/data"
         )
     sent = tuple(_below_here(one) for one in files)
-    words = [word for option, values in sorted(given.items()) for value in values for word in (option, value)]
+    words = [
+        word
+        for option, values in sorted(given.items())
+        for word in ([w for value in values for w in (option, value)] or [option])
+    ]
     texts = [one.read_text() for one in evaluation]
     arguments = (str(target if what == str(target) else sent[0]), *words, "--address", "auto")
     return Work(kind, _name(f"{kind}-{target.stem}", kind, [kind, what, words, texts]), sent, arguments)
 
 
-def _files_of_sweep(file: Path, overrides: Sequence[str]) -> list[Path]:
-    """A sweep's file and the base it refers to."""
-    base = override(read(file), overrides).value.get("base")
+def _files_of(file: Path, overrides: Sequence[str]) -> list[Path]:
+    """The file of a run or a sweep, and what it refers to: a sweep's base, and the plugin files of both."""
+    held = override(read(file), overrides).value
+    base = held.get("base")
     if base is not None and Path(base).is_absolute():
         raise ConfigError(f"{file}: base: {base} is absolute; to be sent it must be relative to {file}")
-    return [file] if base is None else [file, file.parent / base]
+    code = [file.parent / entry for entry in held.get(FOLDER, ())]
+    return [file, *code] if base is None else [file, *_files_of(file.parent / base, ()), *code]
 
 
 def _name(name: str, kind: Kind, said: Any) -> str:

@@ -14,7 +14,7 @@ from seal_ray.device import prepare_process
 from seal_ray.errors import Diverged, SealRayError, SealRayWarning
 from seal_ray.lease import owns, take_lead
 from seal_ray.objects import storage_path
-from seal_ray.recipe import Job
+from seal_ray.recipe import Job, received_job
 from seal_ray.run import Execution
 from seal_ray.store import Store
 from seal_ray.tracking import NoTracker, open_tracker
@@ -31,12 +31,12 @@ LEAVING = "a host that trains it is about to be taken away; the same command goe
 def work(config: dict[str, Any]) -> dict[str, str]:
     """What Ray Train runs on each worker: train until the run ends; returns {status, reason}.
 
-    config: {job, run_id, folder, token}.
+    config: {job, run_id, folder, token}; the job as plain data, with the code of its plugin files.
     """
     import ray.train
     import ray.train.torch
 
-    job = Job.model_validate(config["job"])
+    job = received_job(config["job"])
     folder, token = storage_path(config["folder"]), config["token"]
     world = World.current(ray.train.torch.get_device())
     owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)

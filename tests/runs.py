@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from seal_ray.data.images import Images
 from seal_ray.lineage import run_id
 from seal_ray.methods import METHODS
@@ -15,6 +13,8 @@ from seal_ray.run import Execution
 from seal_ray.schedule import Row
 from seal_ray.snapshot import Snapshot, read_snapshot
 from seal_ray.store import Store
+from seal_ray.testing import tiny_images as tiny_images
+from seal_ray.testing import tiny_recipe as tiny_recipe
 from seal_ray.train import EpochResult, fit
 from seal_ray.weights import pinned
 from seal_ray.world import World
@@ -38,8 +38,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Every method with settings that reach its branches."""
 
-CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS[name]]
-MAIN_CASES = [{"name": name, **VARIANTS[name][0]} for name in METHODS] + [
+CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS.get(name, [{}])]
+MAIN_CASES = [{"name": name, **VARIANTS.get(name, [{}])[0]} for name in METHODS] + [
     {"name": "seal", **next(fields for fields in VARIANTS["seal"] if "ascent_loss" in fields)}
 ]
 """One of each method, and the one whose parts have losses of their own."""
@@ -48,35 +48,6 @@ MAIN_CASES = [{"name": name, **VARIANTS[name][0]} for name in METHODS] + [
 def case_id(method: dict[str, Any]) -> str:
     """A readable test id."""
     return "-".join(str(v) for v in method.values() if not isinstance(v, dict))
-
-
-def tiny_recipe(method: dict[str, Any] | str = "normal", **changes: Any) -> Recipe:
-    """A ResNet-18 of width 4 on 3 generations of 4 epochs; `changes` are top-level fields."""
-    fields: dict[str, Any] = {
-        "data": {"path": "unused"},
-        "model": {"arch": "resnet18", "width": 4},
-        "method": {"name": method} if isinstance(method, str) else method,
-        "budget": {"epochs": 12, "generation_length": 4},
-        "augment": {"crop_padding": 2},
-        "batch_size": 12,
-        "shards": 2,
-    }
-    return Recipe.model_validate({**fields, **changes})
-
-
-def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3) -> Images:
-    """Coloured noise around a colour of its class: learnable, and the same in every process."""
-    rng = np.random.default_rng(0)
-
-    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.arange(count) % classes
-        colours = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160], [130, 130, 60]])[labels]
-        noise = rng.integers(-60, 60, (count, size, size, 3))
-        return (colours[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int64)
-
-    return Images.from_arrays(
-        split(train), split(val), identity=f"tiny-{train}-{val}-{size}", classes=classes
-    )
 
 
 def train_run(

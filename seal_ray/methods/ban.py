@@ -11,7 +11,7 @@ from torch import nn
 
 from seal_ray.edits import EditContext
 from seal_ray.losses import Distill
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Phase
 
 
@@ -28,6 +28,7 @@ class Succeed:
             state[name].copy_(tensor)
 
 
+@method
 @dataclass(frozen=True)
 class Ban(Method):
     """Each generation from 1 on trains a new network on the labels and on the previous generation's

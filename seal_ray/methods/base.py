@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import re
+from dataclasses import dataclass, fields
+from typing import ClassVar, TypeVar
 
+from seal_ray.errors import ConfigError
+from seal_ray.plugins import Registry
 from seal_ray.schedule import Budget, Group, Phase
 
 LEARN = (Group("early"), Group("late"))
@@ -30,6 +33,33 @@ class Method:
         ConfigError when a share leaves no epoch for the rest of the generation.
         """
         raise NotImplementedError
+
+
+M = TypeVar("M", bound=Method)
+
+METHODS: Registry[Method] = Registry("method")
+"""The methods that recipes may name."""
+
+
+def method(cls: type[M]) -> type[M]:
+    """Class decorator: recipes may name this method. Write it above `@dataclass(frozen=True)`.
+
+    ConfigError for a class that is no method, and for a name that another one has.
+    """
+    name = getattr(cls, "name", None)
+    if Method not in cls.__mro__:
+        problem = "does not extend seal_ray.Method"
+    elif "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
+        problem = "is no frozen dataclass; write @dataclass(frozen=True) under @seal_ray.method"
+    elif any(field.name == "name" for field in fields(cls)):
+        problem = "has its name as a field; write name: ClassVar[str]"
+    elif not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        problem = f"is called {name!r}; give it a name of small letters, digits and _, as in `name = 'mine'`"
+    elif cls.phases is Method.phases:
+        problem = "says no phases"
+    else:
+        return METHODS.add(name, cls)
+    raise ConfigError(f"the method {cls.__qualname__} {problem}")
 
 
 def learn(budget: Budget) -> tuple[Phase, ...]:

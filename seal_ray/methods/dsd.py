@@ -9,11 +9,12 @@ from annotated_types import Interval
 
 from seal_ray.edits import Prune
 from seal_ray.errors import ConfigError
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Group, Phase, epochs_of
 from seal_ray.steps import Masked
 
 
+@method
 @dataclass(frozen=True)
 class Dsd(Method):
     """Each generation from 1 on: dense; the smallest `prune_share` of each layer's weights pruned and

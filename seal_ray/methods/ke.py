@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Interval
 
 from seal_ray.edits import MaskedReinit
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Phase
 
 
+@method
 @dataclass(frozen=True)
 class Ke(Method):
     """A mask fixed at the start keeps a fraction `keep` of each layer (`kels`: leading filters and

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from seal_ray.edits import Reinit
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Phase
 
 
+@method
 @dataclass(frozen=True)
 class Llf(Method):
     """Each generation from 1 on starts with new weights in the late layers, then everything descends.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Phase
 
 
+@method
 @dataclass(frozen=True)
 class Normal(Method):
     """schedule `restart`: learning rate and momentum start anew each generation; `long`: one schedule

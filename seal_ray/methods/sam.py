@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
-from seal_ray.methods.base import LEARN, Method
+from seal_ray.methods.base import LEARN, Method, method
 from seal_ray.schedule import Budget, Phase
 from seal_ray.steps import Sam as SamStep
 
 
+@method
 @dataclass(frozen=True)
 class Sam(Method):
     """Every step takes the gradient at w + rho g / |g|. `part: early` is a foil for SEAL: the early

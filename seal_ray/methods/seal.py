@@ -9,12 +9,13 @@ from annotated_types import Gt, Interval
 
 from seal_ray.edits import Reinit
 from seal_ray.losses import ConfidentError
-from seal_ray.methods.base import LEARN, Method, learn
+from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.schedule import Budget, Group, Phase, Rise, epochs_of
 
 DECAY = {"none": 0.0, "decay": 1.0, "growth": -1.0}
 
 
+@method
 @dataclass(frozen=True)
 class Seal(Method):
     """From generation 1 on the early layers climb the loss for `ascent_share` of the generation, at

@@ -22,6 +22,7 @@ CORE = [
     "methods",
     "network",
     "optim",
+    "plugins",
     "run",
     "schedule",
     "snapshot",

@@ -1,0 +1,258 @@
+"""Checks of other people's methods, and the tiny recipes and images that these and our own tests train on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from seal_ray.data.images import Images
+from seal_ray.errors import ConfigError, SealRayError
+from seal_ray.lineage import generation_keys
+from seal_ray.methods import Method
+from seal_ray.network import Parts
+from seal_ray.plugins import PluginFile, files_of, using
+from seal_ray.recipe import Recipe
+from seal_ray.run import Execution
+from seal_ray.schedule import Budget, Phase
+from seal_ray.snapshot import Snapshot
+from seal_ray.store import Store, open_store
+from seal_ray.train import fit
+from seal_ray.world import World
+
+BUDGETS = (Budget(12, 4), Budget(30, 10), Budget(40, 8), Budget(120, 40), Budget(6, 6))
+"""What phases are asked for."""
+STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+"""Of the ResNet that is trained."""
+SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval", "workers")
+"""Fields of a metric row that equal runs need not share."""
+PATIENCE = 240.0
+"""Seconds that two ranks get for a tiny run."""
+
+
+class CheckFailed(SealRayError):  # noqa: N818 - what happened, as `Diverged`
+    """A method that breaks a promise; says which and how."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A promise that was checked; problem: how it is broken, empty where it is kept."""
+
+    promise: str
+    problem: str = ""
+
+
+def check_method(method: Method, *, ranks: bool = False) -> None:
+    """Check what training relies on. CheckFailed lists every promise that the method breaks.
+
+    Phases fill every generation and are a pure function of it; a run that is resumed at each epoch boundary
+    is bit for bit the undisturbed one. ranks: also that one process accumulating two shards is two processes,
+    for a method that Ray's workers find: built in, installed, or of a plugin file. Takes some ten seconds.
+    """
+    broken = [result for result in method_checks(method, ranks=ranks) if result.problem]
+    if broken:
+        lines = (f"  {result.promise}: {result.problem}" for result in broken)
+        raise CheckFailed(f"the method {type(method).__name__} breaks its promises:\n" + "\n".join(lines))
+
+
+def method_checks(method: Method, *, ranks: bool = False) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    checks: list[tuple[str, Callable[[Method], str]]] = [
+        ("phases fill every generation", _filled),
+        ("phases are a pure function of generation and budget", _pure),
+        ("a run resumed at each epoch boundary is bit for bit the undisturbed one", _resumed),
+    ]
+    if ranks:
+        checks.append(("two shards in one process are two processes", _spread))
+    for promise, check in checks:
+        try:
+            problem = check(method)
+        except SealRayError as error:
+            problem = str(error)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        yield CheckResult(promise, problem)
+        if problem:
+            return
+
+
+def tiny_recipe(method: Method | dict[str, Any] | str = "normal", **changes: Any) -> Recipe:
+    """A ResNet-18 of width 4 on 3 generations of 4 epochs; `changes` are top-level fields."""
+    fields: dict[str, Any] = {
+        "data": {"path": "unused"},
+        "model": {"arch": "resnet18", "width": 4},
+        "method": method,
+        "budget": {"epochs": 12, "generation_length": 4},
+        "augment": {"crop_padding": 2},
+        "batch_size": 12,
+        "shards": 2,
+    }
+    return Recipe.model_validate({**fields, **changes})
+
+
+def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3) -> Images:
+    """Coloured noise around a colour of its class: learnable, and the same in every process."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % classes
+        colours = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160], [130, 130, 60]])[labels]
+        noise = rng.integers(-60, 60, (count, size, size, 3))
+        return (colours[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int64)
+
+    return Images.from_arrays(
+        split(train), split(val), identity=f"tiny-{train}-{val}-{size}", classes=classes
+    )
+
+
+def _filled(method: Method) -> str:
+    parts, planned = Parts(STAGES, method.split_at), 0
+    for budget in BUDGETS:
+        for generation in range(budget.generations):
+            try:
+                phases = method.phases(generation, budget)
+            except ConfigError:
+                continue  # a share that leaves nothing of so short a generation
+            planned += 1
+            where = f"generation {generation} of {budget.length} epochs"
+            if not isinstance(phases, tuple) or not all(isinstance(phase, Phase) for phase in phases):
+                return f"{where}: is no tuple of Phase but {phases!r}"
+            epochs = [phase.epochs for phase in phases]
+            if sum(epochs) != budget.length or not all(isinstance(n, int) and n > 0 for n in epochs):
+                return f"{where}: the phases have {epochs} epochs"
+            for part in (group.part for phase in phases for group in phase.groups):
+                parts.stages_of(part)
+    return "" if planned else "phases() raises a ConfigError for every budget that was tried"
+
+
+def _pure(method: Method) -> str:
+    before = repr(method)
+    for budget in BUDGETS:
+        for generation in range(budget.generations):
+            try:
+                once = method.phases(generation, budget)
+                again, other = method.phases(generation, budget), replace(method).phases(generation, budget)
+            except ConfigError:
+                continue
+            if not once == again == other:
+                return (
+                    f"generation {generation} of {budget.length} epochs: asked twice, the phases differ; "
+                    "edits, losses and steps must be frozen dataclasses, and nothing may be drawn or kept"
+                )
+    hash(method)
+    if repr(method) != before:
+        return "asking for phases changes the method's fields"
+    recipe = tiny_recipe(method)
+    try:
+        keys = [generation_keys(recipe, "images") for _ in range(2)]
+    except TypeError as error:
+        return f"an edit, loss or step is no frozen dataclass with plain fields ({error})"
+    return "" if keys[0] == keys[1] else "asked twice, the keys of its generations differ"
+
+
+def _resumed(method: Method) -> str:
+    recipe = tiny_recipe(method)
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = _train(recipe, Path(folder, "undisturbed"))
+        interrupted = undisturbed
+        for _ in range(recipe.budget.epochs):
+            interrupted = _train(recipe, Path(folder, "interrupted"), epochs=1)
+        return _difference(undisturbed, interrupted)
+
+
+def _spread(method: Method) -> str:
+    recipe = tiny_recipe(method, budget={"epochs": 8, "generation_length": 4})
+    with tempfile.TemporaryDirectory() as folder:
+        ends = [Path(folder, f"on-{workers}") for workers in (1, 2)]
+        for workers, place in zip((1, 2), ends, strict=True):
+            _on_ranks(workers, recipe, place)
+        one, two = (_last(open_store(place, recipe, tiny_images())) for place in ends)
+        return _difference(one, two)
+
+
+def _train(recipe: Recipe, folder: Path, epochs: int | None = None, world: World | None = None) -> Snapshot:
+    """Train from where a run in `folder` stands, for at most so many epochs; returns where it stands then."""
+    store = replace(open_store(folder, recipe, tiny_images()), checkpoints=recipe.budget.epochs)
+    execution = Execution(moments=("init", "forgotten", "ascended", "relearned"))
+    for done, _ in enumerate(fit(recipe, tiny_images(), store=store, world=world, execution=execution), 1):
+        if done == epochs:
+            break
+    return _last(store)
+
+
+def _last(store: Store) -> Snapshot:
+    snapshot = store.latest()
+    if snapshot is None:
+        raise CheckFailed("the run has committed no epoch")
+    return snapshot
+
+
+def _difference(one: Snapshot, other: Snapshot) -> str:
+    """The first thing in which two states, with the metrics that led to them, differ."""
+    for mine, theirs in zip(one.rows, other.rows, strict=True):
+        for key in mine.keys() - set(SPEEDS):
+            if str(mine[key]) != str(theirs[key]):
+                where = f"generation {mine['generation']}, epoch {mine['epoch']}"
+                return f"{key} of {where} is {theirs[key]} and not {mine[key]}"
+    states = {"weights": (one.weights, other.weights), "optimizer state": (one.optimizer, other.optimizer)}
+    if one.carried.keys() != other.carried.keys():
+        return f"what is carried is called {sorted(other.carried)} and not {sorted(one.carried)}"
+    states |= {f"carried {name}": (one.carried[name], other.carried[name]) for name in one.carried}
+    for what, (mine, theirs) in states.items():
+        if mine.keys() != theirs.keys():
+            return f"the {what} has other tensors: {sorted(mine.keys() ^ theirs.keys())[:3]}"
+        for name, tensor in mine.items():
+            if not torch.equal(tensor, theirs[name]):
+                return f"the {what} differs in {name}"
+    return ""
+
+
+def _on_ranks(workers: int, recipe: Recipe, folder: Path) -> None:
+    """Train on gloo ranks, processes of one thread each, that get the recipe and its code as plain data."""
+    context = multiprocessing.get_context("spawn")
+    said = context.SimpleQueue()
+    data, files = recipe.model_dump(mode="json"), files_of(type(recipe.method))
+    with tempfile.TemporaryDirectory() as meeting:
+        ranks = [
+            context.Process(target=_rank, args=(rank, workers, meeting, data, files, folder, said))
+            for rank in range(workers)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(PATIENCE)
+            if process.is_alive():
+                process.kill()
+    if not said.empty():
+        raise CheckFailed(said.get())
+    if any(process.exitcode for process in ranks):
+        raise CheckFailed(f"a process of {workers} has died")
+
+
+def _rank(
+    rank: int,
+    workers: int,
+    meeting: str,
+    data: dict[str, Any],
+    files: Sequence[PluginFile],
+    folder: Path,
+    said: Any,
+) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=workers
+        )
+        with using(files):
+            recipe = Recipe.model_validate(data)
+        _train(recipe, folder, world=World.current())
+        dist.destroy_process_group()
+    except Exception as error:
+        said.put(f"rank {rank} of {workers}: {type(error).__name__}: {error}")
