@@ -1,0 +1,136 @@
+"""`check_method` passes what keeps its promises, and says of what does not which one is broken and how."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from seal_ray import LEARN, Budget, EditContext, Method, Phase, learn
+from seal_ray.errors import SealRayError
+from seal_ray.methods import METHODS
+from seal_ray.schedule import Group
+from seal_ray.testing import check_method, method_checks
+
+CALLS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Plain(Method):
+    """Trains, and forgets nothing."""
+
+    name: ClassVar[str] = "plain"
+
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return learn(budget)
+
+
+@dataclass(frozen=True)
+class Short(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length - (generation == 2), LEARN),)
+
+
+@dataclass(frozen=True)
+class ByList(Plain):
+    def phases(self, generation: int, budget: Budget) -> Any:
+        return list(learn(budget))
+
+
+@dataclass(frozen=True)
+class Middle(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length, (Group("middle"),)),)
+
+
+@dataclass(frozen=True)
+class Divides(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length // generation, LEARN),)
+
+
+@dataclass(frozen=True)
+class Counts(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase(f"learn{next(CALLS)}", budget.length, LEARN),)
+
+
+class Loose:
+    """An edit that is no frozen dataclass, so that no two are equal."""
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Edits(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length, LEARN, edit=Loose()),)
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """An edit that draws from torch's own generator, which no checkpoint keeps."""
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        for weight in network.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape))
+
+
+@dataclass(frozen=True)
+class Draws(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length, LEARN, edit=Drifts()),)
+
+
+@dataclass(frozen=True)
+class Tall(Plain):
+    split_at: str = "layer9"
+
+
+FILLED, PURE = "phases fill every generation", "phases are a pure function of generation and budget"
+RESUMED = "a run resumed at each epoch boundary is bit for bit the undisturbed one"
+BROKEN: list[tuple[Method, str, str]] = [
+    (Short(), FILLED, "generation 2 of 4 epochs: the phases have [3] epochs"),
+    (ByList(), FILLED, "generation 0 of 4 epochs: is no tuple of Phase but [Phase("),
+    (Middle(), FILLED, "part 'middle' is not one of all, early, late, head, conv1,"),
+    (Divides(), FILLED, "ZeroDivisionError: "),
+    (Tall(), FILLED, "method.split_at: 'layer9' does not divide the network"),
+    (Counts(), PURE, "generation 0 of 4 epochs: asked twice, the phases differ"),
+    (Edits(), PURE, "generation 0 of 4 epochs: asked twice, the phases differ"),
+    (Draws(), RESUMED, "generation 0, epoch 0 is "),
+]
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.parametrize(("method", "promise", "problem"), BROKEN, ids=lambda value: type(value).__name__)
+def test_a_broken_promise_is_named(method: Method, promise: str, problem: str) -> None:
+    with pytest.raises(SealRayError) as error:
+        check_method(method)
+    name = type(method).__name__
+    first, second = str(error.value).split("\n", 1)
+    assert first == f"the method {name} breaks its promises:"
+    assert second.startswith(f"  {promise}: ")
+    assert problem in second
+
+
+def test_a_method_that_keeps_them_passes() -> None:
+    check_method(Plain())
+    assert [result.problem for result in method_checks(METHODS["ban"](), ranks=True)] == [""] * 4
+
+
+def test_two_processes_need_a_class_that_they_can_find() -> None:
+    *kept, ranks = method_checks(Plain(), ranks=True)
+    assert [result.problem for result in kept] == [""] * 3
+    assert "where Ray's workers do not find it" in ranks.problem

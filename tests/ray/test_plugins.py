@@ -1,0 +1,86 @@
+"""The README's own method, trained on Ray from its file: a run by the command line, and a sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seal_ray.controller import train_sweep
+from seal_ray.data.beton import load_dataset
+from seal_ray.data.images import Images
+from seal_ray.recipe import load_job
+from seal_ray.run import Execution
+from seal_ray.store import Store, open_store
+from seal_ray.train import fit
+from tests.plugins import shrink_and_perturb
+from tests.runs import without_speeds
+from tests.sweeps import metrics_of, screen, small_sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "shrink.py").write_text(shrink_and_perturb())
+    recipe = {
+        "data": {"path": str(digits)},
+        "model": {"arch": "resnet18", "width": 4},
+        "method": "shrink_perturb",
+        "budget": {"epochs": 4, "generation_length": 2},
+        "optimizer": {"warmup_share": 0.0},
+        "batch_size": 32,
+        "shards": 2,
+    }
+    placement = {"workers": 2, "threads": 1, "storage": "runs", "tracking": {"wandb": "off"}}
+    job = {"plugins": ["./shrink.py"], "recipe": recipe, "placement": placement}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(job))
+    done = subprocess.run(
+        [sys.executable, "-m", "seal_ray", "train", "run.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.match(r"code: shrink\.py sha256 [0-9a-f]{12}\n", done.stderr)
+    [folder] = (tmp_path / "runs").glob("shrink_perturb-s0-*")
+    assert f"{folder.name}: finished" in done.stdout
+    assert (folder / "plugins" / "shrink.py").read_text() == shrink_and_perturb()
+
+    (tmp_path / "shrink.py").unlink()
+    read = load_job(folder / "job.yaml").recipe
+    images = Images.from_dataset(load_dataset(digits), loader="torch")
+    alone = open_store(tmp_path / "alone", read, images)
+    list(fit(read, images, store=alone, execution=Execution(threads=1)))
+    assert alone.run_id == folder.name
+    rows = Store(folder, folder.name).rows()
+    assert without_speeds(rows, "workers") == without_speeds(alone.rows(), "workers")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
+    digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "shrink.py").write_text(shrink_and_perturb())
+    found = []
+    for place in ("ray", "here"):
+        runs = small_sweep(
+            digits,
+            tmp_path / place,
+            plugins=["shrink.py"],
+            axes={"method": ["normal", "shrink_perturb"]},
+            recipe={"budget": {"epochs": 4, "generation_length": 2}},
+        )
+        console, printed = screen()
+        train_sweep(runs, console, share=True, concurrent=None, in_process=place == "here")
+        assert printed.getvalue().count("generation 0 taken over from") == 1
+        assert {one.store.status()["status"] for one in runs.planned} == {"finished"}
+        found.append(metrics_of(runs))
+    assert found[0] == found[1]
+    assert sorted(run.split("-")[0] for run in found[0]) == ["normal", "shrink_perturb"]
