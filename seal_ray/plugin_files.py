@@ -25,7 +25,9 @@ def named_files(document: Document, path: str | AnyPath) -> list[PluginFile]:
     ConfigError with the place in the file for what is no file of the YAML's own folder tree, and for one that
     comes from an object store, unless this process has loaded the same code already (see `trust`).
     """
-    held = document.value.get(FOLDER, [])
+    held = document.value.get(FOLDER)
+    if held is None or held == {}:  # as in the JSON of a job without any
+        return []
     if not isinstance(held, list):
         where = document.places[document.given((FOLDER,))]
         raise ConfigError(f"{where}: {FOLDER}: must be a list of files, such as [./mine.py], not {held!r}")

@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 
 import psutil
 import pytest
+import yaml
 
 from seal_ray.controller import run_sweep
 from seal_ray.data.prepare import prepare
@@ -30,6 +31,7 @@ from seal_ray.store import Store, open_store
 from seal_ray.submit import describe, follow, list_jobs, logs, stop, submit
 from seal_ray.work import read_analysis, read_work
 from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
+from tests.plugins import shrink_and_perturb
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
 pytestmark = pytest.mark.hosts
@@ -187,6 +189,19 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
     assert describe(client, first.removesuffix("-a1"))["id"] == third
     assert TOKEN not in text + "".join(said) + str(client.list_jobs())
     same_as_undisturbed(job, Store(store.folder, store.run_id), tmp_path / "alone")
+
+
+def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path: Path) -> None:
+    Path("shrink.py").write_text(shrink_and_perturb())
+    job = yaml.safe_load(dump_job(make_job(digits, tmp_path / "runs", "llf")))
+    job["recipe"]["method"] = "shrink_perturb"
+    Path("run.yaml").write_text(yaml.safe_dump({"plugins": ["./shrink.py"], **job}))
+    submitted = submit(client, read_work("train", Path("run.yaml")), lambda _: None)
+    printed: list[str] = []
+    assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
+    assert "code: shrink.py sha256 " in "".join(printed)
+    [folder] = (tmp_path / "runs").glob("shrink_perturb-*")
+    assert (folder / "plugins" / "shrink.py").read_text() == shrink_and_perturb()
 
 
 def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: Path, tmp_path: Path) -> None:

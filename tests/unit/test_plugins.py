@@ -25,14 +25,22 @@ from seal_ray.launch import begin, prepare_job
 from seal_ray.methods import METHODS, Method
 from seal_ray.objects import ObjectPath
 from seal_ray.plugin_files import given_files, trust
-from seal_ray.plugins import MODULE, PluginFile, files_of, installed_packages, using
+from seal_ray.plugins import (
+    MODULE,
+    PluginFile,
+    files_of,
+    installed_packages,
+    loaded_files,
+    source_digest,
+    using,
+)
 from seal_ray.recipe import Job, Recipe, check_sendable, dump_job, load_job, received_job
 from seal_ray.runs import summarise
 from seal_ray.schedule import Budget, Phase
 from seal_ray.sweep import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
 from seal_ray.train import fit
-from seal_ray.work import contents, read_work
+from seal_ray.work import contents, read_analysis, read_work
 from tests.plugins import plain_method, shrink_and_perturb, write_job
 
 
@@ -353,7 +361,10 @@ def test_the_code_shows_in_tracebacks_and_to_inspect_without_its_file(tmp_path: 
     with using([file]):
         cls = METHODS["mine"]
     assert inspect.getsource(sys.modules[cls.__module__]) == code
-    assert file.digest == hashlib.sha256(code.encode()).hexdigest()
+    assert source_digest(cls) == file.digest == hashlib.sha256(code.encode()).hexdigest()
+    assert loaded_files() == files_of(cls) == (file,)
+    assert source_digest(METHODS["llf"]) is None
+    assert source_digest(Unregistered) == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 # Runs
@@ -446,6 +457,8 @@ def test_a_job_sends_the_files_that_it_names(
     before = read_work("train", Path("run.yaml")).name
     mine.write_text(plain_method() + "\n# another version\n")
     assert read_work("train", Path("run.yaml")).name != before
+    trusting = read_analysis("analyze", Path("/mnt/runs"), {"--trust-plugins": [], "--what": ["depth"]})
+    assert trusting.arguments == ("/mnt/runs", "--trust-plugins", "--what", "depth", "--address", "auto")
 
 
 # Object stores
