@@ -18,10 +18,10 @@ import inspect
 import json
 import sys
 from dataclasses import MISSING, Field, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
+from seal_ray.plugins import source_digest
 from seal_ray.schedule import Position, first_epochs, learning_rate
 
 if TYPE_CHECKING:
@@ -138,19 +138,18 @@ def _source_sha256(cls: Any) -> str:
     """Digest of the file that defines a class, as it was when first asked; of the class's functions where
     there is no file, as in a notebook.
     """
+    if (digest := source_digest(cls)) is not None:
+        return digest
+    functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
+    by_dataclass = ("<string>", dataclasses.__file__)
+    written = [f for f in functions if f.__code__.co_filename not in by_dataclass]
     try:
-        source = Path(inspect.getfile(cls)).read_bytes()
+        source = "".join(map(inspect.getsource, written)).encode()
     except (TypeError, OSError):
-        functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
-        by_dataclass = ("<string>", dataclasses.__file__)
-        written = [f for f in functions if f.__code__.co_filename not in by_dataclass]
-        try:
-            source = "".join(map(inspect.getsource, written)).encode()
-        except (TypeError, OSError):
-            raise ConfigError(
-                f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
-                "from those of another class of that name; define it in a file"
-            ) from None
+        raise ConfigError(
+            f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
+            "from those of another class of that name; define it in a file"
+        ) from None
     return hashlib.sha256(source).hexdigest()
 
 

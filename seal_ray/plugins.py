@@ -180,14 +180,18 @@ def source_of(found: type) -> str:
 def source_digest(found: type) -> str | None:
     """SHA-256 of the file that defines a class, as it was when a plugin file was loaded.
 
-    None for a class of this package, and for one that no file defines, as in a notebook.
+    None for a class of this package, and for one that no file defines, as in a notebook. The path never
+    counts: workers have the code and not the file.
     """
     plugin, file = _file_of(found.__module__), getattr(sys.modules.get(found.__module__), "__file__", None)
     if plugin is not None:
         return plugin.digest
     if file is None or found.__module__.partition(".")[0] == "seal_ray":
         return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 class _Loader(SourceLoader):

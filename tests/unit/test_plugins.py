@@ -22,6 +22,7 @@ from seal_ray.data.images import Images
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.export import export
 from seal_ray.launch import begin, prepare_job
+from seal_ray.lineage import generation_keys
 from seal_ray.methods import METHODS, Method
 from seal_ray.objects import ObjectPath
 from seal_ray.plugin_files import given_files, trust
@@ -412,11 +413,12 @@ def test_a_run_keeps_a_copy_from_which_it_is_read_and_exported_without_the_file(
 
 def test_what_workers_are_given_needs_no_file(shrinking: Path) -> None:
     job = load_job(shrinking)
-    data = job.model_dump(mode="json")
+    data, keys = job.model_dump(mode="json"), generation_keys(job.recipe, "images")
     shrinking.with_name("shrink.py").unlink()
     for name in [name for name in sys.modules if name.startswith(MODULE)]:
         del sys.modules[name]
     received = received_job(data)
+    assert generation_keys(received.recipe, "images") == keys
     assert dataclasses.asdict(received.recipe.method) == dataclasses.asdict(job.recipe.method)
     assert dump_job(received) == dump_job(job)
 
