@@ -103,7 +103,7 @@ def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """What a phase holds as JSON values. ConfigError for what could not be told from something else."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
         told = {f.name: _plain(held[f.name]) for f in fields(value) if held[f.name] != _default(f)}
         return {"type": _kind(type(value)), "fields": told}
