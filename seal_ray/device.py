@@ -27,15 +27,15 @@ def intra_op_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def prepare_process(device: torch.device, *, deterministic: bool, precision: str, threads: int = 1) -> None:
+def prepare_process(device: torch.device, *, deterministic: bool, precision: str) -> None:
     """Set what torch keeps per process. Call it before the first computation.
 
-    threads: of an operation on the CPU. They decide last bits, so they are one unless a person says
-    otherwise; other cores are for other workers and runs. On a GPU `deterministic` refuses nondeterministic
+    One thread an operation on the CPU, since threads decide last bits; other cores are for other workers and
+    runs. On a GPU `deterministic` refuses nondeterministic
     algorithms and cudnn's benchmarking, and only precision `tf32` lets matrix products and convolutions use
     TF32. A CPU is deterministic as it is.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     if device.type != "cuda":
         return
     if deterministic:

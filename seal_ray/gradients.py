@@ -66,7 +66,6 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
 
     def backward(batch: Sequence[Shard], outcomes: Tensor | None) -> None:
         network.zero_grad(set_to_none=True)
-        partials.clear()
         for k, shard in enumerate(batch):
             last = k == len(batch) - 1
             forward = wrapped if wrapped is not None and last else run.forward
@@ -90,6 +89,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
                 total.add()
                 for gradient, mean in zip(sums, total.result().split([g.numel() for g in sums]), strict=True):
                     gradient.copy_(mean.view(gradient.shape))
+        partials.clear()
 
     return backward
 

@@ -16,8 +16,11 @@ import functools
 import hashlib
 import inspect
 import json
+import linecache
 import sys
+import sysconfig
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
@@ -104,10 +107,10 @@ def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """What a phase holds as JSON values. ConfigError for what could not be told from something else."""
     if is_dataclass(value) and not isinstance(value, type):
-        held = {field.name: getattr(value, field.name) for field in fields(value)}
-        told = {f.name: _plain(held[f.name]) for f in fields(value) if held[f.name] != _default(f)}
+        held = [(field, _plain(getattr(value, field.name))) for field in fields(value)]
+        told = {field.name: plain for field, plain in held if plain != _default(field)}
         return {"type": _kind(type(value)), "fields": told}
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
@@ -120,37 +123,50 @@ def _plain(value: Any) -> Any:
 
 
 def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+    """The default as `_plain` has it; MISSING, which equals nothing else, where there is none."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return value if value is MISSING else _plain(value)
 
 
 def _kind(cls: type) -> Any:
     """The name of a class; of one from outside this package also what it is, since names are not unique.
 
-    That is the digest of the source file of each of its classes that are from outside.
+    That is the digest of the source of each of its classes that are from outside: of the file that defines
+    it, or of its cell in a notebook. What these import from elsewhere is not seen.
     """
-    known = {__name__.partition(".")[0], *sys.stdlib_module_names}
-    outside = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in known]
+    outside = [c for c in cls.__mro__ if not _is_known(c)]
     return [cls.__qualname__, *map(_source_sha256, outside)] if outside else cls.__qualname__
+
+
+def _is_known(cls: type) -> bool:
+    """Whether a class is of this package or of Python itself, whatever a user's own modules are called."""
+    module = cls.__module__.partition(".")[0]
+    if module == __name__.partition(".")[0]:
+        return True
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    of_python = file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+    return module in sys.stdlib_module_names and of_python
 
 
 @functools.cache
 def _source_sha256(cls: Any) -> str:
-    """Digest of the file that defines a class, as it was when first asked; of the class's functions where
-    there is no file, as in a notebook.
-    """
+    """Digest of the source of a class, as it was when first asked."""
+    if "<locals>" in cls.__qualname__:
+        raise ConfigError(
+            f"method: {cls.__qualname__} is defined inside a function, on whose values it may depend, so its "
+            "runs could not be told apart; define it at the top of a file"
+        )
     if (digest := source_digest(cls)) is not None:
         return digest
-    functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
-    by_dataclass = ("<string>", dataclasses.__file__)
-    written = [f for f in functions if f.__code__.co_filename not in by_dataclass]
-    try:
-        source = "".join(map(inspect.getsource, written)).encode()
-    except (TypeError, OSError):
+    parts = (getattr(held, "__func__", getattr(held, "fget", held)) for held in vars(cls).values())
+    files = {part.__code__.co_filename for part in parts if inspect.isfunction(part)} - {dataclasses.__file__}
+    cells = [text for file in sorted(files) if (text := "".join(linecache.getlines(file)))]
+    if not cells:
         raise ConfigError(
             f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
             "from those of another class of that name; define it in a file"
-        ) from None
-    return hashlib.sha256(source).hexdigest()
+        )
+    return hashlib.sha256("".join(cells).encode()).hexdigest()
 
 
 def _digest(value: Any) -> str:

@@ -6,6 +6,7 @@ A file lies in the folder of the YAML that names it, or below; a run's folder ge
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -80,16 +81,22 @@ def write_copies(folder: AnyPath, plugins: Mapping[str, str]) -> None:
 
 
 def trust(target: AnyPath) -> None:
-    """Load the copies that the runs below `target` keep in an object store: a person says to.
+    """Load the copies that runs keep in an object store: a person says to.
 
-    target: a run, a storage or a sweep. ConfigError for a folder, whose runs need no such word.
+    target: a run, a storage with its runs, or the folder of a sweep's results, which names its runs.
+    ConfigError for a folder, whose runs need no such word.
     """
     if not isinstance(target, ObjectPath):
         raise ConfigError(
             f"--trust-plugins: is for runs in an object store, and {target} is none; leave it out"
         )
-    storage = target.parent.parent if (target / "results.json").is_file() else target
-    for place in [*listed(storage, f"{FOLDER}/*.py"), *listed(storage, f"*/{FOLDER}/*.py")]:
+    results = target / "results.json"
+    if results.is_file():
+        runs = json.loads(results.read_bytes())["runs"]
+        places = [p for run in runs for p in listed(target.parent.parent / run["run_id"], f"{FOLDER}/*.py")]
+    else:
+        places = [*listed(target, f"{FOLDER}/*.py"), *listed(target, f"*/{FOLDER}/*.py")]
+    for place in places:
         with using([_read(place, str(place))]):
             pass
 

@@ -220,8 +220,10 @@ def _load(file: PluginFile) -> str:
     sys.modules[file.module] = module = module_from_spec(spec)
     try:
         loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[file.module]
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
         said = str(error) if isinstance(error, SealRayError) else f"fails: {_last_line(error)}"
         raise ConfigError(f"{file.path}:{_line(error, file.path)}: {said}") from error
     return file.module

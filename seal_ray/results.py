@@ -82,7 +82,7 @@ def _images_per_epoch(train: Path, per_class: int | None, batch_size: int) -> in
 def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | None, int], int]) -> RunResult:
     recipe, store, dataset = planned.job.recipe, planned.store, planned.dataset
     train = dataset.folder / dataset.splits["train"].file
-    found = summarise(store.folder) if (store.folder / "job.yaml").exists() else None
+    found = summarise(store.folder, planned.job) if (store.folder / "job.yaml").exists() else None
     try:
         rows = store.rows()
     except CheckpointError:

@@ -26,12 +26,15 @@ def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
 
 
-def summarise(folder: AnyPath) -> dict[str, Any]:
-    """What the run in `folder` is and how it stands; damaged files make its status `damaged`."""
+def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
+    """What the run in `folder` is and how it stands; damaged files make its status `damaged`.
+
+    job: what it trains, where that is known; else its job.yaml is read.
+    """
     store = Store(folder, folder.name)
     status = store.status()
     try:
-        job: Job | None = load_job(folder / "job.yaml")
+        job = job or load_job(folder / "job.yaml")
         measured = _measured(store)
     except (ConfigError, CheckpointError) as error:
         job, measured = None, _summed([])

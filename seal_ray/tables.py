@@ -126,7 +126,7 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     totals = [
         f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing"
         + ("" if any(assumed) else f", {plan.left:,} left to train"),
-        f"images    {plan.images:,} left to train on",
+        f"images    {plan.images:,}" + ("" if any(assumed) else " left to train on"),
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",

@@ -57,29 +57,41 @@ def fit(
 
     images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
     this with the same arguments. Without a store nothing is saved. A run that has finished yields
-    nothing. While it goes on, torch computes with `execution.threads` threads an operation. Raises Diverged
-    when a metric becomes non-finite (the checkpoint before it stays), ConfigError for a recipe that these
-    workers cannot compute.
+    nothing. Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric
+    becomes non-finite (the checkpoint before it stays), ConfigError for a recipe that these workers cannot
+    compute.
     """
     recipe = pinned(recipe)
     images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
     execution = execution or Execution()
-    with intra_op_threads(execution.threads):
-        run = Run(recipe, images, store, world or World(), execution)
-        for generation, phase in run.phases():
-            if run.enters_phase:
-                run.edit(phase, generation)
-            optimizer = run.optimizer_for(phase)
-            backward = gradient_passes(run, phase)
-            for position in run.epochs(phase):
-                lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
-                set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
-                trained = train_epoch(run, optimizer, backward, phase, position)
-                scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
-                row = describe(run, optimizer, phase, position, trained, scores)
-                yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
-                if run.stopped:
-                    return
+    epochs = _epochs(recipe, images, store, world or World(), execution)
+    while True:
+        with intra_op_threads(execution.threads):  # not over the yield: the threads between are the caller's
+            result = next(epochs, None)
+        if result is None:
+            return
+        yield result
+
+
+def _epochs(
+    recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
+) -> Iterator[EpochResult]:
+    """The loop of `fit`."""
+    run = Run(recipe, images, store, world, execution)
+    for generation, phase in run.phases():
+        if run.enters_phase:
+            run.edit(phase, generation)
+        optimizer = run.optimizer_for(phase)
+        backward = gradient_passes(run, phase)
+        for position in run.epochs(phase):
+            lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
+            set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
+            trained = train_epoch(run, optimizer, backward, phase, position)
+            scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
+            row = describe(run, optimizer, phase, position, trained, scores)
+            yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
+            if run.stopped:
+                return
 
 
 @dataclass(frozen=True)

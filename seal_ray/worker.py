@@ -104,14 +104,11 @@ def show_warnings_in(store: Store) -> None:
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
     recipe, placement = job.recipe, job.placement
-    threads = 1 if placement.threads == "auto" else placement.threads
-    prepare_process(
-        world.device, deterministic=placement.deterministic, precision=recipe.precision, threads=threads
-    )
+    prepare_process(world.device, deterministic=placement.deterministic, precision=recipe.precision)
     dataset = world.together(lambda: open_dataset(recipe.data.path))
     images = Images.from_dataset(dataset, loader=placement.loader)
     execution = Execution(
-        threads=threads,
+        threads=1 if placement.threads == "auto" else placement.threads,
         loader=placement.loader,
         channels_last=placement.channels_last,
         compile=placement.compile,

@@ -200,7 +200,8 @@ def test_a_captured_network_trains_like_the_plain_one(compiler: None, changes: d
 
 @pytest.mark.faults
 def test_a_captured_network_trains_alike_on_two_ranks(compiler: None) -> None:
-    one, two = on_ranks(1, captured, CAPTURED), on_ranks(2, captured, CAPTURED)
+    four = {**CAPTURED, "shards": 4}  # each of two ranks also has a shard that DDP does not see
+    one, two = on_ranks(1, captured, four), on_ranks(2, captured, four)
     assert one[0] == two[0] == two[1]
 
 

@@ -12,7 +12,7 @@ from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
 from seal_ray.recipe import Recipe
 from seal_ray.run import Run
 from seal_ray.snapshot import weights_sha256
-from seal_ray.train import evaluate
+from seal_ray.train import evaluate, fit
 from seal_ray.world import World
 from tests.ranks import on_ranks
 from tests.runs import (
@@ -94,6 +94,24 @@ def test_the_threads_of_the_process_change_nothing() -> None:
     images, before = tiny_images(train=128, size=32), torch.get_num_threads()
     try:
         assert trained(1) == trained(2) == trained(3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_runs_that_take_turns_leave_each_other_and_the_caller_their_threads() -> None:
+    recipe, images, before = tiny_recipe(KINDS[0]), tiny_images(), torch.get_num_threads()
+    alone = [result.row["weights_sha256"] for result in train_run(recipe, None, 3, images=images)]
+    torch.set_num_threads(3)
+    try:
+        first, second = (fit(recipe, images, execution=Execution(threads=n)) for n in (1, 2))
+        seen = []
+        for _ in range(3):
+            seen.append(next(first).row["weights_sha256"])
+            next(second, None)
+            assert torch.get_num_threads() == 3
+        del second
+        assert torch.get_num_threads() == 3
+        assert seen == alone
     finally:
         torch.set_num_threads(before)
 

@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -22,7 +23,7 @@ from seal_ray import edits, losses, schedule, steps
 from seal_ray.data.beton import Dataset
 from seal_ray.errors import ConfigError
 from seal_ray.launch import prepare_job
-from seal_ray.lineage import generation_keys, run_id
+from seal_ray.lineage import _kind, generation_keys, run_id
 from seal_ray.methods import METHODS, Method
 from seal_ray.methods.base import LEARN
 from seal_ray.methods.seal import Seal
@@ -330,16 +331,33 @@ def test_edits_of_one_name_from_different_files_are_different_work(
     assert key_with(here()) == key_with(again())
     assert len({key_with(edit) for edit in (None, here(), here(0.4), changed())}) == 4
 
-    @dataclass(frozen=True)
-    class Heir(here):  # type: ignore[misc, valid-type]
-        pass
+    heirs = [make_dataclass("Heir", [], bases=(base,), frozen=True) for base in (here, changed)]
+    for heir in heirs:
+        heir.__module__ = __name__
+    assert key_with(heirs[0]()) != key_with(heirs[1]())  # what they inherit differs
 
     @dataclass(frozen=True)
-    class OtherHeir(changed):  # type: ignore[misc, valid-type]
+    class Made(here):  # type: ignore[misc, valid-type]
         pass
 
-    OtherHeir.__qualname__ = Heir.__qualname__
-    assert key_with(Heir()) != key_with(OtherHeir())  # what they inherit differs
+    with pytest.raises(
+        ConfigError, match=r"Made is defined inside a function, on whose values it may depend"
+    ):
+        key_with(Made())
+
+
+def test_a_users_module_that_is_called_as_one_of_python_is_told_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kind(name: str, how: str) -> Any:
+        edit = edit_from(tmp_path / name, how)
+        monkeypatch.setitem(sys.modules, "profile", sys.modules[edit.__module__])
+        edit.__module__ = "profile"
+        return _kind(edit)
+
+    one, other = kind("a", "0.5"), kind("b", "0.6")
+    assert one != other
+    assert [one[0], other[0]] == ["Scale", "Scale"]
 
 
 NOTEBOOK = """
@@ -349,7 +367,8 @@ from seal_ray.errors import ConfigError
 from seal_ray.lineage import _source_sha256
 
 def cell(name, value, kept=True):
-    lines = ["@dataclass(frozen=True)", "class Scale:", "    def __call__(self):", f"        return {value}"]
+    lines = ["FACTOR = " + str(value), "@dataclass(frozen=True)", "class Scale:", "    def __call__(self):"]
+    lines.append("        return FACTOR")
     if kept:
         linecache.cache[name] = (0, None, [line + chr(10) for line in lines], name)
     exec(compile(chr(10).join(lines), name, "exec"), globals())
@@ -375,10 +394,13 @@ def test_classes_of_a_notebook_are_told_apart_by_their_functions() -> None:
     assert "define it in a file" in refused
 
 
-def test_what_cannot_be_told_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, LEARN, edit=print),))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "value", [print, Phase, {1: 2}, np.zeros(3)], ids=["function", "class", "keys", "array"]
+)
+def test_what_cannot_be_told_apart_is_refused(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seal, "phases", lambda *_: (Phase("learn", 4, LEARN, edit=value),))
     with pytest.raises(
-        ConfigError, match=r"a phase holds <built-in function print>, of which it cannot be told"
+        ConfigError, match=r"a phase holds .*, of which it cannot be told whether two are the same"
     ):
         key(Recipe.model_validate(BASE))
 

@@ -6,7 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from seal_ray.train import fit
+from seal_ray.train import _epochs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -20,7 +20,7 @@ def code(text: str) -> list[str]:
 
 def test_the_loop_shown_is_the_loop() -> None:
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "train_epoch" in b)
-    source = code(inspect.getsource(fit))
+    source = code(inspect.getsource(_epochs))
     shown = code(block)[1:]  # the first line names the arguments plainly
     assert len(shown) <= 12
     start = source.index(shown[0])
