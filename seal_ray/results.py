@@ -40,9 +40,14 @@ class SweepRuns:
 
     @functools.cached_property
     def names(self) -> dict[str, tuple[str, int]]:
-        """A short name of the setting of each run, with its seed, by its id: labels of the axes that vary."""
-        settings = self.settings
-        axes = [axis for axis in self.sweep.runs[0].setting if len({s[axis] for s in settings.values()}) > 1]
+        """A short name of the setting of each run, with its seed, by its id.
+
+        The labels of the axes that tell more settings apart than those before them.
+        """
+        settings, axes, told = self.settings, list[str](), 1
+        for axis in self.sweep.runs[0].setting:
+            if (now := len({tuple(s[a] for a in (*axes, axis)) for s in settings.values()})) > told:
+                axes, told = [*axes, axis], now
         seeds = {one.run_id: one.job.recipe.seed for one in self.planned}
         return {run: (" ".join(s[axis] for axis in axes), seeds[run]) for run, s in settings.items()}
 

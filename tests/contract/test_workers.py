@@ -32,11 +32,9 @@ SHARDS = (1, 2, 3, 4, 6, 8)
 KINDS = [
     {"name": "seal", "ascent_rate": 0.3, "ascent_share": 0.5},
     {"name": "seal", "ascent_loss": "confident_error", "ascent_rate": 0.5, "ascent_share": 0.5},
-    {"name": "seal", "ascent_rate": 0.3, "others": "freeze", "ascent_share": 0.5},
     {"name": "sam"},
-    {"name": "ban"},
 ]
-"""Methods that differ in how gradients come about: plain, of two losses, of a part, in two passes, taught."""
+"""Methods that differ in how gradients come about: in one pass, of two losses, in two passes."""
 
 
 def sharded(method: dict[str, Any], shards: int) -> Recipe:

@@ -15,7 +15,6 @@ from seal_ray.controller import train_sweep
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.recipe import load_job
-from seal_ray.run import Execution
 from seal_ray.store import Store, open_store
 from seal_ray.train import fit
 from tests.plugins import shrink_and_perturb
@@ -57,12 +56,13 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
     read = load_job(folder / "job.yaml").recipe
     images = Images.from_dataset(load_dataset(digits), loader="torch")
     alone = open_store(tmp_path / "alone", read, images)
-    list(fit(read, images, store=alone, execution=Execution(threads=1)))
+    list(fit(read, images, store=alone))
     assert alone.run_id == folder.name
     rows = Store(folder, folder.name).rows()
     assert without_speeds(rows, "workers") == without_speeds(alone.rows(), "workers")
 
 
+@pytest.mark.faults  # for its time
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
     digits: Path, tmp_path: Path

@@ -100,7 +100,7 @@ def test_a_sweep_ends_with_its_leaderboard_and_again_trains_nothing(
 def test_a_sweep_with_a_diverging_run_says_so_and_ends_with_1(
     run: Command, digits: Path, tmp_path: Path
 ) -> None:
-    methods = {"normal": "normal", "broken": {"name": "seal", "ascent_rate": 1e12}}
+    methods = {"normal": "normal", "broken": {"name": "seal", "ascent_rate": 1e30}}
     small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml", axes={"method": methods})
     code, out, _ = run("sweep", tmp_path / "small.yaml", "--in-process")
     assert code == 1
