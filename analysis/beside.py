@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
-from analysis.analyze import analyze_target, summary
-from analysis.moments import Target
-from analysis.settings import What
+from seal_ray.analysis.moments import Target
+from seal_ray.analysis.run import analyze_target, summary
+from seal_ray.analysis.settings import What
 from seal_ray.errors import SealRayError
-from seal_ray.store import Store
+from seal_ray.runs.folder import Store
 
 PAUSE = 5.0
 """Seconds between two looks for moments that have come."""

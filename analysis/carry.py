@@ -13,29 +13,29 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from analysis.analyze import carry_out, check_placement, new_results
-from analysis.carried import moments_table, weights_table, widen_results, write_carried
-from analysis.compute import made_by
-from analysis.destination import Destination, find_destination
-from analysis.evaluation import COMMANDS, Evaluation
-from analysis.finetune import finetune, source_of
-from analysis.judge import Normalisation, judge
-from analysis.moments import Moment, Subject, Target, find_target, sweep_target
-from analysis.pieces import FORMAT, Outcome, Piece, Plan, Status, plan_pieces
-from analysis.results import plain
-from analysis.track import track
+from seal_ray.analysis.compute import made_by
+from seal_ray.analysis.destination import Destination, find_destination
+from seal_ray.analysis.evaluations import COMMANDS, Evaluation
+from seal_ray.analysis.finetune import finetune, source_of
+from seal_ray.analysis.moments import Moment, Subject, Target, find_target, sweep_target
+from seal_ray.analysis.results import plain
+from seal_ray.analysis.run import carry_out, check_placement, new_results
+from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_carried
+from seal_ray.analysis.scoring import Normalisation, judge
+from seal_ray.analysis.tasks import FORMAT, Outcome, Piece, Plan, Status, plan_pieces
+from seal_ray.analysis.track import track
+from seal_ray.config.document import stored_in
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
+from seal_ray.distributed.launch import ray_session
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.export import Loaded, load_weights
-from seal_ray.files import saving, write_durably
-from seal_ray.launch import ray_session
-from seal_ray.objects import AnyPath
-from seal_ray.report.leaderboard import notes, to_table
-from seal_ray.results import SweepRuns, prepare_sweep, track_results, write_results
-from seal_ray.sweep import is_sweep, load_sweep
-from seal_ray.yaml_file import stored_in
+from seal_ray.runs.export import Loaded, load_weights
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.paths import AnyPath
+from seal_ray.sweep.file import is_sweep, load_sweep
+from seal_ray.sweep.leaderboard import notes, to_table
+from seal_ray.sweep.results import SweepRuns, prepare_sweep, track_results, write_results
 
 IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's and timm's weights were trained with."""
@@ -119,10 +119,10 @@ def judge_weights(
 ) -> list[Outcome]:
     """Evaluate weights that somebody else trained as moments are, in this process.
 
-    file, arch: as `seal_ray.export.load_weights` reads them. trained_on: whose normalisation they expect,
-    ImageNet's or that of a prepared data set, by its folder. Each result is written beside the file, as
-    `<its stem>-<kind>-<target>.json`, and only made if it is not there. Raises as load_weights, and DataError
-    for a data set `trained_on` that there is not.
+    file, arch: as `seal_ray.runs.export.load_weights` reads them. trained_on: whose normalisation they
+    expect, ImageNet's or that of a prepared data set, by its folder. Each result is written beside the file,
+    as `<its stem>-<kind>-<target>.json`, and only made if it is not there. Raises as load_weights, and
+    DataError for a data set `trained_on` that there is not.
     """
     loaded = load_weights(file, arch)
     destinations, outcomes = _destinations(evaluation, data)

@@ -15,30 +15,30 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 import seal_ray
-from analysis.calibration import (
+from seal_ray.analysis.calibration import (
     expected_calibration_error,
     forgetting_events,
     negative_log_likelihood,
     per_class_accuracy,
 )
-from analysis.curvature import Curvature, measure_curvature
-from analysis.depth import Depths, Points, balanced_subset, measure_depth
-from analysis.examples import Example, picture
-from analysis.features import extract
-from analysis.finetune import finetune
-from analysis.judge import Normalisation, judge
-from analysis.material import Data, Material
-from analysis.moments import Moment, tracked_epochs
-from analysis.pieces import Piece, verify_weights
-from analysis.results import FOLDER, Computed, write_result
-from analysis.shards import sharding
-from analysis.similarity import linear_cka, loss_barrier, movement, weight_norms
-from seal_ray.data.samples import Labels
-from seal_ray.network import Parts, stages
-from seal_ray.objects import AnyPath
-from seal_ray.schedule import Position
-from seal_ray.snapshot import State, weights_sha256
-from seal_ray.store import Store
+from seal_ray.analysis.curvature import Curvature, measure_curvature
+from seal_ray.analysis.depth import Depths, Points, balanced_subset, measure_depth
+from seal_ray.analysis.examples import Example, picture
+from seal_ray.analysis.features import extract
+from seal_ray.analysis.finetune import finetune
+from seal_ray.analysis.inputs import Data, Material
+from seal_ray.analysis.moments import Moment, tracked_epochs
+from seal_ray.analysis.results import FOLDER, Computed, write_result
+from seal_ray.analysis.scoring import Normalisation, judge
+from seal_ray.analysis.shards import sharding
+from seal_ray.analysis.similarity import linear_cka, loss_barrier, movement, weight_norms
+from seal_ray.analysis.tasks import Piece, verify_weights
+from seal_ray.data.dataset import Labels
+from seal_ray.networks import Parts, stages
+from seal_ray.phases.schedule import Position
+from seal_ray.runs.checkpoint import State, weights_sha256
+from seal_ray.runs.folder import Store
+from seal_ray.storage.paths import AnyPath
 
 GRAPH_BYTES = 2 << 30
 """What a process's second derivatives may keep in memory, if there is as much."""

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from analysis.hessian import HessianOperator, hessian_operator
-from analysis.lanczos import (
+from seal_ray.analysis.hessian import HessianOperator, hessian_operator
+from seal_ray.analysis.lanczos import (
     Density,
     Eigenpairs,
     Estimate,
@@ -30,10 +30,10 @@ from analysis.lanczos import (
     spectral_density,
     trace,
 )
-from analysis.shards import MakeOperator
-from analysis.similarity import weight_norms
+from seal_ray.analysis.shards import MakeOperator
+from seal_ray.analysis.similarity import weight_norms
 from seal_ray.errors import ConfigError
-from seal_ray.network import Parts
+from seal_ray.networks import Parts
 from seal_ray.streams import stream
 
 TRACE_PROBES = 10
@@ -174,9 +174,9 @@ def measure_curvature(
     network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
     probes x steps, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks; 4 in float64, for rounding. As
     many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over the
-    data. graph_bytes: see hessian_operator. make: what builds the operator (`analysis.shards`). The result
-    is a pure function of weights, images and settings on one device; neither memory bound nor `make` changes
-    it beyond rounding.
+    data. graph_bytes: see hessian_operator. make: what builds the operator (`seal_ray.analysis.shards`). The
+    result is a pure function of weights, images and settings on one device; neither memory bound nor `make`
+    changes it beyond rounding.
     Raises ConfigError where hessian_operator does, for fewer than 2 probes, and for a `top` above half the
     steps.
     """

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.features import Features, extract, probes
-from analysis.neighbours import nearest, vote
+from seal_ray.analysis.features import Features, extract, probes
+from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
 

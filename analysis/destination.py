@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal_ray.data.beton import Dataset, load_dataset
-from seal_ray.data.sources import SOURCES, find_prepared
+from seal_ray.data.sources.builtin import SOURCES, find_prepared
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.objects import storage_path
+from seal_ray.storage.paths import storage_path
 
 
 @dataclass(frozen=True)

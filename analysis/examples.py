@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from seal_ray.data.samples import Pixels
+from seal_ray.data.dataset import Pixels
 
 COLUMNS = 8
 WRONG = "#B3400B"

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.network import weighted_layers
+from seal_ray.networks import weighted_layers
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 

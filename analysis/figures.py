@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from analysis.found import Found, gather
-from analysis.moments import Target
-from analysis.results import FOLDER, read_arrays
+from seal_ray.analysis.found import Found, gather
+from seal_ray.analysis.moments import Target
+from seal_ray.analysis.results import FOLDER, read_arrays
 from seal_ray.errors import CheckpointError
-from seal_ray.files import saving, write_durably
-from seal_ray.objects import AnyPath
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.paths import AnyPath
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvp*"

@@ -17,27 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.destination import Destination
-from analysis.judge import Normalisation
-from analysis.probe import training_share
-from analysis.results import Computed
+from seal_ray.analysis.destination import Destination
+from seal_ray.analysis.probe import training_share
+from seal_ray.analysis.results import Computed
+from seal_ray.analysis.scoring import Normalisation
 from seal_ray.data.beton import Dataset
+from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader, Order
-from seal_ray.data.samples import Labels
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.export import Loaded
-from seal_ray.files import saving, write_durably
-from seal_ray.lease import hold_lease, owns
-from seal_ray.network import RESNETS
-from seal_ray.objects import AnyPath
+from seal_ray.networks import RESNETS
+from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Model, Recipe, dump_job
-from seal_ray.run import Execution
-from seal_ray.schedule import Row
-from seal_ray.store import Store, open_store
-from seal_ray.train import fit
-from seal_ray.weights import pinned
-from seal_ray.world import World
+from seal_ray.runs.export import Loaded
+from seal_ray.runs.folder import Store, open_store
+from seal_ray.runs.weights import pinned
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.lease import hold_lease, owns
+from seal_ray.storage.paths import AnyPath
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution
+from seal_ray.train.world import World
 
 CURVE = ("train_loss", "train_top1", "val_loss", "val_top1")
 """What of each epoch is part of the result."""
@@ -71,9 +71,9 @@ def finetune(
     """The accuracy (per cent) on a data set that all weights of `source` were trained on.
 
     source: a network with `init_from`. settings: the fields of an
-    `analysis.evaluation.FineTune`. The run lies in `<folder>/<run id>/`, and goes on there if it was killed.
-    The result is that of the last epoch. Raises as `fit`; ClusterError when the run is being trained
-    elsewhere.
+    `seal_ray.analysis.evaluations.FineTune`. The run lies in `<folder>/<run id>/`, and goes on there if it
+    was killed. The result is that of the last epoch. Raises as `fit`; ClusterError when the run is being
+    trained elsewhere.
     """
     recipe = pinned(recipe_of(source, destination.dataset, settings))
     images = images_of(destination.dataset, normalisation, settings["fraction"], settings["seed"])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.moments import Moment, Target
-from analysis.results import read_result
+from seal_ray.analysis.moments import Moment, Target
+from seal_ray.analysis.results import read_result
 
 
 @dataclass(frozen=True)

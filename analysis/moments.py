@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from seal_ray.config.document import read, stored_in
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
-from seal_ray.lineage import run_id
-from seal_ray.objects import AnyPath, listed, storage_path
+from seal_ray.phases.schedule import Budget, Position, moments_of
 from seal_ray.recipe import Job, load_job
 from seal_ray.recipe import Moment as MomentName
-from seal_ray.schedule import Budget, Position, moments_of
-from seal_ray.snapshot import State, read_manifest
-from seal_ray.store import Store
-from seal_ray.yaml_file import read, stored_in
+from seal_ray.runs.checkpoint import State, read_manifest
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import run_id
+from seal_ray.storage.paths import AnyPath, listed, storage_path
 
 if TYPE_CHECKING:
-    from seal_ray.results import SweepRuns
+    from seal_ray.sweep.results import SweepRuns
 
 NAMES: tuple[str, ...] = get_args(MomentName)
 """The moments of a generation, in the order in which they come."""
@@ -163,9 +163,9 @@ def find_target(place: str | AnyPath, storage: str | None = None) -> Target:
 
 
 def _of_file(path: Path, storage: str | None) -> Target:
-    from seal_ray.launch import prepare_job
-    from seal_ray.results import prepare_sweep
-    from seal_ray.sweep import load_sweep
+    from seal_ray.distributed.launch import prepare_job
+    from seal_ray.sweep.file import load_sweep
+    from seal_ray.sweep.results import prepare_sweep
 
     overrides = stored_in(storage)
     if "axes" not in read(path).value:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from analysis.calibration import per_class_accuracy
-from analysis.logistic import MAX_ITERATIONS, minimise
+from seal_ray.analysis.calibration import per_class_accuracy
+from seal_ray.analysis.logistic import MAX_ITERATIONS, minimise
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.moments import Moment
+from seal_ray.analysis.moments import Moment
 from seal_ray.errors import CheckpointError
-from seal_ray.files import saving, write_durably
-from seal_ray.objects import AnyPath
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.paths import AnyPath
 
 FOLDER = "analysis"
 Arrays = Mapping[str, npt.NDArray[Any]]

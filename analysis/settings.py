@@ -7,10 +7,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, Strict
 
+from seal_ray.config.document import Document, override
+from seal_ray.config.messages import STRICT, parse
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Analysis
-from seal_ray.validation import STRICT, parse
-from seal_ray.yaml_file import Document, override
 
 What = Analysis
 WHAT: tuple[What, ...] = get_args(Analysis)
@@ -21,7 +21,7 @@ Seed = Annotated[int, Field(ge=0, description="which images and probes are drawn
 
 
 class DepthSettings(BaseModel):
-    """Prediction depth: see `analysis.depth.measure_depth`."""
+    """Prediction depth: see `seal_ray.analysis.depth.measure_depth`."""
 
     model_config = STRICT
 
@@ -37,7 +37,7 @@ class DepthSettings(BaseModel):
 
 
 class CurvatureSettings(BaseModel):
-    """The Hessian's spectrum: see `analysis.curvature.measure_curvature`."""
+    """The Hessian's spectrum: see `seal_ray.analysis.curvature.measure_curvature`."""
 
     model_config = STRICT
 
@@ -54,7 +54,7 @@ class CurvatureSettings(BaseModel):
 
 
 class SimilaritySettings(BaseModel):
-    """Movement, CKA and loss barriers: see `analysis.similarity`."""
+    """Movement, CKA and loss barriers: see `seal_ray.analysis.similarity`."""
 
     model_config = STRICT
 
@@ -66,7 +66,7 @@ class SimilaritySettings(BaseModel):
 
 
 class CalibrationSettings(BaseModel):
-    """Confidence against accuracy on all validation images: see `analysis.calibration`."""
+    """Confidence against accuracy on all validation images: see `seal_ray.analysis.calibration`."""
 
     model_config = STRICT
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.hessian import Batches, HessianOperator, Objective, average, hessian_operator
+from seal_ray.analysis.hessian import Batches, HessianOperator, Objective, average, hessian_operator
 
 Shares = Sequence[list[tuple[Tensor, Tensor]]]
 

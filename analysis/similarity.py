@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.errors import ConfigError
-from seal_ray.network import stages
-from seal_ray.snapshot import State
+from seal_ray.networks import stages
+from seal_ray.runs.checkpoint import State
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

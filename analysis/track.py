@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from analysis.moments import Moment, Subject
-from analysis.results import FOLDER, read_arrays, read_result
-from seal_ray.objects import AnyPath
-from seal_ray.tracking import data_name, init_run, sent_in_time, tags_of, wandb_mode
+from seal_ray.analysis.moments import Moment, Subject
+from seal_ray.analysis.results import FOLDER, read_arrays, read_result
+from seal_ray.storage.paths import AnyPath
+from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of, wandb_mode
 
 PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""

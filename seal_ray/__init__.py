@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seal_ray.data.images import Images
-    from seal_ray.edits import EditContext, Reinit
     from seal_ray.methods import LEARN, Method, learn, method
+    from seal_ray.phases.edits import EditContext, Reinit
+    from seal_ray.phases.schedule import Budget, Group, Phase
     from seal_ray.recipe import Recipe
-    from seal_ray.schedule import Budget, Group, Phase
-    from seal_ray.store import Store, open_store
-    from seal_ray.train import fit
+    from seal_ray.runs.folder import Store, open_store
+    from seal_ray.train.loop import fit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,19 +41,19 @@ __all__ = [
 
 _HOMES = {
     "LEARN": "seal_ray.methods",
-    "Budget": "seal_ray.schedule",
-    "EditContext": "seal_ray.edits",
-    "Group": "seal_ray.schedule",
+    "Budget": "seal_ray.phases.schedule",
+    "EditContext": "seal_ray.phases.edits",
+    "Group": "seal_ray.phases.schedule",
     "Images": "seal_ray.data.images",
     "Method": "seal_ray.methods",
-    "Phase": "seal_ray.schedule",
+    "Phase": "seal_ray.phases.schedule",
     "Recipe": "seal_ray.recipe",
-    "Reinit": "seal_ray.edits",
-    "Store": "seal_ray.store",
-    "fit": "seal_ray.train",
+    "Reinit": "seal_ray.phases.edits",
+    "Store": "seal_ray.runs.folder",
+    "fit": "seal_ray.train.loop",
     "learn": "seal_ray.methods",
     "method": "seal_ray.methods",
-    "open_store": "seal_ray.store",
+    "open_store": "seal_ray.runs.folder",
 }
 
 

@@ -12,16 +12,16 @@ import torch
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
 
+from seal_ray.config.document import override, read
+from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
+from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
-from seal_ray.network import Parts, ResNet, stages
-from seal_ray.objects import AnyPath, storage_path
-from seal_ray.optim import owner
-from seal_ray.plugin_files import FOLDER, by_name, from_names, given_files, named_files
+from seal_ray.networks import Parts, ResNet, stages
+from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate
 from seal_ray.plugins import files_of, using
-from seal_ray.schedule import Budget, Phase, Position, Schedule, learning_rate
-from seal_ray.validation import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
-from seal_ray.yaml_file import override, read
+from seal_ray.storage.paths import AnyPath, storage_path
+from seal_ray.train.optimizer import owner
 
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1

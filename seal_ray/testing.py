@@ -15,17 +15,17 @@ import torch.distributed as dist
 
 from seal_ray.data.images import Images
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.lineage import generation_keys
 from seal_ray.methods import Method
-from seal_ray.network import Parts
+from seal_ray.networks import Parts
+from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
 from seal_ray.recipe import Recipe
-from seal_ray.run import Execution
-from seal_ray.schedule import Budget, Phase
-from seal_ray.snapshot import Snapshot
-from seal_ray.store import Store, open_store
-from seal_ray.train import fit
-from seal_ray.world import World
+from seal_ray.runs.checkpoint import Snapshot
+from seal_ray.runs.folder import Store, open_store
+from seal_ray.runs.lineage import generation_keys
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution
+from seal_ray.train.world import World
 
 BUDGETS = (Budget(12, 4), Budget(30, 10), Budget(40, 8), Budget(120, 40), Budget(6, 6))
 """What phases are asked for."""

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seal_ray.config.document import override, read, stored_in
+from seal_ray.config.plugin_files import FOLDER
 from seal_ray.errors import ConfigError
-from seal_ray.objects import AnyPath, ObjectPath, storage_path
-from seal_ray.plugin_files import FOLDER
 from seal_ray.recipe import Job, load_job
-from seal_ray.sweep import load_sweep
-from seal_ray.yaml_file import override, read, stored_in
+from seal_ray.storage.paths import AnyPath, ObjectPath, storage_path
+from seal_ray.sweep.file import load_sweep
 
 Kind = Literal["train", "sweep", "analyze", "transfer", "fewshot"]
 
@@ -145,7 +145,7 @@ def contents(work: Work) -> dict[Path, Path]:
     """What is sent: for each path in the job's folder the file here. ConfigError when it is too much."""
     package = Path(__file__).parent
     found = {file: file for file in work.files}
-    for folder in (package, package.parent / "analysis"):
+    for folder in (package, package / "analysis"):  # a link in a checkout, which rglob does not follow
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
         found |= {p.relative_to(package.parent): p for p in files if "__pycache__" not in p.parts}
     sizes = {source: source.stat().st_size for source in found.values()}

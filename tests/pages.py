@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.analyze import carry_out
-from analysis.carry import carry
-from analysis.evaluation import make_evaluation
-from analysis.moments import find_target
-from analysis.page.page import write_report
-from analysis.pieces import plan
-from analysis.settings import choose, load_settings
-from seal_ray.controller import train_sweep
-from seal_ray.results import SweepRuns, write_results
+from seal_ray.analysis.carry import carry
+from seal_ray.analysis.evaluations import make_evaluation
+from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.run import carry_out
+from seal_ray.analysis.settings import choose, load_settings
+from seal_ray.analysis.tasks import plan
+from seal_ray.report.page import write_report
+from seal_ray.sweep.results import SweepRuns, write_results
+from seal_ray.sweep.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 
 HTML = '<img src=x onerror="alert(1)">&amp;'

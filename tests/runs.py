@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from seal_ray.data.images import Images
-from seal_ray.lineage import run_id
 from seal_ray.methods import METHODS
-from seal_ray.objects import AnyPath, storage_path
+from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Recipe
-from seal_ray.run import Execution
-from seal_ray.schedule import Row
-from seal_ray.snapshot import Snapshot, read_snapshot
-from seal_ray.store import Store
+from seal_ray.runs.checkpoint import Snapshot, read_snapshot
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import run_id
+from seal_ray.runs.weights import pinned
+from seal_ray.storage.paths import AnyPath, storage_path
 from seal_ray.testing import tiny_images as tiny_images
 from seal_ray.testing import tiny_recipe as tiny_recipe
-from seal_ray.train import EpochResult, fit
-from seal_ray.weights import pinned
-from seal_ray.world import World
+from seal_ray.train.loop import EpochResult, fit
+from seal_ray.train.run import Execution
+from seal_ray.train.world import World
 
 EVERYTHING = ("init", "forgotten", "ascended", "relearned")
 VARIANTS: dict[str, list[dict[str, Any]]] = {

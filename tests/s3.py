@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from seal_ray.objects import ObjectPath
+from seal_ray.storage.paths import ObjectPath
 
 PATIENCE = 60.0
 CREDENTIALS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from seal_ray.data.beton import Dataset, Subset
-from seal_ray.data.samples import ClassName, Labels
+from seal_ray.data.dataset import ClassName, Labels
+from seal_ray.data.sources import CATALOGUE
 from seal_ray.data.staging import open_dataset
-from seal_ray.data.targets.catalogue import CATALOGUE
-from seal_ray.objects import storage_path
+from seal_ray.storage.paths import storage_path
 
 TRAIN = {info.name: info.train for info in CATALOGUE.values()} | {"digits": 1_438}
 """Training images of each source, None where they are not known; of the digits all but a fifth a class."""

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from seal_ray.data.samples import Channels, ClassName, Labels, Pixels
+from seal_ray.data.dataset import Channels, ClassName, Labels, Pixels
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.objects import AnyPath
+from seal_ray.storage.paths import AnyPath
 
 JPEG_QUALITY = 95
 SMALLEST_PAGE = 1 << 21  # bytes; FFCV's lower limit

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from seal_ray.data.beton import BetonFile, Dataset, import_ffcv
-from seal_ray.data.samples import Labels, Pixels
+from seal_ray.data.dataset import Labels, Pixels
 from seal_ray.errors import DataError
 
 BATCHES_AHEAD = 2

@@ -17,9 +17,9 @@ import torch
 
 from seal_ray.data import beton
 from seal_ray.data.beton import Dataset, SplitFile, Subset
-from seal_ray.data.samples import Channels, Pixels, Sample, Source
+from seal_ray.data.dataset import Channels, Pixels, Sample, Source
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.files import sync_folder, write_durably
+from seal_ray.storage.files import sync_folder, write_durably
 from seal_ray.streams import stream
 
 SPLITS = ("train", "val")

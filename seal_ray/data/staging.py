@@ -16,8 +16,8 @@ from pathlib import Path
 
 from seal_ray.data.beton import Dataset, SplitFile, file_sha256, load_dataset, read_dataset, verify
 from seal_ray.errors import DataError
-from seal_ray.files import write_durably
-from seal_ray.objects import ObjectPath, cache_folder, storage_path
+from seal_ray.storage.files import write_durably
+from seal_ray.storage.paths import ObjectPath, cache_folder, storage_path
 
 CHUNK = 1 << 22
 """Bytes that are copied at once."""

@@ -9,10 +9,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import nn
 
-from seal_ray.edits import EditContext
-from seal_ray.losses import Distill
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.schedule import Budget, Phase
+from seal_ray.phases.edits import EditContext
+from seal_ray.phases.losses import Distill
+from seal_ray.phases.schedule import Budget, Phase
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, TypeVar
 
 from seal_ray.errors import ConfigError
+from seal_ray.phases.schedule import Budget, Group, Phase
 from seal_ray.plugins import Registry
-from seal_ray.schedule import Budget, Group, Phase
 
 LEARN = (Group("early"), Group("late"))
 """Everything descends."""

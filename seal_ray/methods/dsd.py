@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
-from seal_ray.edits import Prune
 from seal_ray.errors import ConfigError
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.schedule import Budget, Group, Phase, epochs_of
-from seal_ray.steps import Masked
+from seal_ray.phases.edits import Prune
+from seal_ray.phases.schedule import Budget, Group, Phase, epochs_of
+from seal_ray.phases.steps import Masked
 
 
 @method

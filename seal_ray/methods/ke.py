@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from seal_ray.edits import MaskedReinit
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.schedule import Budget, Phase
+from seal_ray.phases.edits import MaskedReinit
+from seal_ray.phases.schedule import Budget, Phase
 
 
 @method

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from seal_ray.edits import Reinit
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.schedule import Budget, Phase
+from seal_ray.phases.edits import Reinit
+from seal_ray.phases.schedule import Budget, Phase
 
 
 @method

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt
 
 from seal_ray.methods.base import LEARN, Method, method
-from seal_ray.schedule import Budget, Phase
-from seal_ray.steps import Sam as SamStep
+from seal_ray.phases.schedule import Budget, Phase
+from seal_ray.phases.steps import Sam as SamStep
 
 
 @method

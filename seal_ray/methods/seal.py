@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Interval
 
-from seal_ray.edits import Reinit
-from seal_ray.losses import ConfidentError
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.schedule import Budget, Group, Phase, Rise, epochs_of
+from seal_ray.phases.edits import Reinit
+from seal_ray.phases.losses import ConfidentError
+from seal_ray.phases.schedule import Budget, Group, Phase, Rise, epochs_of
 
 DECAY = {"none": 0.0, "decay": 1.0, "growth": -1.0}
 

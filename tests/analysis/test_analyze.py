@@ -17,19 +17,19 @@ import torch
 from rich.console import Console
 from sklearn.metrics import accuracy_score, log_loss
 
-from analysis.analyze import analyze, summary
-from analysis.depth import Examples, measure_depth
-from analysis.moments import Moment
-from analysis.pieces import Outcome
-from analysis.results import read_arrays, read_result, result_path
-from analysis.settings import Settings, load_settings
+from seal_ray.analysis.depth import Examples, measure_depth
+from seal_ray.analysis.moments import Moment
+from seal_ray.analysis.results import read_arrays, read_result, result_path
+from seal_ray.analysis.run import analyze, summary
+from seal_ray.analysis.settings import Settings, load_settings
+from seal_ray.analysis.tasks import Outcome
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.errors import ConfigError
-from seal_ray.network import build
+from seal_ray.networks import build
 from seal_ray.recipe import load_job
-from seal_ray.store import Store
+from seal_ray.runs.folder import Store
 from tests.analysis.conftest import run_of
 
 SMALL = load_settings(
@@ -247,9 +247,9 @@ def test_settings_that_the_data_cannot_serve_fail_alone(storage: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import analysis.workers
+    import seal_ray.analysis.pool
 
-    real, calls = analysis.workers.work_off, Counter[str]()
+    real, calls = seal_ray.analysis.pool.work_off, Counter[str]()
 
     def interrupted(*arguments: Any, **named: Any) -> float:
         calls["made"] += 1
@@ -257,7 +257,7 @@ def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(analysis.workers, "work_off", interrupted)
+    monkeypatch.setattr(seal_ray.analysis.pool, "work_off", interrupted)
     run = run_of(storage, "llf")
     outcomes, printed = ask(run, what=["calibration"])
     assert statuses(outcomes) == {"computed": 2, "stopped": 4}

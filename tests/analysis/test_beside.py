@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.beside import analyse_after
-from analysis.moments import sweep_target
-from seal_ray.controller import run_sweep
+from seal_ray.analysis.beside import analyse_after
+from seal_ray.analysis.moments import sweep_target
 from seal_ray.recipe import Job
-from seal_ray.results import SweepRuns
+from seal_ray.sweep.results import SweepRuns
+from seal_ray.sweep.tune import run_sweep
 from tests.sweeps import screen, small_sweep
 
 

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss, recall_score
 from torch import Tensor
 
-from analysis.calibration import (
+from seal_ray.analysis.calibration import (
     expected_calibration_error,
     forgetting_events,
     negative_log_likelihood,

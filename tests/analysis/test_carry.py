@@ -20,29 +20,29 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from analysis.carried import carried_over, widen
-from analysis.carry import carry, judge_weights
-from analysis.destination import find_destination
-from analysis.episodes import episodes
-from analysis.evaluation import is_evaluation, load_evaluation, make_evaluation
-from analysis.heads import evaluate, unit_length
-from analysis.moments import Moment
-from analysis.pieces import Outcome
-from analysis.probe import probe
-from analysis.results import read_arrays, read_result, result_path
-from seal_ray.controller import train_sweep
+from seal_ray.analysis.carry import carry, judge_weights
+from seal_ray.analysis.destination import find_destination
+from seal_ray.analysis.episodes import episodes
+from seal_ray.analysis.evaluations import is_evaluation, load_evaluation, make_evaluation
+from seal_ray.analysis.fewshot import evaluate, unit_length
+from seal_ray.analysis.moments import Moment
+from seal_ray.analysis.probe import probe
+from seal_ray.analysis.results import read_arrays, read_result, result_path
+from seal_ray.analysis.scores import carried_over, widen
+from seal_ray.analysis.tasks import Outcome
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import folder, open_source
+from seal_ray.data.sources.builtin import folder, open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
-from seal_ray.export import export
-from seal_ray.network import build
+from seal_ray.networks import build
 from seal_ray.recipe import load_job
-from seal_ray.report.leaderboard import to_csv
-from seal_ray.results import SweepRuns, write_results
-from seal_ray.store import Store
+from seal_ray.runs.export import export
+from seal_ray.runs.folder import Store
+from seal_ray.sweep.leaderboard import to_csv
+from seal_ray.sweep.results import SweepRuns, write_results
+from seal_ray.sweep.tune import train_sweep
 from tests.analysis.conftest import run_of
 from tests.sweeps import screen, small_sweep
 
@@ -179,7 +179,7 @@ def test_in_process_means_without_ray(storage: Path, data: Path, monkeypatch: py
     def refuse(address: str | None) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("analysis.carry.ray_session", refuse)
+    monkeypatch.setattr("seal_ray.analysis.carry.ray_session", refuse)
     run = run_of(storage, "normal")
     assert statuses(ask(run, "transfer", data, "others")[0]) == {"computed": 1}
     with pytest.raises(ConfigError, match="--in-process: works without Ray"):

@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from analysis.curvature import ScaledOperator, filter_scale, measure_curvature
-from analysis.hessian import HessianOperator, average, hessian_operator
-from analysis.lanczos import (
+from seal_ray.analysis.curvature import ScaledOperator, filter_scale, measure_curvature
+from seal_ray.analysis.hessian import HessianOperator, average, hessian_operator
+from seal_ray.analysis.lanczos import (
     Mass,
     extremes,
     lanczos,
@@ -29,7 +29,7 @@ from analysis.lanczos import (
     trace,
 )
 from seal_ray.errors import ConfigError
-from seal_ray.network import Parts, build
+from seal_ray.networks import Parts, build
 
 SMOOTHING = 0.1
 PARTS = Parts(("conv1", "bn1", "conv2", "bn2", "fc"), split_at="conv2")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from analysis.depth import Depths, Examples, balanced_subset, measure_depth, prediction_depth
-from analysis.features import extract, probes
-from analysis.neighbours import nearest, vote
+from seal_ray.analysis.depth import Depths, Examples, balanced_subset, measure_depth, prediction_depth
+from seal_ray.analysis.features import extract, probes
+from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.network import build
+from seal_ray.networks import build
 from seal_ray.streams import stream
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import torchvision
 from torch import Tensor, nn
 
-from analysis.features import extract, pool, probes
+from seal_ray.analysis.features import extract, pool, probes
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.network import build
+from seal_ray.networks import build
 from seal_ray.streams import stream
 
 BLOCKS = tuple(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2))

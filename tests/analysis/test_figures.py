@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.examples import Example, picture
-from analysis.figures import write_figures
-from analysis.found import gather
-from analysis.moments import Moment, Subject, find_target
-from analysis.pieces import plan
-from analysis.results import Computed, write_result
-from analysis.settings import Settings, What
-from analysis.track import scalars, track
+from seal_ray.analysis.examples import Example, picture
+from seal_ray.analysis.figures import write_figures
+from seal_ray.analysis.found import gather
+from seal_ray.analysis.moments import Moment, Subject, find_target
+from seal_ray.analysis.results import Computed, write_result
+from seal_ray.analysis.settings import Settings, What
+from seal_ray.analysis.tasks import plan
+from seal_ray.analysis.track import scalars, track
 from seal_ray.errors import SealRayWarning
 
 PROBES = ["input", "stem", "layer1.0", "softmax"]
@@ -173,12 +173,12 @@ def test_an_analysis_is_a_wandb_run_of_its_own(drawn: Path) -> None:
 
 
 def test_a_failing_wandb_is_one_warning(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import analysis.track
+    import seal_ray.analysis.track
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(analysis.track, "init_run", refuse)
+    monkeypatch.setattr(seal_ray.analysis.track, "init_run", refuse)
     subject, results = tracked(drawn, "offline")
     with pytest.warns(SealRayWarning, match="did not get the analyses of seal.*OSError: no route") as seen:
         track([(subject, results)] * 2, [])

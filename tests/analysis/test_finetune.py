@@ -17,27 +17,27 @@ import pytest
 import torch
 from rich.console import Console
 
-import analysis.finetune
-from analysis.carry import carry, judge_weights
-from analysis.evaluation import load_evaluation, make_evaluation, transfer_kind
-from analysis.finetune import images_of
-from analysis.judge import Normalisation
-from analysis.moments import Moment
-from analysis.pieces import Outcome
-from analysis.probe import training_share
-from analysis.results import read_result
-from seal_ray.branch import finished_generations
+import seal_ray.analysis.finetune
+from seal_ray.analysis.carry import carry, judge_weights
+from seal_ray.analysis.evaluations import load_evaluation, make_evaluation, transfer_kind
+from seal_ray.analysis.finetune import images_of
+from seal_ray.analysis.moments import Moment
+from seal_ray.analysis.probe import training_share
+from seal_ray.analysis.results import read_result
+from seal_ray.analysis.scoring import Normalisation
+from seal_ray.analysis.tasks import Outcome
 from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
+from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ConfigError
-from seal_ray.export import export
 from seal_ray.recipe import Recipe, load_job
-from seal_ray.results import prepare_sweep, write_results
-from seal_ray.runs import list_runs
-from seal_ray.sweep import load_sweep
-from seal_ray.train import fit
+from seal_ray.runs.branch import finished_generations
+from seal_ray.runs.export import export
+from seal_ray.runs.summary import list_runs
+from seal_ray.sweep.file import load_sweep
+from seal_ray.sweep.results import prepare_sweep, write_results
+from seal_ray.train.loop import fit
 from tests.analysis.conftest import run_of
 from tests.runs import without_speeds
 
@@ -137,7 +137,7 @@ def test_only_what_is_missing_or_asked_otherwise_is_trained(
     other = result(Moment(run, 2, "relearned"))["result"]
     assert other["finetuned_sha256"] != first["finetuned_sha256"]
     # Back to the first settings, whose run is still there: its metrics are read, nothing is trained.
-    monkeypatch.setattr(analysis.finetune, "fit", None)
+    monkeypatch.setattr(seal_ray.analysis.finetune, "fit", None)
     assert statuses(ask(run, data)[0]) == {"computed": 1}
     assert result(Moment(run, 2, "relearned"))["result"] == first
 
@@ -152,7 +152,7 @@ def test_one_that_was_killed_goes_on(storage: Path, data: Path, monkeypatch: pyt
                 raise KeyboardInterrupt
             yield epoch
 
-    monkeypatch.setattr(analysis.finetune, "fit", dying)
+    monkeypatch.setattr(seal_ray.analysis.finetune, "fit", dying)
     assert statuses(ask(run, data)[0]) == {"stopped": 1}
     assert statuses(ask(run, data)[0]) == {"computed": 1}
     assert [row["global_epoch"] for row in trained] == [0, 1, 2]

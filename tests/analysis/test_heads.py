@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from analysis import heads
-from analysis.episodes import Episodes, episodes
-from analysis.heads import evaluate, unit_length
+from seal_ray.analysis import fewshot as heads
+from seal_ray.analysis.episodes import Episodes, episodes
+from seal_ray.analysis.fewshot import evaluate, unit_length
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 
 

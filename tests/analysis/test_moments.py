@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.moments import Moment, Subject, find_target
+from seal_ray.analysis.moments import Moment, Subject, find_target
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
+from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
-from seal_ray.store import Store
+from seal_ray.runs.folder import Store
 from tests.analysis.conftest import run_of
 
 METHODS = ["llf", "normal", "seal"]

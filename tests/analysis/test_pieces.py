@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.moments import Moment, find_target
-from analysis.pieces import Piece, plan
-from analysis.results import Computed, copy_result, read_arrays, read_result, result_path, write_result
-from analysis.settings import Settings, choose, load_settings
-from analysis.workers import Agenda
+from seal_ray.analysis.moments import Moment, find_target
+from seal_ray.analysis.pool import Agenda
+from seal_ray.analysis.results import (
+    Computed,
+    copy_result,
+    read_arrays,
+    read_result,
+    result_path,
+    write_result,
+)
+from seal_ray.analysis.settings import Settings, choose, load_settings
+from seal_ray.analysis.tasks import Piece, plan
 from seal_ray.errors import CheckpointError, ConfigError
 from tests.analysis.conftest import run_of
 
@@ -97,7 +104,7 @@ def test_a_change_of_what_one_analysis_finds_makes_its_old_results_unknown_alone
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {what: keys(trained, what) for what in ("depth", "curvature")}
-    monkeypatch.setattr("analysis.pieces.FORMATS", {})
+    monkeypatch.setattr("seal_ray.analysis.tasks.FORMATS", {})
     assert keys(trained, "curvature").isdisjoint(before["curvature"])
     assert keys(trained, "depth") == before["depth"]
 

@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from analysis import probe as module
-from analysis.probe import Linear, fit, fit_grid, probe, share_of_each_class, standardisation
+from seal_ray.analysis import probe as module
+from seal_ray.analysis.probe import Linear, fit, fit_grid, probe, share_of_each_class, standardisation
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from tests.analysis.test_heads import mixture
 

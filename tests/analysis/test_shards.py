@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.curvature import Curvature, measure_curvature
-from analysis.shards import sharding
-from seal_ray.network import Parts, build, stages
+from seal_ray.analysis.curvature import Curvature, measure_curvature
+from seal_ray.analysis.shards import sharding
+from seal_ray.networks import Parts, build, stages
 from seal_ray.streams import stream
 
 
@@ -51,5 +51,5 @@ def test_shares_of_unequal_size_give_the_numbers_of_one_operator(
     shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Another test of this process may have started a Ray with fewer CPUs than there are shares.
-    monkeypatch.setattr("analysis.shards._on_ray", lambda: False)
+    monkeypatch.setattr("seal_ray.analysis.shards._on_ray", lambda: False)
     agree(measured(1), measured(shards))  # 23 images in batches of 4: shares differ, the last batch too

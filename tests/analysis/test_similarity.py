@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from analysis.similarity import interpolate, linear_cka, loss_barrier, movement, weight_norms
+from seal_ray.analysis.similarity import interpolate, linear_cka, loss_barrier, movement, weight_norms
 from seal_ray.errors import ConfigError
-from seal_ray.network import build, stages
+from seal_ray.networks import build, stages
 from seal_ray.streams import stream
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.hessian import HessianOperator, hessian_operator
-from analysis.lanczos import lanczos
-from seal_ray.network import build
+from seal_ray.analysis.hessian import HessianOperator, hessian_operator
+from seal_ray.analysis.lanczos import lanczos
+from seal_ray.networks import build
 from tests.benchmarks.measure import Result, best_of, seconds
 
 IMAGES, SIZE, WIDTH, BATCH, CLASSES = 200, 64, 16, 100, 10

@@ -12,9 +12,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
-from analysis.depth import prediction_depth
-from analysis.features import extract, probes
-from analysis.neighbours import nearest, vote
+from seal_ray.analysis.depth import prediction_depth
+from seal_ray.analysis.features import extract, probes
+from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.data.augment import normalise
 from tests.benchmarks.measure import Result, best_of
 from tests.benchmarks.training import BenchData, open_run

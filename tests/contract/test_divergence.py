@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from seal_ray.errors import Diverged, SealRayError
-from seal_ray.schedule import Position
+from seal_ray.phases.schedule import Position
 from tests.ranks import on_ranks
 from tests.runs import Execution, open_store, tiny_recipe, train_run, without_speeds
 

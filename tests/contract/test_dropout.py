@@ -12,13 +12,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from seal_ray.data.images import dropout_masks, epoch_order
-from seal_ray.network import ResNet, build, pooled_features
+from seal_ray.networks import ResNet, build, pooled_features
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.run import Execution, Run
-from seal_ray.schedule import Position
 from seal_ray.streams import stream
-from seal_ray.train import evaluate
-from seal_ray.world import World
+from seal_ray.train.loop import evaluate
+from seal_ray.train.run import Execution, Run
+from seal_ray.train.world import World
 from tests.ranks import on_ranks
 from tests.runs import case_id, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 

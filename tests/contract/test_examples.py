@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seal_ray.branch import branch
 from seal_ray.errors import CheckpointError
-from seal_ray.lineage import generation_keys, run_id
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.run import Execution
-from seal_ray.schedule import Position
-from seal_ray.store import Store
-from seal_ray.train import fit
+from seal_ray.runs.branch import branch
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution
 from tests.ranks import on_ranks
 from tests.runs import EVERYTHING, open_store, tiny_images, tiny_recipe, train_run
 

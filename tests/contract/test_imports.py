@@ -15,24 +15,24 @@ import seal_ray
 ROOT = Path(__file__).parents[2]
 SERVICES = {"ray", "wandb", "ffcv", "numba", "pydantic", "rich", "typer", "cv2", "sklearn"}
 CORE = [
-    "edits",
-    "gradients",
-    "lineage",
-    "losses",
+    "phases.edits",
+    "train.gradients",
+    "runs.lineage",
+    "phases.losses",
     "methods",
-    "network",
-    "optim",
+    "networks",
+    "train.optimizer",
     "plugins",
-    "run",
-    "schedule",
-    "snapshot",
-    "steps",
-    "store",
+    "train.run",
+    "phases.schedule",
+    "runs.checkpoint",
+    "phases.steps",
+    "runs.folder",
     "streams",
-    "train",
-    "world",
+    "train.loop",
+    "train.world",
 ]
-EXTENDS_RAY = "seal_ray.elastic"
+EXTENDS_RAY = "seal_ray.distributed.elastic"
 """Its classes are Ray's with changes: importing it imports Ray, which sets a variable."""
 MODULES = [module.name for module in pkgutil.walk_packages(seal_ray.__path__, "seal_ray.")]
 
@@ -77,7 +77,10 @@ def test_the_command_line_explains_itself_without_torch_or_ray() -> None:
 
 
 def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> None:
-    shells = "launch worker scaling controller hosts tracking artifacts doctor submit"
+    shells = (
+        "distributed.launch distributed.workers distributed.scaling sweep.tune distributed.session "
+        "tracking.wandb tracking.artifacts cli.doctor jobs"
+    )
     loaded = loaded_after("\n".join(f"import seal_ray.{name}" for name in shells.split()))
     assert not loaded & {"ray", "wandb", "ffcv", "numba"}
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 import seal_ray.methods
-from seal_ray.lineage import generation_keys
 from seal_ray.methods import METHODS, Method
-from seal_ray.network import build
-from seal_ray.schedule import first_epochs
-from seal_ray.snapshot import Snapshot, read_snapshot, write_snapshot
-from seal_ray.store import Store
+from seal_ray.networks import build
+from seal_ray.phases.schedule import first_epochs
+from seal_ray.runs.checkpoint import Snapshot, read_snapshot, write_snapshot
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import generation_keys
 from seal_ray.streams import stream
 from tests.runs import CASES, VARIANTS, case_id, open_store, same_tensors, tiny_recipe, train_run
 

@@ -14,12 +14,12 @@ from torch._dynamo.utils import counters
 
 from seal_ray.device import check_precision
 from seal_ray.errors import ConfigError, SealRayWarning
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe, load_job
-from seal_ray.run import Execution, Run
-from seal_ray.schedule import Position
-from seal_ray.store import Store, open_store
-from seal_ray.train import fit
-from seal_ray.world import World
+from seal_ray.runs.folder import Store, open_store
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution, Run
+from seal_ray.train.world import World
 from tests.ranks import on_ranks
 from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
 

@@ -14,7 +14,7 @@ from torch import nn
 from seal_ray import LEARN, Budget, EditContext, Method, Phase, learn
 from seal_ray.errors import SealRayError
 from seal_ray.methods import METHODS
-from seal_ray.schedule import Group
+from seal_ray.phases.schedule import Group
 from seal_ray.testing import check_method, method_checks
 
 CALLS = itertools.count()

@@ -10,10 +10,10 @@ import torch
 
 from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
 from seal_ray.recipe import Recipe
-from seal_ray.run import Run
-from seal_ray.snapshot import weights_sha256
-from seal_ray.train import evaluate, fit
-from seal_ray.world import World
+from seal_ray.runs.checkpoint import weights_sha256
+from seal_ray.train.loop import evaluate, fit
+from seal_ray.train.run import Run
+from seal_ray.train.world import World
 from tests.ranks import on_ranks
 from tests.runs import (
     CASES,

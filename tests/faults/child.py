@@ -13,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import seal_ray.run
-import seal_ray.snapshot
-import seal_ray.store
-import seal_ray.train
-from seal_ray.lineage import run_id
+import seal_ray.runs.checkpoint
+import seal_ray.runs.folder
+import seal_ray.train.loop
+import seal_ray.train.run
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.schedule import Position
-from seal_ray.snapshot import Snapshot
-from seal_ray.store import Store
+from seal_ray.runs.checkpoint import Snapshot
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import run_id
 from tests.runs import EVERYTHING, Execution, same_state, tiny_images, without_speeds
 
 IMAGES = 120
@@ -39,7 +39,7 @@ def train(recipe: Recipe, folder: str, position: Position | None = None, point: 
     if position is not None:
         die_at(position, point)
     store, execution = store_of(recipe, Path(folder)), Execution(moments=EVERYTHING)
-    for _ in seal_ray.train.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
+    for _ in seal_ray.train.loop.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
         pass
 
 
@@ -81,9 +81,9 @@ def die_at(position: Position, point: str) -> None:
         before(owner, name, lambda run, *_: die_if(run.next == position))
 
     if point == "edit":
-        at_run(seal_ray.run.Run, "optimizer_for")
+        at_run(seal_ray.train.run.Run, "optimizer_for")
     elif point == "step":
-        updates = seal_ray.train._updates
+        updates = seal_ray.train.loop._updates
 
         def dying_updates(run: Any, optimizer: Any) -> Callable[[Any], None]:
             update = updates(run, optimizer)
@@ -94,15 +94,17 @@ def die_at(position: Position, point: str) -> None:
 
             return step
 
-        seal_ray.train._updates = dying_updates
+        seal_ray.train.loop._updates = dying_updates
     elif point == "evaluate":
-        at_run(seal_ray.train, "evaluate")
+        at_run(seal_ray.train.loop, "evaluate")
     elif point == "moments":
         before(Store, "commit", lambda _, snapshot: die_if(snapshot.position == position))
     elif point == "manifest":
-        before(seal_ray.snapshot, "write_durably", lambda path, _: die_if(_is_manifest(path, position)))
+        before(
+            seal_ray.runs.checkpoint, "write_durably", lambda path, _: die_if(_is_manifest(path, position))
+        )
     elif point == "line":
-        before(seal_ray.store, "append_durably", lambda _, line: die_if(_is_line(line, position)))
+        before(seal_ray.runs.folder, "append_durably", lambda _, line: die_if(_is_line(line, position)))
     else:
         commit = Store.commit
 

@@ -18,11 +18,11 @@ import pytest
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
+from seal_ray.data.sources.builtin import open_source
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job
-from seal_ray.schedule import Position
-from seal_ray.store import Store, open_store
-from seal_ray.train import fit
+from seal_ray.runs.folder import Store, open_store
+from seal_ray.train.loop import fit
 from tests.runs import same_state, without_speeds
 
 MARK = "SEAL_RAY_TEST"

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from analysis.moments import find_target
-from analysis.pieces import Plan, plan
-from analysis.results import read_result
-from analysis.settings import load_settings
-from seal_ray.files import write_durably
-from seal_ray.launch import prepare_job
+from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.results import read_result
+from seal_ray.analysis.settings import load_settings
+from seal_ray.analysis.tasks import Plan, plan
+from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
-from seal_ray.run import Execution
-from seal_ray.train import fit
+from seal_ray.storage.files import write_durably
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution
 from tests.faults.conftest import environment, images_of, make_job, processes_marked
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -30,8 +30,8 @@ COMMAND = f"""
 import sys
 from pathlib import Path
 from rich.console import Console
-from analysis.analyze import analyze, summary
-from analysis.settings import load_settings
+from seal_ray.analysis.run import analyze, summary
+from seal_ray.analysis.settings import load_settings
 if __name__ == "__main__":
     console = Console(width=200, soft_wrap=True)
     settings = load_settings("quick", {CHANGES!r})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seal_ray.schedule import Position, first_epochs
+from seal_ray.phases.schedule import Position, first_epochs
 from tests.faults.child import COMMITTED, UNCOMMITTED, same_run, start, store_of
 from tests.runs import case_id, tiny_recipe
 

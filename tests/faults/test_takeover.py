@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from seal_ray.errors import CheckpointError
-from seal_ray.lease import hold_lease, owns, take_lead
-from seal_ray.store import Store
-from seal_ray.train import fit
+from seal_ray.runs.folder import Store
+from seal_ray.storage.lease import hold_lease, owns, take_lead
+from seal_ray.train.loop import fit
 from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run, without_speeds
 
 DRIVER = """
 import sys, time
 from pathlib import Path
-from seal_ray.lease import hold_lease
+from seal_ray.storage.lease import hold_lease
 with hold_lease(Path(sys.argv[1])) as token:
     print(token, flush=True)
     time.sleep(600)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 
-from seal_ray import tracking
 from seal_ray.data.beton import load_dataset
+from seal_ray.distributed.workers import train_job
 from seal_ray.errors import SealRayWarning
-from seal_ray.lineage import run_id
 from seal_ray.recipe import Job, load_job
-from seal_ray.store import Store
-from seal_ray.worker import train_job
-from seal_ray.world import World
+from seal_ray.runs.folder import Store
+from seal_ray.runs.lineage import run_id
+from seal_ray.tracking import wandb as tracking
+from seal_ray.train.world import World
 
 PATIENCE = 15.0
 """Seconds that W&B is waited for; long against all epochs together, short for a test."""

@@ -26,10 +26,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.data.augment import normalise
-from seal_ray.network import weighted_layers
-from seal_ray.run import Run
-from seal_ray.schedule import Position
-from seal_ray.world import World
+from seal_ray.networks import weighted_layers
+from seal_ray.phases.schedule import Position
+from seal_ray.train.run import Run
+from seal_ray.train.world import World
 from tests.golden.cases import (
     CASES,
     CLASSES,

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from seal_ray import edits, losses, schedule, steps
-from seal_ray.lineage import SEMANTICS, generation_keys, run_id
 from seal_ray.methods import METHODS, Method
+from seal_ray.phases import edits, losses, schedule, steps
 from seal_ray.recipe import Recipe, load_job
-from seal_ray.sweep import is_sweep, load_sweep
+from seal_ray.runs.lineage import SEMANTICS, generation_keys, run_id
+from seal_ray.sweep.file import is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "identity.json"

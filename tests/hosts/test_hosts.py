@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from seal_ray.controller import run_sweep
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import open_source
-from seal_ray.elastic import LOOK
+from seal_ray.data.sources.builtin import open_source
+from seal_ray.distributed.elastic import LOOK
 from seal_ray.head import connect
+from seal_ray.jobs import follow, logs, submit
 from seal_ray.recipe import dump_job, load_job
-from seal_ray.results import write_results
-from seal_ray.store import open_store
-from seal_ray.submit import follow, logs, submit
+from seal_ray.runs.folder import open_store
+from seal_ray.sweep.results import write_results
+from seal_ray.sweep.tune import run_sweep
 from seal_ray.work import read_work
 from tests.faults.conftest import images_of, make_job, same_as_undisturbed
 from tests.hosts.hosts import Host, network, refusal, until

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.page.lines import Axes, Mark, Ribbon, line_chart, shortened
-from analysis.page.panels import Named, histogram, interval_bar, share_bar, tree_chart
-from analysis.page.scale import Scale, around, brief, spread
-from analysis.page.shapes import Curve, Stretch
-from analysis.page.svg import element, path
-from seal_ray.tree import Branching
+from seal_ray.report.charts import Axes, Mark, Ribbon, line_chart, shortened
+from seal_ray.report.scale import Scale, around, brief, spread
+from seal_ray.report.shapes import Curve, Stretch
+from seal_ray.report.small_charts import Named, histogram, interval_bar, share_bar, tree_chart
+from seal_ray.report.svg import element, path
+from seal_ray.runs.sharing import Branching
 from tests.pages import HTML
 
 Element = ElementTree.Element

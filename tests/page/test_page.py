@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from analysis.carried import widen_results
-from analysis.moments import find_target
-from analysis.page.facts import read_study
-from analysis.page.page import write_report
-from analysis.page.source import find_source
 from seal_ray import cli
+from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.scores import widen_results
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.results import prepare_sweep, write_results
-from seal_ray.sweep import load_sweep
+from seal_ray.report.page import write_report
+from seal_ray.report.source import find_source
+from seal_ray.report.study import read_study
+from seal_ray.sweep.file import load_sweep
+from seal_ray.sweep.results import prepare_sweep, write_results
 from tests.pages import HTML, many_runs, page_of, renamed_class
 
 

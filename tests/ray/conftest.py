@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 
-from seal_ray.console import Console
-from seal_ray.launch import ray_session
+from seal_ray.distributed.launch import ray_session
 from seal_ray.recipe import Job
+from seal_ray.tracking.terminal import Console
 
 Screen = tuple[Console, io.StringIO]
 

@@ -15,17 +15,17 @@ import pytest
 import ray
 from rich.console import Console
 
-import analysis.analyze
-import analysis.workers
-from analysis.analyze import analyze
-from analysis.moments import find_target
-from analysis.pieces import Outcome, Piece, plan
-from analysis.results import read_result
-from analysis.settings import load_settings
-from analysis.workers import Done, slots, work_on_ray
-from seal_ray.controller import train_sweep
+import seal_ray.analysis.pool
+import seal_ray.analysis.run
+from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.pool import Done, slots, work_on_ray
+from seal_ray.analysis.results import read_result
+from seal_ray.analysis.run import analyze
+from seal_ray.analysis.settings import load_settings
+from seal_ray.analysis.tasks import Outcome, Piece, plan
 from seal_ray.errors import ClusterError
-from seal_ray.results import write_results
+from seal_ray.sweep.results import write_results
+from seal_ray.sweep.tune import train_sweep
 from tests.analysis.test_shards import agree, measured
 from tests.sweeps import screen, small_sweep
 
@@ -53,7 +53,7 @@ def numbers(pieces: tuple[Piece, ...]) -> list[Any]:
 
 
 def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.analyze, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
     pieces = planned(run, "depth", "calibration")
     printed = io.StringIO()
     console = Console(file=printed, width=200, soft_wrap=True)
@@ -104,7 +104,7 @@ def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> No
 def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis.workers, "Worker", Deadly)
+    monkeypatch.setattr(seal_ray.analysis.pool, "Worker", Deadly)
     pieces = planned(run, "calibration")
     done = {one.piece.moment.label: one.reason for one in work_on_ray(pieces, 2)}
     assert len(done) == 5

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import analysis.carry
-from analysis.carry import carry
-from analysis.evaluation import make_evaluation
-from analysis.moments import Moment
-from analysis.results import read_result
-from seal_ray.console import Console as RunConsole
-from seal_ray.controller import train_sweep
+import seal_ray.analysis.carry
+from seal_ray.analysis.carry import carry
+from seal_ray.analysis.evaluations import make_evaluation
+from seal_ray.analysis.moments import Moment
+from seal_ray.analysis.results import read_result
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import folder, open_source
-from seal_ray.launch import launch, prepare_job
-from seal_ray.results import SweepRuns
+from seal_ray.data.sources.builtin import folder, open_source
+from seal_ray.distributed.launch import launch, prepare_job
+from seal_ray.sweep.results import SweepRuns
+from seal_ray.sweep.tune import train_sweep
+from seal_ray.tracking.terminal import Console as RunConsole
 from tests.ray.conftest import small_job
 from tests.runs import same_tensors
 from tests.sweeps import screen, small_sweep
@@ -83,7 +83,7 @@ def scores(found: list[dict[str, Any]]) -> list[float]:
 def test_actors_find_what_one_process_finds_and_it_lands_in_the_leaderboard(
     kind: Any, runs: SweepRuns, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis.carry, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.carry, "ray_session", lambda address: contextlib.nullcontext())
     file = runs.folder.parents[2] / "small.yaml"
     evaluation = make_evaluation(kind, targets=["letters", "mine"], **ASKED[kind])
     printed = io.StringIO()

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.console import Console
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.errors import ClusterError, DataError
-from seal_ray.launch import launch, prepare_job
-from seal_ray.lease import hold_lease
-from seal_ray.snapshot import read_snapshot
-from seal_ray.store import open_store
-from seal_ray.train import fit
+from seal_ray.runs.checkpoint import read_snapshot
+from seal_ray.runs.folder import open_store
+from seal_ray.storage.lease import hold_lease
+from seal_ray.tracking.terminal import Console
+from seal_ray.train.loop import fit
 from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ray import cli, tracking
+from seal_ray import cli
 from seal_ray.data.beton import Dataset
+from seal_ray.data.dataset import ClassName, Sample, Source
 from seal_ray.data.prepare import prepare
-from seal_ray.data.samples import ClassName, Sample, Source
+from seal_ray.tracking import wandb as tracking
 from tests.wandb_server import KEY, Server, wandb_server
 
 Command = Callable[..., tuple[int, str, str]]

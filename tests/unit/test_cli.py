@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-import seal_ray.doctor
+import seal_ray.cli.doctor
 from seal_ray import cli
+from seal_ray.cli.doctor import Check
 from seal_ray.data.images import Images
-from seal_ray.doctor import Check
-from seal_ray.launch import prepare_job
+from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import load_job
-from seal_ray.train import fit
+from seal_ray.train.loop import fit
 from tests.runs import Execution
 from tests.unit.test_runs import make_run
 
@@ -275,7 +275,7 @@ def test_doctor_ends_with_whether_all_is_right(
         Check("python", True, "3.11.7", "unused"),
         Check("ffcv", right, "[Errno 2] no libopencv", "apt-get install libopencv-dev"),
     ]
-    monkeypatch.setattr(seal_ray.doctor, "examine", lambda: checks)
+    monkeypatch.setattr(seal_ray.cli.doctor, "examine", lambda: checks)
     ended = run("doctor")
     assert ended.code == (0 if right else 1)
     assert "[Errno 2] no libopencv" in ended.out
@@ -288,7 +288,9 @@ def test_a_warning_is_one_line_without_a_place_in_our_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(cli, "app", lambda: warnings.warn("checkpoint skipped: [x]", stacklevel=1))
+    monkeypatch.setattr(
+        "seal_ray.cli.run.app", lambda: warnings.warn("checkpoint skipped: [x]", stacklevel=1)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         cli.main()

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from seal_ray.data.beton import Dataset
+from seal_ray.data.dataset import Source
 from seal_ray.data.loaders import ArrayLoader, FfcvLoader, Loader, open_loader
-from seal_ray.data.samples import Source
 from seal_ray.errors import DataError
 
 BATCH = 4

@@ -17,13 +17,13 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import functional
 
+from seal_ray.data.dataset import Source
 from seal_ray.data.prepare import prepare
-from seal_ray.data.samples import Source
-from seal_ray.data.sources import SOURCES, find_prepared, list_sources, open_source
-from seal_ray.data.targets.catalogue import CATALOGUE
-from seal_ray.data.targets.files import open_files
-from seal_ray.data.targets.listing import to_source
-from seal_ray.data.targets.readers import TARGETS
+from seal_ray.data.sources import CATALOGUE
+from seal_ray.data.sources.builtin import SOURCES, find_prepared, list_sources, open_source
+from seal_ray.data.sources.files import open_files
+from seal_ray.data.sources.listing import to_source
+from seal_ray.data.sources.transfer import TARGETS
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images
 

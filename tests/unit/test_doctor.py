@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from seal_ray import doctor
-from seal_ray.doctor import Check, examine
+from seal_ray.cli import doctor
+from seal_ray.cli.doctor import Check, examine
 
 NAMES = ["python", "torch", "gpu", "ffcv", "ray", "wandb", "disk"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seal_ray.edits import Edit, EditContext, MaskedReinit, Prune, Reinit
 from seal_ray.methods.ban import Succeed
-from seal_ray.network import Parts, build, stages
+from seal_ray.networks import Parts, build, stages
+from seal_ray.phases.edits import Edit, EditContext, MaskedReinit, Prune, Reinit
 from seal_ray.streams import stream
 
 State = dict[str, Tensor]

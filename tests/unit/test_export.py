@@ -18,16 +18,16 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import seal_ray.export as export_module
+import seal_ray.runs.export as export_module
 from seal_ray.data.beton import Dataset
 from seal_ray.data.prepare import prepare
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.export import ONNX_PACKAGES, export, load_weights
-from seal_ray.network import build
+from seal_ray.networks import build
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job
-from seal_ray.schedule import Position
-from seal_ray.snapshot import Snapshot, weights_sha256
-from seal_ray.store import Store, run_id
+from seal_ray.runs.checkpoint import Snapshot, weights_sha256
+from seal_ray.runs.export import ONNX_PACKAGES, export, load_weights
+from seal_ray.runs.folder import Store, run_id
 from seal_ray.streams import stream
 from tests.runs import tiny_recipe
 from tests.unit.conftest import make_source

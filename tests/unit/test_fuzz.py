@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from seal_ray.clean import find_litter
+from seal_ray.cli.tables import runs_table
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.lease import owner
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, Placement, dump_job, load_job
-from seal_ray.runs import list_runs
-from seal_ray.schedule import Position
-from seal_ray.snapshot import Snapshot, read_snapshot
-from seal_ray.store import Store
-from seal_ray.tables import runs_table
+from seal_ray.runs.checkpoint import Snapshot, read_snapshot
+from seal_ray.runs.cleanup import find_litter
+from seal_ray.runs.folder import Store
+from seal_ray.runs.summary import list_runs
+from seal_ray.storage.lease import owner
 from tests.runs import EVERYTHING, Execution, open_store, same_state, tiny_recipe, train_run
 
 RECIPE = tiny_recipe(

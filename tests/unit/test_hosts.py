@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.hosts import describe, look
+from seal_ray.distributed.session import describe, look
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from seal_ray import lease
 from seal_ray.errors import ClusterError
-from seal_ray.lease import Pulse, hold_lease, owner, owns
+from seal_ray.storage import lease
+from seal_ray.storage.lease import Pulse, hold_lease, owner, owns
 
 HOLDER = """
 import socket, sys, time

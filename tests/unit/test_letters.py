@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seal_ray.data import letters as module
-from seal_ray.data.letters import letters
+from seal_ray.data.dataset import Sample
 from seal_ray.data.prepare import prepare
-from seal_ray.data.samples import Sample
-from seal_ray.data.sources import list_sources, open_source
+from seal_ray.data.sources import letters as module
+from seal_ray.data.sources.builtin import list_sources, open_source
+from seal_ray.data.sources.letters import letters
 from seal_ray.errors import ConfigError, DataError
 
 

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from seal_ray import edits, losses, schedule, steps
 from seal_ray.data.beton import Dataset
+from seal_ray.distributed.launch import prepare_job
 from seal_ray.errors import ConfigError
-from seal_ray.launch import prepare_job
-from seal_ray.lineage import _kind, generation_keys, run_id
 from seal_ray.methods import METHODS, Method
 from seal_ray.methods.base import LEARN
 from seal_ray.methods.seal import Seal
+from seal_ray.phases import edits, losses, schedule, steps
+from seal_ray.phases.schedule import Group, Phase
 from seal_ray.recipe import Augment, Job, Placement, Recipe
-from seal_ray.schedule import Group, Phase
+from seal_ray.runs.lineage import _kind, generation_keys, run_id
 from tests.runs import CASES, tiny_recipe
 
 BASE: dict[str, Any] = {
@@ -364,7 +364,7 @@ NOTEBOOK = """
 import linecache
 from dataclasses import dataclass
 from seal_ray.errors import ConfigError
-from seal_ray.lineage import _source_sha256
+from seal_ray.runs.lineage import _source_sha256
 
 def cell(name, value, kept=True):
     lines = ["FACTOR = " + str(value), "@dataclass(frozen=True)", "class Scale:", "    def __call__(self):"]
@@ -419,7 +419,7 @@ def test_no_two_classes_of_the_package_that_phases_hold_have_one_name() -> None:
 
 def test_another_process_gives_the_same_ids() -> None:
     code = (
-        "from tests.runs import CASES, tiny_recipe; from seal_ray.lineage import run_id; "
+        "from tests.runs import CASES, tiny_recipe; from seal_ray.runs.lineage import run_id; "
         "print([run_id(tiny_recipe(c), 'images') for c in CASES])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

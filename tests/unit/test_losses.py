@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
-from seal_ray.losses import ConfidentError, CrossEntropy, Distill, Loss
+from seal_ray.phases.losses import ConfidentError, CrossEntropy, Distill, Loss
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 4.0]])
 TEACHER = np.array([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0], [5.0, -5.0, 0.0]])

@@ -1,4 +1,4 @@
-"""The table of metrics in seal_ray/report/README.md: what is in it is logged, and nothing else is."""
+"""The table of metrics in seal_ray/tracking/README.md: what is in it is logged, and nothing else is."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import seal_ray.report
+import seal_ray.tracking
 from seal_ray.cli import app
-from seal_ray.report.panels import SECTIONS, Panel, pattern
+from seal_ray.tracking.panels import SECTIONS, Panel, pattern
 from tests.sweeps import small_sweep
 from tests.unit.test_tracking import records
 
 # Features of networks trained for seconds are nearly collinear, and the smallest decays take long.
 pytestmark = pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge")
 
-README = Path(seal_ray.report.__file__).with_name("README.md")
+README = Path(seal_ray.tracking.__file__).with_name("README.md")
 SMALL = (
     *("depth.k=5", "depth.points=20", "depth.listed=2", "depth.support_size=40"),
     *("curvature.images=12", "curvature.steps=30", "curvature.top=2"),

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from seal_ray.errors import ConfigError
-from seal_ray.network import RESNETS, Parts, build, stages, weighted_layers
+from seal_ray.networks import RESNETS, Parts, build, stages, weighted_layers
 from seal_ray.streams import stream
 
 

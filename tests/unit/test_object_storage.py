@@ -13,22 +13,24 @@ from typing import Any
 
 import pytest
 
-from analysis.analyze import analyze
-from analysis.moments import find_target
-from analysis.results import read_arrays, read_result
-from seal_ray import cli, lease, objects
-from seal_ray.clean import find_litter, remove
-from seal_ray.controller import run_sweep
+from seal_ray import cli
+from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.results import read_arrays, read_result
+from seal_ray.analysis.run import analyze
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
-from seal_ray.export import export, load_weights
-from seal_ray.files import write_durably
-from seal_ray.lease import hold_lease, owner, owns
-from seal_ray.objects import AnyPath, ObjectPath
-from seal_ray.queue import Queue
-from seal_ray.results import SweepRuns, write_results
-from seal_ray.runs import list_runs
-from seal_ray.schedule import Position
-from seal_ray.store import ENDED
+from seal_ray.phases.schedule import Position
+from seal_ray.runs.cleanup import find_litter, remove
+from seal_ray.runs.export import export, load_weights
+from seal_ray.runs.folder import ENDED
+from seal_ray.runs.summary import list_runs
+from seal_ray.storage import lease
+from seal_ray.storage import paths as objects
+from seal_ray.storage.files import write_durably
+from seal_ray.storage.lease import hold_lease, owner, owns
+from seal_ray.storage.paths import AnyPath, ObjectPath
+from seal_ray.sweep.queue import Queue
+from seal_ray.sweep.results import SweepRuns, write_results
+from seal_ray.sweep.tune import run_sweep
 from tests.runs import open_store, same_state, tiny_recipe, train_run, without_speeds
 from tests.s3 import CREDENTIALS, Proxy, proxy_to
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep, trained_where
@@ -108,7 +110,7 @@ def test_a_run_that_is_killed_between_two_writes_goes_on(
 
 CHILD = """
 import os, signal, sys
-from seal_ray.objects import ObjectPath
+from seal_ray.storage.paths import ObjectPath
 from tests.runs import train_run
 from tests.unit.test_object_storage import RECIPE
 
@@ -221,7 +223,7 @@ def test_a_sweep_waits_for_s3_that_does_not_answer_and_goes_on(
     monkeypatch.setattr(lease, "SETTLE", 0.05)
     runs, said = small_sweep(digits, bucket / "waits", tmp_path / "waits.yaml"), list[str]()
     queue = Queue(runs.planned, share=True, ended=ENDED, note=said.append)
-    monkeypatch.setattr("seal_ray.queue.pause", lambda _: 0.0)
+    monkeypatch.setattr("seal_ray.sweep.queue.pause", lambda _: 0.0)
     proxy.break_at("drop", "lease.json")
     assert queue.claim() is None
     assert queue.claim() is None

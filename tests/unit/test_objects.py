@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray import objects
 from seal_ray.errors import ConfigError, StorageError
-from seal_ray.files import append_durably, make_folder, remove_folder, size_of, write_durably
-from seal_ray.objects import AnyPath, ObjectPath, check_bucket, listed, on_this_host, storage_path
+from seal_ray.storage import paths as objects
+from seal_ray.storage.files import append_durably, make_folder, remove_folder, size_of, write_durably
+from seal_ray.storage.paths import AnyPath, ObjectPath, check_bucket, listed, on_this_host, storage_path
 from tests.s3 import CREDENTIALS, tell
 
 FILES = {

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
-from seal_ray.launch import begin, prepare_job
-from seal_ray.lease import hold_lease
+from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.recipe import load_job
-from seal_ray.run import Execution
-from seal_ray.train import fit
+from seal_ray.storage.lease import hold_lease
+from seal_ray.train.loop import fit
+from seal_ray.train.run import Execution
 from tests.unit.conftest import Command
 
 NORMAL, SEAL = "normal-s0-7716547bab", "seal-s0-6ecee1c593"

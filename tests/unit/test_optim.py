@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from seal_ray.network import Parts, build, stages
-from seal_ray.optim import (
+from seal_ray.networks import Parts, build, stages
+from seal_ray.phases.schedule import Group, Phase, Rise
+from seal_ray.recipe import Optimizer
+from seal_ray.streams import stream
+from seal_ray.train.optimizer import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
@@ -18,9 +21,6 @@ from seal_ray.optim import (
     set_learning_rate,
     signed_rate,
 )
-from seal_ray.recipe import Optimizer
-from seal_ray.schedule import Group, Phase, Rise
-from seal_ray.streams import stream
 from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run
 
 PARTS = Parts(("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"), "layer3")
@@ -172,7 +172,7 @@ def first_update(folder: Path, clip_norm: float | None) -> tuple[float, float, f
         optimizer={"momentum": 0.0, "weight_decay": 0.0, "clip_norm": clip_norm, "warmup_share": 0.0},
     )
     row = train_run(recipe, folder, execution=Execution(moments=("init", "relearned")))[0].row
-    from seal_ray.snapshot import read_snapshot
+    from seal_ray.runs.checkpoint import read_snapshot
 
     run_id = open_store(recipe, folder).run_id
     names = [name for name, _ in network().named_parameters()]

@@ -13,14 +13,14 @@ import pytest
 from safetensors import safe_open
 
 from seal_ray.data.beton import Dataset
-from seal_ray.data.samples import ClassName
+from seal_ray.data.dataset import ClassName
+from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError, DataError
-from seal_ray.launch import Planned, prepare_job
 from seal_ray.methods import METHODS
-from seal_ray.plan import Plan, PlannedPhase, make_plan
 from seal_ray.recipe import Job, Placement, load_job
-from seal_ray.store import Store
-from seal_ray.train import fit
+from seal_ray.runs.folder import Store
+from seal_ray.sweep.plan import Plan, PlannedPhase, make_plan
+from seal_ray.train.loop import fit
 from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
 
 ROOT = Path(__file__).parents[2]

@@ -17,15 +17,13 @@ import yaml
 from pydantic import ValidationError
 
 import seal_ray
+from seal_ray.config.plugin_files import given_files, trust
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.errors import ConfigError, SealRayWarning
-from seal_ray.export import export
-from seal_ray.launch import begin, prepare_job
-from seal_ray.lineage import generation_keys
 from seal_ray.methods import METHODS, Method
-from seal_ray.objects import ObjectPath
-from seal_ray.plugin_files import given_files, trust
+from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import (
     MODULE,
     PluginFile,
@@ -36,11 +34,13 @@ from seal_ray.plugins import (
     using,
 )
 from seal_ray.recipe import Job, Recipe, check_sendable, dump_job, load_job, received_job
-from seal_ray.runs import summarise
-from seal_ray.schedule import Budget, Phase
-from seal_ray.sweep import load_sweep
+from seal_ray.runs.export import export
+from seal_ray.runs.lineage import generation_keys
+from seal_ray.runs.summary import summarise
+from seal_ray.storage.paths import ObjectPath
+from seal_ray.sweep.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
-from seal_ray.train import fit
+from seal_ray.train.loop import fit
 from seal_ray.work import contents, read_analysis, read_work
 from tests.plugins import plain_method, shrink_and_perturb, write_job
 
@@ -428,9 +428,9 @@ def test_weights_shrink_and_are_perturbed_as_the_formula_says(shrinking: Path) -
     images = tiny_images()
     recipe = Recipe.model_validate({**dict(recipe), "data": {"path": "unused"}})
     store = seal_ray.open_store(shrinking.parent / "runs", recipe, images)
-    from seal_ray.network import build
-    from seal_ray.run import Execution
+    from seal_ray.networks import build
     from seal_ray.streams import stream
+    from seal_ray.train.run import Execution
 
     list(fit(recipe, images, store=store, execution=Execution(moments=("forgotten", "relearned"))))
     for generation in (1, 2):

@@ -10,15 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from seal_ray.config.document import override, read
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
 from seal_ray.methods.llf import Llf
 from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
-from seal_ray.network import RESNETS
+from seal_ray.networks import RESNETS
+from seal_ray.phases.schedule import Budget, Rise, Schedule
 from seal_ray.recipe import Job, Model, Placement, Recipe, dump_job, load_job
-from seal_ray.schedule import Budget, Rise, Schedule
-from seal_ray.yaml_file import override, read
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("bn1", "layer1", "layer2", "layer3", "layer4", "fc")

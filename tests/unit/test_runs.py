@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from seal_ray.cli.tables import runs_table
 from seal_ray.errors import CheckpointError, Diverged
-from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, dump_job
-from seal_ray.runs import ascents, generation_ends, list_runs, summarise
-from seal_ray.store import Store
-from seal_ray.tables import runs_table
+from seal_ray.runs.folder import Store
+from seal_ray.runs.summary import ascents, generation_ends, list_runs, summarise
+from seal_ray.storage.lease import hold_lease
 from tests.runs import Execution, open_store, tiny_recipe, train_run
 
 MOMENTS = Execution(moments=())
@@ -91,7 +91,7 @@ def test_a_run_that_was_left_is_interrupted_unless_someone_holds_it(tmp_path: Pa
 def test_a_run_whose_process_was_killed_is_interrupted(tmp_path: Path) -> None:
     store = make_run(tmp_path, epochs=1)
     code = (
-        "import os, signal; from pathlib import Path; from seal_ray.lease import hold_lease\n"
+        "import os, signal; from pathlib import Path; from seal_ray.storage.lease import hold_lease\n"
         f"with hold_lease(Path({str(store.folder)!r})): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -10,10 +10,10 @@ import pytest
 import ray
 from ray.train import ScalingConfig
 
-import seal_ray.elastic
-from seal_ray.elastic import Sizes
+import seal_ray.distributed.elastic
+from seal_ray.distributed.elastic import Sizes
+from seal_ray.distributed.scaling import team_sizes
 from seal_ray.recipe import Job, Workers
-from seal_ray.scaling import team_sizes
 from tests.runs import tiny_recipe
 
 
@@ -75,7 +75,7 @@ def test_hosts_that_are_gone_or_are_to_go_do_not_count(
         reserved = {name: {"CPU": 1.0} for name in ports}
         asked = SimpleNamespace(get_reserved_resources=SimpleNamespace(remote=lambda *_, **__: None))
         monkeypatch.setattr(Sizes, "_autoscaling_coordinator", asked)
-        monkeypatch.setattr(seal_ray.elastic.state, "get_draining_nodes", lambda: {"leaves": 0})
+        monkeypatch.setattr(seal_ray.distributed.elastic.state, "get_draining_nodes", lambda: {"leaves": 0})
         monkeypatch.setattr(ray, "get", lambda *_, **__: reserved)
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
         assert policy._get_reserved_resources() == {"there": {"CPU": 1.0}}

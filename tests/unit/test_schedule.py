@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
 from seal_ray.methods.seal import Seal
-from seal_ray.schedule import (
+from seal_ray.phases.schedule import (
     Budget,
     Group,
     Phase,

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ray.errors import CheckpointError
-from seal_ray.schedule import Position
-from seal_ray.snapshot import (
+from seal_ray.phases.schedule import Position
+from seal_ray.runs.checkpoint import (
     Snapshot,
     newest_first,
     read_manifest,

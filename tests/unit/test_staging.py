@@ -13,11 +13,11 @@ import pytest
 from seal_ray.data.beton import BetonFile, load_dataset, verify
 from seal_ray.data.images import Images
 from seal_ray.data.staging import absolute, open_dataset, stage
+from seal_ray.distributed.launch import prepare_job
 from seal_ray.errors import DataError
-from seal_ray.launch import prepare_job
-from seal_ray.objects import ObjectPath, cache_folder, storage_path
 from seal_ray.recipe import Job, Placement
-from seal_ray.train import fit
+from seal_ray.storage.paths import ObjectPath, cache_folder, storage_path
+from seal_ray.train.loop import fit
 from tests.runs import tiny_recipe, without_speeds
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from seal_ray.methods import METHODS
-from seal_ray.network import Parts
-from seal_ray.optim import build_optimizer, set_learning_rate
+from seal_ray.networks import Parts
+from seal_ray.phases.schedule import Budget, Group, Phase
+from seal_ray.phases.steps import Descend, Masked, Sam, Step
 from seal_ray.recipe import Optimizer
-from seal_ray.schedule import Budget, Group, Phase
-from seal_ray.steps import Descend, Masked, Sam, Step
+from seal_ray.train.optimizer import build_optimizer, set_learning_rate
 
 
 class Line(nn.Module):

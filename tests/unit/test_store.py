@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from seal_ray.errors import CheckpointError
-from seal_ray.files import write_durably
-from seal_ray.schedule import Position
-from seal_ray.snapshot import Snapshot, read_snapshot, to_line, weights_sha256
-from seal_ray.store import Store, open_store
+from seal_ray.phases.schedule import Position
+from seal_ray.runs.checkpoint import Snapshot, read_snapshot, to_line, weights_sha256
+from seal_ray.runs.folder import Store, open_store
+from seal_ray.storage.files import write_durably
 from tests.runs import EVERYTHING, Execution, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 from tests.runs import open_store as tiny_store
 

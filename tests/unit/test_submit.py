@@ -19,7 +19,7 @@ from seal_ray import head, work
 from seal_ray.cli import app
 from seal_ray.errors import ClusterError, ConfigError
 from seal_ray.head import connect
-from seal_ray.submit import attempts
+from seal_ray.jobs import attempts
 from seal_ray.work import Work, contents, read_analysis, read_work
 
 RUN = {
@@ -86,9 +86,9 @@ def test_the_package_and_the_files_of_a_sweep_are_sent_and_nothing_else(here: Pa
     (here / ".env").write_text("WANDB_API_KEY=secret")
     found = contents(read_work("sweep", Path("sweeps/sweep.yaml")))
     places = {str(place) for place in found}
-    assert {"sweeps/sweep.yaml", "runs/run.yaml", "seal_ray/submit.py", "seal_ray/methods/seal.py"} <= places
-    assert "analysis/__init__.py" in places
-    assert {place.split("/")[0] for place in places} == {"sweeps", "runs", "seal_ray", "analysis"}
+    assert {"sweeps/sweep.yaml", "runs/run.yaml", "seal_ray/jobs.py", "seal_ray/methods/seal.py"} <= places
+    assert "seal_ray/analysis/__init__.py" in places
+    assert {place.split("/")[0] for place in places} == {"sweeps", "runs", "seal_ray"}
     assert not [place for place in places if "__pycache__" in place]
 
 
@@ -158,7 +158,7 @@ def test_an_analysis_that_would_not_find_its_things_on_the_cluster_is_refused() 
 def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Work] = []
     monkeypatch.setattr("seal_ray.head.connect", lambda address: address)
-    monkeypatch.setattr("seal_ray.submit.submit", lambda client, work, note: sent.append(work))
+    monkeypatch.setattr("seal_ray.jobs.submit", lambda client, work, note: sent.append(work))
     words = ["submit", "analyze", "/mnt/runs", "--address", "http://h:1", "--what", "depth", "--workers", "2"]
     done = CliRunner().invoke(app, [*words, "--set", "depth.k=3", "--set", "depth.seed=1"])
     assert done.exit_code == 0, done.output

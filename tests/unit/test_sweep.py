@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from seal_ray.distributions import sample
+from seal_ray.config.document import Document, at, override, put, read
 from seal_ray.errors import ConfigError
 from seal_ray.methods.llf import Llf
 from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
+from seal_ray.phases.schedule import Budget, Rise
 from seal_ray.recipe import load_job
-from seal_ray.schedule import Budget, Rise
-from seal_ray.sweep import EarlyStopping, Sweep, is_sweep, load_sweep
-from seal_ray.yaml_file import Document, at, override, put, read
+from seal_ray.sweep.distributions import sample
+from seal_ray.sweep.file import EarlyStopping, Sweep, is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "jobs/sweeps").glob("*.yaml"))

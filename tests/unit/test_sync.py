@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from seal_ray import tracking
 from seal_ray.cli import app
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
-from seal_ray.lease import hold_lease
 from seal_ray.recipe import Job, Placement, dump_job
-from seal_ray.snapshot import read_manifest
-from seal_ray.store import Store
-from seal_ray.sync import Synced, sync_storage
-from seal_ray.tracking import open_tracker
+from seal_ray.runs.checkpoint import read_manifest
+from seal_ray.runs.folder import Store
+from seal_ray.storage.lease import hold_lease
+from seal_ray.tracking import wandb as tracking
+from seal_ray.tracking.sync import Synced, sync_storage
+from seal_ray.tracking.wandb import open_tracker
 from tests.runs import Execution, open_store, tiny_recipe, train_run
 from tests.wandb_server import Server
 

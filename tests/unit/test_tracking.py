@@ -14,12 +14,12 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from seal_ray import tracking
 from seal_ray.data.beton import file_sha256
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
-from seal_ray.snapshot import read_manifest
-from seal_ray.tracking import NoTracker, Tracker, open_tracker, track_tables, wandb_mode
+from seal_ray.runs.checkpoint import read_manifest
+from seal_ray.tracking import wandb as tracking
+from seal_ray.tracking.wandb import NoTracker, Tracker, open_tracker, track_tables, wandb_mode
 from tests.runs import open_store, tiny_recipe, train_run
 
 ROWS = [

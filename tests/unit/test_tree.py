@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_ray.lineage import can_start_after, generation_keys, run_id
-from seal_ray.sweep import load_sweep
-from seal_ray.tree import Branching, Work, branchings, epochs_to_train, next_to_start, shapes
+from seal_ray.runs.lineage import can_start_after, generation_keys, run_id
+from seal_ray.runs.sharing import Branching, Work, branchings, epochs_to_train, next_to_start, shapes
+from seal_ray.sweep.file import load_sweep
 
 
 def work(name: str, keys: str, startable: bool = True) -> Work:

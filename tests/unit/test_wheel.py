@@ -32,7 +32,8 @@ def bin_(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = folder / "source"  # a copy, because building leaves files beside what it builds
     for package in ("seal_ray", "analysis"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, symlinks=True, ignore=ignore)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
@@ -46,6 +47,7 @@ def bin_(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
+    (tmp_path / "analysis.py").write_text("raise RuntimeError('an analysis of the user')\n")
     # As a path alone it brings no .pth files, and so not the checkout that is installed there.
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
 
@@ -61,7 +63,8 @@ def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_pa
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    where = [bin_ / "python", "-c", "import seal_ray, analysis; print(seal_ray.__file__, analysis.__file__)"]
+    code = "import seal_ray.analysis; print(seal_ray.__file__, seal_ray.analysis.__file__)"
+    where = [bin_ / "python", "-c", code]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert all(str(bin_.parent) in word for word in found.stdout.split())
     assert "forget-and-relearn" in run("--help").lower()

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from seal_ray.cli import app
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.report.panels import SECTIONS, pattern, project_view, sweep_view
-from seal_ray.report.workspace import save_view, to_json
+from seal_ray.tracking.panels import SECTIONS, pattern, project_view, sweep_view
+from seal_ray.tracking.workspace import save_view, to_json
 from tests.wandb_server import Server
 
 

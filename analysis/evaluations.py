@@ -1,0 +1,141 @@
+"""What is asked of weights on other data sets: linear probes, fine-tuning, few-shot episodes; their YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import AfterValidator, BaseModel, Field, Strict
+
+from seal_ray.config.document import Document, put, read
+from seal_ray.config.messages import STRICT, parse
+from seal_ray.errors import ConfigError
+from seal_ray.recipe import Augment
+
+Kind = Literal["transfer", "finetune", "fewshot"]
+Command = Literal["transfer", "fewshot"]
+
+TARGETS = "data sets: folders that were prepared, or names of `seal-ray data list`"
+COMMANDS: Mapping[Kind, Command] = {"transfer": "transfer", "finetune": "transfer", "fewshot": "fewshot"}
+"""The command that carries an evaluation out."""
+OPTIONS: Mapping[Kind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
+"""The option that names the targets."""
+
+Name = Annotated[str, Field(min_length=1)]
+Targets = Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, description=TARGETS)]
+Layer = Annotated[str, Field(min_length=1, description="penultimate, or a stage or module of the network")]
+Shots = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1, description="share of the train images of each class")]
+MaxFeatures = Annotated[int, Field(ge=1, description="numbers that the features are pooled to at most")]
+
+
+class Transfer(BaseModel):
+    """A linear probe on frozen features: see `seal_ray.analysis.probe.probe`."""
+
+    model_config = STRICT
+
+    kind: Literal["transfer"]
+    targets: Targets
+    layer: Layer = "penultimate"
+    max_features: MaxFeatures = 2048
+    fraction: Fraction = 1.0
+    holdout: float = Field(default=0.2, gt=0, lt=1, description="share that chooses the weight decay")
+    seed: int = Field(default=0, ge=0, description="which images are drawn for both shares")
+
+
+class FineTune(BaseModel):
+    """All weights trained on, with a new classifier: see `seal_ray.analysis.finetune.finetune`."""
+
+    model_config = STRICT
+
+    kind: Literal["finetune"]
+    targets: Targets
+    fraction: Fraction = 1.0
+    epochs: int = Field(default=20, ge=1, description="epochs, over which the learning rate falls")
+    batch_size: int = Field(default=32, ge=1, description="images of one optimizer step")
+    lr: float = Field(default=0.01, gt=0, description="learning rate of the first epoch")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="weight of the uniform target")
+    augment: Augment = Field(
+        default=Augment(crop_padding=0, flip=False), description="augmentation of training images"
+    )
+    seed: int = Field(default=0, ge=0, description="of the classifier, the order, augmentation and the share")
+
+
+class FewShot(BaseModel):
+    """Few-shot episodes on frozen features: see `seal_ray.analysis.episodes` and
+    `seal_ray.analysis.fewshot`.
+    """
+
+    model_config = STRICT
+
+    kind: Literal["fewshot"]
+    targets: Targets
+    layer: Layer = "penultimate"
+    max_features: MaxFeatures = 2048
+    shots: Annotated[
+        tuple[Shots, ...], Strict(False), AfterValidator(lambda shots: tuple(sorted(set(shots))))
+    ] = Field(default=(5, 20, 50), min_length=1, description="support images of a class, each in turn")
+    episodes: int = Field(default=600, ge=2, description="episodes for each number of shots")
+    ways: int = Field(default=5, ge=2, description="classes of an episode")
+    queries: int = Field(default=15, ge=1, description="images of a class that are to be recognised")
+    head: Literal["logistic", "prototype"] = Field(default="logistic", description="what is fitted to them")
+    seed: int = Field(default=0, ge=0, description="which episodes are drawn")
+
+
+Evaluation = Union[Transfer, FineTune, FewShot]  # noqa: UP007 - a value too
+MODELS: Mapping[str, type[Transfer] | type[FineTune] | type[FewShot]] = {
+    "transfer": Transfer,
+    "finetune": FineTune,
+    "fewshot": FewShot,
+}
+
+
+def is_evaluation(path: str | Path) -> bool:
+    """Whether a YAML file is an evaluation: it has a kind. ConfigError when it cannot be read."""
+    return "kind" in read(path).value
+
+
+def load_evaluation(path: str | Path) -> Evaluation:
+    """The evaluation in a YAML file. ConfigError lists every problem with its file:line."""
+    return _parse(read(path))
+
+
+def transfer_kind(mode: str | None, file: Path | None) -> Kind:
+    """What `seal-ray transfer` is to do: what `--mode`, probe or finetune, says, else the file, else a probe.
+
+    ConfigError when the file cannot be read.
+    """
+    tuned = read(file).value.get("kind") == "finetune" if mode is None and file else mode == "finetune"
+    return "finetune" if tuned else "transfer"
+
+
+def make_evaluation(kind: Kind, file: Path | None = None, **given: Any) -> Evaluation:
+    """The evaluation that options ask for: fields that are not None, over those of `file` if there is one.
+
+    ConfigError as load_evaluation, for a file of another kind, and when there are no targets.
+    """
+    option = OPTIONS[kind]
+    if file is None and given.get("targets") is None:
+        raise ConfigError(f"{option}: name data sets, such as {option} flowers102, or give --evaluation FILE")
+    document = Document({"kind": kind}, {(): "the options"}) if file is None else read(file)
+    found = document.value.get("kind")
+    if found in MODELS and found != kind:
+        mode = " --mode finetune" if found == "finetune" else " --mode probe" if kind == "finetune" else ""
+        raise ConfigError(
+            f"{file}: is an evaluation of kind {found}; give it to `seal-ray {COMMANDS[found]}{mode}`"
+        )
+    for field, value in given.items():
+        if value is not None:
+            place = option if field == "targets" else f"--{field.replace('_', '-')}"
+            document = put(document, (field,), Document(value, {(): place}), ())
+    return _parse(document)
+
+
+def _parse(document: Document) -> Evaluation:
+    kind = document.value.get("kind")
+    if kind not in MODELS:
+        place = document.places[document.given(("kind",))]
+        raise ConfigError(f"{place}: kind: must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    return parse(document, MODELS[kind])

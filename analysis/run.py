@@ -1,0 +1,222 @@
+"""`seal-ray analyze`: what is asked for of which runs, what is there already, and the rest worked off."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from seal_ray.analysis.figures import write_figures
+from seal_ray.analysis.moments import Moment, Subject, Target, find_target
+from seal_ray.analysis.pool import Done, work_here, work_on_ray
+from seal_ray.analysis.results import FOLDER, copy_result
+from seal_ray.analysis.settings import WHAT, Settings, What, choose
+from seal_ray.analysis.tasks import Outcome, Piece, Plan, Status, plan
+from seal_ray.analysis.track import track
+from seal_ray.distributed.launch import ray_session
+from seal_ray.errors import ConfigError, SealRayError
+from seal_ray.storage.paths import AnyPath
+
+Work = Callable[[Sequence[Piece]], Generator[Done]]
+Session = AbstractContextManager[None]
+
+
+def analyze(
+    path: AnyPath,
+    rich: Console,
+    *,
+    what: Sequence[str] = WHAT,
+    moments: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    storage: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    in_process: bool = False,
+) -> list[Outcome]:
+    """Analyse moments of the runs that `path` stands for (see `find_target`); returns what became of each.
+
+    what: of depth, curvature, similarity, calibration. moments: names; None: all that were kept. Only what
+    is missing is computed, by actors on the cluster at `address` or on a local one, or `in_process`; what
+    is wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
+    CheckpointError, before anything starts, for what cannot be asked.
+    """
+    check_placement(workers, address, in_process)
+    asked = choose(what)
+    target = find_target(path, storage)
+    session = contextlib.nullcontext() if in_process else ray_session(address)
+    return analyze_target(
+        target, rich, asked, moments, settings, session=session, workers=workers, in_process=in_process
+    )
+
+
+def check_placement(workers: int | None, address: str | None, in_process: bool) -> None:
+    """ConfigError for options of Ray where it is not used."""
+    if in_process and (address or workers):
+        raise ConfigError("--in-process: works without Ray; leave out --address and --workers")
+
+
+def analyze_target(
+    target: Target,
+    rich: Console,
+    what: Sequence[What],
+    moments: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    *,
+    session: Session | None = None,
+    workers: int | None = None,
+    in_process: bool = False,
+) -> list[Outcome]:
+    """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
+    planned = plan(target, what, moments, settings or Settings())
+    outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
+    if not any(outcome.status == "stopped" for outcome in outcomes):
+        _show_results(target, outcomes, rich)
+    return outcomes
+
+
+def carry_out(
+    planned: Plan,
+    rich: Console,
+    session: Session | None = None,
+    *,
+    workers: int | None = None,
+    in_process: bool = False,
+) -> list[Outcome]:
+    """Compute what is to be computed, and give each result to all moments whose it is too.
+
+    What Ctrl-C keeps from being made is `stopped`, and said.
+    """
+    work: Work = work_here if in_process else lambda pieces: work_on_ray(pieces, workers)
+    outcomes = _outcomes(planned, rich, work, session or contextlib.nullcontext())
+    if any(outcome.status == "stopped" for outcome in outcomes):
+        rich.print("stopped; the same command goes on with what is left", markup=False)
+    return outcomes
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many analyses became what, in words."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
+
+
+def _show_results(target: Target, outcomes: Sequence[Outcome], rich: Console) -> None:
+    """Figures beside the runs, and what is new to W&B."""
+    analysed = new_results(target, outcomes)
+    folder = target.folder / FOLDER
+    if not analysed and list(folder.glob("*.svg")):
+        return
+    drawn = write_figures(target)
+    if drawn:
+        rich.print(f"figures: {folder}", markup=False)
+    track(analysed, drawn)
+
+
+def new_results(
+    target: Target, outcomes: Sequence[Outcome]
+) -> list[tuple[Subject, list[tuple[Moment, str]]]]:
+    """The runs of which something was found that was not there, and what, by moment and analysis."""
+    new = {(one.run_id, one.moment, one.what) for one in outcomes if one.status in ("computed", "copied")}
+    found = []
+    for subject in target.subjects:
+        moments = {moment.label: moment for moment in subject.moments()}
+        results = [(moments[label], what) for run, label, what in sorted(new) if run == subject.run_id]
+        if results:
+            found.append((subject, results))
+    return found
+
+
+def _outcomes(planned: Plan, rich: Console, work: Work, session: Session) -> list[Outcome]:
+    outcomes = [*planned.failed, *(Outcome.of(piece, "known") for piece in planned.known)]
+
+    def results() -> Iterator[Outcome]:
+        for piece in planned.known:
+            yield from _copied(piece, planned.copies.get(piece.key, ()))
+        if planned.todo:
+            with session:
+                yield from _worked_off(planned, work)
+
+    with _screen(planned, rich) as show:
+        for failed in planned.failed:
+            show(failed)
+        try:
+            for outcome in results():
+                outcomes.append(outcome)
+                show(outcome)
+        except KeyboardInterrupt:
+            there = {(one.run_id, one.moment, one.what) for one in outcomes}
+            left = [*planned.todo, *(piece for same in planned.copies.values() for piece in same)]
+            stopped = (Outcome.of(piece, "stopped") for piece in left)
+            outcomes += [one for one in stopped if (one.run_id, one.moment, one.what) not in there]
+    return outcomes
+
+
+def _worked_off(planned: Plan, work: Work) -> Iterator[Outcome]:
+    """The outcomes of what is to do and of its copies; for a damaged moment its equal takes its place."""
+    todo, copies = list(planned.todo), dict(planned.copies)
+    while todo:
+        instead = []
+        with contextlib.closing(work(todo)) as finished:
+            for done in finished:
+                status: Status = "failed" if done.reason else "computed"
+                yield Outcome.of(done.piece, status, done.seconds, done.reason)
+                same = copies.pop(done.piece.key, ())
+                if not done.reason:
+                    yield from _copied(done.piece, same)
+                elif done.unreadable and same:
+                    instead.append(same[0])
+                    copies[done.piece.key] = same[1:]
+                else:
+                    yield from (Outcome.of(piece, "failed", reason=done.reason) for piece in same)
+        todo = instead
+
+
+def _copied(source: Piece, same: Sequence[Piece]) -> Iterator[Outcome]:
+    """The outcomes of giving a result to moments with the same weights."""
+    for piece in same:
+        try:
+            copy_result(source.moment, piece.moment, piece.what, piece.head())
+            whose = f"{source.moment.run.name} {source.moment.label}"
+            yield Outcome.of(piece, "copied", reason=f"same weights as {whose}")
+        except (SealRayError, OSError) as error:
+            yield Outcome.of(piece, "failed", reason=str(error))
+
+
+@contextlib.contextmanager
+def _screen(planned: Plan, rich: Console) -> Iterator[Callable[[Outcome], None]]:
+    """Shows each outcome: a bar on a terminal, with a line for what failed; a line each elsewhere."""
+    total = planned.pieces - len(planned.known) + len(planned.failed)
+    if planned.known:
+        rich.print(f"{len(planned.known)} analyses are there already, {total} to go", markup=False)
+    count = itertools.count(1)
+
+    def line(outcome: Outcome) -> None:
+        number = f"[{next(count):>{len(str(total))}}/{total}]"
+        rich.print(f"{number} {_said(outcome)}", markup=False)
+
+    if not rich.is_terminal or not total:
+        yield line
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=rich, transient=True) as progress:
+        task = progress.add_task("analysing", total=total)
+
+        def advance(outcome: Outcome) -> None:
+            progress.update(task, advance=1, description=f"{outcome.moment} {outcome.what}")
+            if outcome.status == "failed":
+                rich.print(_said(outcome), markup=False)
+
+        yield advance
+
+
+def _said(outcome: Outcome) -> str:
+    """An outcome in a line."""
+    where = " ".join(filter(None, (outcome.run_id, outcome.moment, outcome.what)))
+    took = f" in {outcome.seconds:.1f} s" if outcome.status == "computed" else ""
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    return f"{where}: {outcome.status}{took}{reason}"

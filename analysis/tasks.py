@@ -1,0 +1,243 @@
+"""Pieces of work: one analysis of one moment each, what it depends on, and which are left to be done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from seal_ray.analysis.destination import Destination
+from seal_ray.analysis.moments import NAMES, Moment, Subject, Target
+from seal_ray.analysis.results import read_result
+from seal_ray.analysis.settings import Settings, What
+from seal_ray.data.beton import Dataset
+from seal_ray.errors import CheckpointError, ConfigError, SealRayError
+
+FORMAT = 1
+"""Raised whenever a change of this package changes what an analysis finds."""
+
+FORMATS: Mapping[What, int] = {"curvature": 2}
+"""Those of analyses that changed alone."""
+
+W = TypeVar("W", bound=str)
+
+Status = Literal["computed", "copied", "known", "failed", "stopped"]
+"""What becomes of an analysis: `known` was there already, `copied` has the weights of another moment."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One analysis of one moment, or its evaluation on another data set, the `destination`.
+
+    key: says by what the result is determined; equal keys have equal results. others: the moments that it
+    is compared with, by their role: `before`, `generation` (the previous `relearned`) and `baseline`.
+    """
+
+    what: str  # an analysis, or such as transfer-cub200
+    moment: Moment
+    key: str
+    weights_sha256: str
+    epochs: int  # trained by then
+    settings: Mapping[str, Any]
+    others: Mapping[str, Moment] = field(default_factory=dict)
+    destination: Destination | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes work on it at the same time."""
+        return int(self.settings.get("shards", 1))
+
+    def head(self) -> dict[str, Any]:
+        """What of a result depends on whose it is, and what identifies it."""
+        return {
+            "run_id": self.moment.run.name,
+            "moment": self.moment.name,
+            "generation": self.moment.generation,
+            "epochs": self.epochs,
+            "what": self.what,
+            "key": self.key,
+            "weights_sha256": self.weights_sha256,
+            "settings": dict(self.settings),
+            "compared_with": {role: f"{other.run.name}/{other.label}" for role, other in self.others.items()},
+            "copied_from": None,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an analysis of a moment, or of a run of which nothing can be analysed."""
+
+    run_id: str
+    what: str
+    moment: str  # its label; empty when it is about the whole run
+    status: Status
+    seconds: float = 0.0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, piece: Piece, status: Status, seconds: float = 0.0, reason: str = "") -> Outcome:
+        """The outcome of a piece."""
+        return cls(piece.moment.run.name, piece.what, piece.moment.label, status, seconds, reason)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done. todo: to compute, in the order of runs and moments. copies: by the key of a piece
+    in todo, or of a known one, those that get its result. known: there already.
+    """
+
+    todo: tuple[Piece, ...]
+    copies: Mapping[str, tuple[Piece, ...]]
+    known: tuple[Piece, ...]
+    failed: tuple[Outcome, ...]
+
+    @property
+    def pieces(self) -> int:
+        """How many analyses were asked for and can be made."""
+        return len(self.todo) + len(self.known) + sum(map(len, self.copies.values()))
+
+
+def plan(target: Target, what: Sequence[What], moments: Sequence[str] | None, settings: Settings) -> Plan:
+    """Which pieces there are, which are known, and which are the same work.
+
+    moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
+    are; what is wrong with one run or moment is an outcome that failed.
+    """
+
+    def make(one: What, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
+        return _piece(one, moment, subject, dataset, settings)
+
+    return plan_pieces(target, what, moments, make)
+
+
+def plan_pieces(
+    target: Target,
+    what: Sequence[W],
+    moments: Sequence[str] | None,
+    make: Callable[[W, Moment, Subject, Dataset], Piece],
+    *,
+    last: bool = False,
+) -> Plan:
+    """The same of pieces of any kind, each made by `make`, which may raise SealRayErrors.
+
+    last: moments None are the last `relearned` of each run, not all.
+    """
+    _check_moments(target, moments)
+    failed = [Outcome(run, "", "", "failed", 0.0, text) for run, text in target.unreadable.items()]
+    pieces: list[Piece] = []
+    for subject in target.subjects:
+        try:
+            dataset = subject.dataset()
+        except SealRayError as error:
+            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, str(error)))
+            continue
+        names = ["relearned"] if last and moments is None else moments
+        chosen = [one for one in subject.moments() if names is None or _asked_for(one, names)]
+        if not chosen:
+            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, _lacks(subject, names)))
+        for moment in chosen[-1:] if last and moments is None else chosen:
+            for one in what:
+                try:
+                    pieces.append(make(one, moment, subject, dataset))
+                except SealRayError as error:
+                    failed.append(Outcome(subject.run_id, one, moment.label, "failed", 0.0, str(error)))
+    return _sorted_out(pieces, failed)
+
+
+def _sorted_out(pieces: Sequence[Piece], failed: Sequence[Outcome]) -> Plan:
+    known = [piece for piece in pieces if _is_known(piece)]
+    there, done = {piece.key for piece in known}, {(piece.what, piece.moment) for piece in known}
+    todo: list[Piece] = []
+    copies: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        if (piece.what, piece.moment) in done:
+            continue
+        if piece.key in there:
+            copies.setdefault(piece.key, []).append(piece)
+        else:
+            there.add(piece.key)
+            todo.append(piece)
+    return Plan(tuple(todo), {key: tuple(same) for key, same in copies.items()}, tuple(known), tuple(failed))
+
+
+def _is_known(piece: Piece) -> bool:
+    held = read_result(piece.moment, piece.what)
+    return held is not None and held.get("key") == piece.key
+
+
+def _piece(what: What, moment: Moment, subject: Subject, dataset: Dataset, settings: Settings) -> Piece:
+    facts = subject.facts(moment)
+    others = dict(_others(what, moment, subject))
+    digests = {role: subject.facts(other).weights_sha256 for role, other in others.items()}
+    section = settings.of(what)
+    recipe = subject.job.recipe
+    body: dict[str, Any] = {
+        "format": FORMATS.get(what, FORMAT),
+        "what": what,
+        "settings": {name: value for name, value in section.items() if name != "shards"},
+        "weights": facts.weights_sha256,
+        "others": digests,
+        "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
+        "model": [recipe.model.arch, recipe.model.stem, recipe.model.width],
+    }
+    if what == "curvature":
+        body["loss"] = recipe.loss.label_smoothing
+        if {"early", "late"} & set(section["parts"]):
+            body["split_at"] = recipe.method.split_at
+    if what == "calibration":
+        body["tracked"] = len(subject.tracked(facts.epochs))
+    key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Piece(what, moment, key, facts.weights_sha256, facts.epochs, section, others)
+
+
+def _others(what: What, moment: Moment, subject: Subject) -> Iterator[tuple[str, Moment]]:
+    """The moments that an analysis compares this one with, by role, as far as they were kept."""
+    if what == "curvature" and moment.name == "ascended":
+        start = subject.before_ascent(moment)
+        if start is not None:
+            yield "before", start
+    if what != "similarity":
+        return
+    earlier = [other for other in subject.moments() if other.place < moment.place]
+    if earlier:
+        yield "before", earlier[-1]
+    if moment.name == "relearned":
+        ends = [other for other in earlier if other.name == "relearned"]
+        if ends and ends[-1].generation == moment.generation - 1:
+            yield "generation", ends[-1]
+    if subject.baseline is not None:
+        same = Moment(subject.baseline, moment.generation, moment.name)
+        if (same.path / "manifest.json").exists():
+            yield "baseline", same
+
+
+def _asked_for(moment: Moment, names: Sequence[str]) -> bool:
+    """Whether a moment is among those that are called by name, `relearned`, or label, `g002-relearned`."""
+    return moment.name in names or moment.label in names
+
+
+def _check_moments(target: Target, moments: Sequence[str] | None) -> None:
+    """ConfigError for a name or label that no run of the target has a moment of."""
+    kept = [moment for subject in target.subjects for moment in subject.moments()]
+    there = [name for name in NAMES if name in {moment.name for moment in kept}]
+    for name in moments or ():
+        if not any(_asked_for(moment, [name]) for moment in kept):
+            said = f"there are {', '.join(there)}" if there else "no run keeps any"
+            raise ConfigError(
+                f"--moments {name}: no run in {target.folder} has such a moment; {said} "
+                "(placement.keep.moments says which are kept)"
+            )
+
+
+def _lacks(subject: Subject, moments: Sequence[str] | None) -> str:
+    kept = [moment.label for moment in subject.moments()]
+    asked = f"no moment {' or '.join(moments)}" if moments else "no moments"
+    return f"{subject.folder}: has {asked}" + (f"; it has {', '.join(kept)}" if kept else " yet")
+
+
+def verify_weights(piece: Piece, digest: str) -> None:
+    """CheckpointError unless the weights that were read are those that the piece was planned for."""
+    if digest != piece.weights_sha256:
+        raise CheckpointError(f"{piece.moment.path}: has changed since the analysis began; analyse again")

@@ -1,0 +1,71 @@
+"""`seal-ray data`: the command line of data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from seal_ray.cli.options import out
+
+data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
+
+
+@data_app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Option(help="Where data sets are prepared.")] = Path("data"),
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the data sets that can be prepared: what each needs, where it comes from, its terms."""
+    from seal_ray.cli.tables import sources_table
+    from seal_ray.data.sources.builtin import find_prepared, list_sources
+
+    prepared = find_prepared(folder)
+    if json_:
+        known = [
+            {**dataclasses.asdict(one), "prepared": [str(path) for path in prepared.get(one.name, ())]}
+            for one in list_sources()
+        ]
+        print(json.dumps(known, indent=1))
+    else:
+        out.print(sources_table(list_sources(), prepared))
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="One of those that `seal-ray data list` shows.")],
+    to: Annotated[Path, typer.Option(help="Folder to write train.beton, val.beton, dataset.json to.")],
+    source: Annotated[Optional[Path], typer.Option(help="The official archive or its folder.")] = None,  # noqa: UP045
+    train_: Annotated[Optional[Path], typer.Option("--train", help="folder: a folder a class.")] = None,  # noqa: UP045
+    val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
+    size: Annotated[int | None, typer.Option(help="Pixels a side; targets: 64.")] = None,
+    classes: Annotated[Optional[int], typer.Option(help="Only so many classes, drawn by --seed.")] = None,  # noqa: UP045
+    per_class: Annotated[Optional[int], typer.Option(help="Only so many training images a class.")] = None,  # noqa: UP045
+    jpeg: Annotated[bool, typer.Option(help="Store JPEG instead of raw pixels: smaller, slower.")] = False,
+    seed: Annotated[int, typer.Option(help="Which classes and images are drawn.")] = 0,
+    allow_subset: Annotated[
+        bool, typer.Option("--allow-subset", help="Take an incomplete archive: what is there.")
+    ] = False,
+    download: Annotated[bool, typer.Option(help="Fetch from the official address.")] = False,
+) -> None:
+    """Write a data set as .beton files, checked and checksummed. Running it again changes nothing."""
+    from seal_ray.cli.tables import data_progress
+    from seal_ray.data.prepare import prepare as prepare_source
+    from seal_ray.data.sources.builtin import open_source
+
+    opened = open_source(
+        name, source=source, train=train_, val=val, size=size, download=download, allow_subset=allow_subset
+    )
+    with data_progress(out) as progress:
+        dataset = prepare_source(
+            opened, to, classes=classes, per_class=per_class, jpeg=jpeg, seed=seed, progress=progress
+        )
+    counts = ", ".join(f"{file.count} {split}" for split, file in dataset.splits.items())
+    out.print(
+        f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px\n"
+        f"  {dataset.identity}",
+        markup=False,
+    )

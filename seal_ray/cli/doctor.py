@@ -1,0 +1,106 @@
+"""Whether this machine can run seal_ray: what is right, what is missing, how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from seal_ray.device import usable_cores
+from seal_ray.tracking.wandb import wandb_mode
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; `remedy` says what to do when it is not right."""
+
+    name: str
+    right: bool
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at everything; takes a few seconds, because FFCV and Ray are really imported."""
+    return [check() for check in (_python, _torch, _gpu, _ffcv, _ray, _wandb, _disk)]
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    return Check("python", sys.version_info >= (3, 11), version, "use Python 3.11 or newer")
+
+
+def _torch() -> Check:
+    return _imports(
+        "torch",
+        lambda: f"{_version('torch')} with torchvision {_version('torchvision')}, {usable_cores()} cores",
+        "pip install -c constraints.txt torch torchvision",
+    )
+
+
+def _gpu() -> Check:
+    import torch
+
+    count = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    return Check("gpu", True, names or "none; training runs on the CPU")
+
+
+def _ffcv() -> Check:
+    def find() -> str:
+        from seal_ray.data.beton import import_ffcv
+
+        import_ffcv()
+        return _version("ffcv")
+
+    return _imports(
+        "ffcv",
+        find,
+        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config && pip install ffcv, "
+        "or set placement.loader to torch",
+    )
+
+
+def _ray() -> Check:
+    def find() -> str:
+        import ray.train.torch
+
+        return str(ray.__version__)
+
+    return _imports("ray", find, "pip install 'ray[default,train,tune]'")
+
+
+def _wandb() -> Check:
+    def find() -> str:
+        import wandb
+
+        online = wandb_mode("auto") == "online"
+        how = "logs online (a key is there)" if online else "logs offline (no key; `wandb login` adds one)"
+        return f"{wandb.__version__}, {how}"
+
+    return _imports("wandb", find, "pip install wandb, or set placement.tracking.wandb to off")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    shared = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
+    enough = free > 1 and shared > 1
+    found = f"{free:.0f} GiB free here, {shared:.0f} GiB in {tempfile.gettempdir()}"
+    return Check("disk", enough, found, "make room: Ray spills to the temporary folder")
+
+
+def _imports(name: str, find: Callable[[], str], remedy: str) -> Check:
+    """Right when `find` can import what it needs and say which version."""
+    try:
+        return Check(name, True, find())
+    except Exception as error:  # a broken installation raises nearly anything when it is imported
+        return Check(name, False, (str(error) or type(error).__name__).splitlines()[0], remedy)
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)

@@ -1,0 +1,185 @@
+"""`seal-ray submit` and `seal-ray jobs`: the command line of jobs on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from seal_ray.cli.options import Plugins, Set, Storage, Workers, out, overrides
+from seal_ray.storage.paths import storage_path
+
+jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
+
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="The cluster's dashboard, such as http://HEAD:8265. Its token is taken from RAY_AUTH_TOKEN, "
+        "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.",
+        show_default=False,
+    ),
+]
+Id = Annotated[str, typer.Argument(help="A submission id, or a work's name for its last attempt.")]
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+"""How `submit` reads its command line: options of the analyses are theirs to judge."""
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class What(StrEnum):
+    """What can be submitted."""
+
+    train = "train"
+    sweep = "sweep"
+    analyze = "analyze"
+    transfer = "transfer"
+    fewshot = "fewshot"
+
+
+def submit(
+    context: typer.Context,
+    kind: Annotated[What, typer.Argument(help="What to do with it.", show_default=False)],
+    file: Annotated[
+        Any,  # a path, or one in S3
+        typer.Argument(
+            parser=storage_path,
+            metavar="FILE",
+            help="YAML file of a run or a sweep; analyses also take a folder on the cluster, or in S3.",
+            show_default=False,
+        ),
+    ],
+    address: Address,
+    set_: Set = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    concurrent: Annotated[Optional[int], typer.Option(min=1, help="sweep: runs at once.")] = None,  # noqa: UP045
+    share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Train or analyse on a Ray cluster, as a job. The same again attaches to it while it runs, else goes on.
+
+    analyze, transfer and fewshot take the options of those commands as well, such as --what or --to.
+    """
+    from seal_ray import jobs
+    from seal_ray.errors import ConfigError
+    from seal_ray.head import connect
+    from seal_ray.work import Kind, read_analysis, read_work
+
+    asked: Kind = kind.value
+
+    options = ["--concurrent", str(concurrent)] if concurrent else []
+    options += [] if share else ["--no-share"]
+    if options and kind is not What.sweep:
+        raise ConfigError(f"--concurrent and --no-share: are for sweeps; this is {kind.value}")
+    if kind in (What.train, What.sweep):
+        if context.args:
+            raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
+        if not isinstance(file, Path):
+            raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
+        work = read_work(asked, file, overrides(set_, workers, storage), options, plugin or [])
+    else:
+        if plugin:
+            raise ConfigError(f"--plugin: is for train and sweep; this is {kind.value}")
+        words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
+        words += ["--workers", str(workers)] if workers else []
+        words += ["--storage", storage] if storage else []
+        work = read_analysis(asked, file, _given(context, asked, [str(file), *words]))
+    client = connect(address)
+    job = jobs.submit(client, work, note)
+    if follow and jobs.follow(client, job, write) != "succeeded":
+        raise typer.Exit(1)
+
+
+def _given(context: typer.Context, kind: str, words: list[str]) -> dict[str, list[str]]:
+    """The options of `seal-ray KIND` among words, each with its values; a usage error if it has none such."""
+    commands: Any = context.find_root().command
+    parsed = commands.commands[kind].make_context(kind, words)
+    given = {}
+    for parameter in parsed.command.params:
+        source, value = parsed.get_parameter_source(parameter.name), parsed.params.get(parameter.name)
+        if parameter.param_type_name == "option" and source.name == "COMMANDLINE":
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            given[parameter.opts[0]] = [str(one) for one in values]
+    return given
+
+
+@jobs_app.callback(invoke_without_command=True)
+def list_(context: typer.Context, address: Address = "", json_: Json = False) -> None:
+    """List the jobs of a Ray cluster, with what each runs and how far it is."""
+    if context.invoked_subcommand is not None:
+        return
+    from seal_ray.cli.tables import jobs_table
+    from seal_ray.jobs import list_jobs
+
+    found = list_jobs(_connect(address))
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        out.print(jobs_table(found, address))
+
+
+@jobs_app.command()
+def status(id_: Id, address: Address = "", json_: Json = False) -> None:
+    """Say how a job stands."""
+    from seal_ray.jobs import describe
+
+    found = describe(_connect(address), id_)
+    if json_:
+        print(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        out.print(f"{key:<8} {'-' if value is None else value}", markup=False)
+
+
+@jobs_app.command()
+def logs(
+    id_: Id,
+    address: Address = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+) -> None:
+    """Show what a job has printed."""
+    from seal_ray import jobs as work
+
+    client = _connect(address)
+    if follow:
+        work.follow(client, id_, write)
+    else:
+        write(work.logs(client, id_))
+
+
+@jobs_app.command()
+def stop(
+    id_: Id,
+    address: Address = "",
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of the epoch.")] = False,
+) -> None:
+    """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
+    from seal_ray import jobs as work
+
+    client = _connect(address)
+    out.print(f"{id_}: {work.stop(client, id_, note, now=now)}", markup=False)
+
+
+def note(text: str) -> None:
+    """Print a line about a job."""
+    out.print(text, markup=False)
+
+
+def write(text: str) -> None:
+    """Pass on what a job prints, as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _connect(address: str) -> Any:
+    from seal_ray.errors import ConfigError
+    from seal_ray.head import connect
+
+    if not address:
+        raise ConfigError("--address: name the cluster's dashboard, such as http://HEAD:8265")
+    return connect(address)

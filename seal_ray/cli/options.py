@@ -1,0 +1,75 @@
+"""What the commands of the command line have in common: their output, their options."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console as RichConsole
+
+from seal_ray.storage.paths import storage_path
+
+out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it
+    typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
+]
+Storage = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH."),
+]
+Target = Annotated[
+    Any,  # a path, or one in S3
+    typer.Argument(
+        parser=storage_path,
+        metavar="TARGET",
+        help="A run's folder, a storage folder, or a sweep's YAML.",
+        show_default=False,
+    ),
+]
+Plugins = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--plugin", help="A file of code, loaded first, as `plugins:` in the YAML. Repeatable."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-plugins", help="Run the plugin files that runs in an object store have brought along."
+    ),
+]
+Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
+
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
+]
+
+
+def trust_plugins(target: Any, trusted: bool) -> None:
+    """Load what --trust-plugins says may be loaded."""
+    from seal_ray.config.plugin_files import trust
+
+    if trusted:
+        trust(target)
+
+
+def say_what_is_loaded() -> None:
+    """Name each plugin file on stderr, with its digest, before its code runs."""
+    log = logging.getLogger("seal_ray.plugins")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [logging.StreamHandler(sys.stderr)]
+
+
+def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
+    """The assignments of --set, and of the options that are short for one."""
+    from seal_ray.config.document import stored_in
+
+    assignments = list(given or [])
+    if workers is not None:
+        assignments.append(f"placement.workers={workers}")
+    return assignments + stored_in(storage)

@@ -1,0 +1,246 @@
+"""Tables and bars for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from seal_ray.data.assumed import assumption
+from seal_ray.distributed.launch import Planned
+from seal_ray.sweep.plan import Plan, PlannedPhase, cores_for
+from seal_ray.sweep.progress import clock
+from seal_ray.sweep.results import SweepRuns
+from seal_ray.sweep.sweep_plan import SweepPlan
+
+if TYPE_CHECKING:
+    from seal_ray.data.sources import SourceInfo
+
+
+def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
+    """The runs of a storage folder: position, accuracy, and the loss before and after each ascent."""
+    if not runs:
+        return Text(f"{title}: no runs")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for heading, justify in _RUN_COLUMNS:
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for run in runs:
+        ascents = ", ".join(_rise(ascent) for ascent in run["ascents"])
+        table.add_row(
+            Text(run["id"]),
+            f"{run['epochs_done']}/{run['epochs']}",
+            run["status"],
+            _percent(run["top1"]),
+            _percent(run["best_top1"]),
+            ascents or "-",
+            f"{run['images_per_second']:,.0f}" if run["images_per_second"] else "-",
+        )
+    return table
+
+
+_RUN_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
+    ("run", "left"),
+    ("epochs", "right"),
+    ("status", "left"),
+    ("top1 %", "right"),
+    ("best", "right"),
+    ("val loss before -> after each ascent", "left"),
+    ("images/s", "right"),
+]
+
+
+UNKNOWN = (
+    "runs      what they are called, and what of them is trained already, is unknown until it is prepared"
+)
+"""What a plan on assumed data cannot say."""
+
+
+def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
+    """A plan: its phases as a table, then its totals."""
+    assumed, storage = assumption(planned.dataset), planned.store.folder
+    title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
+    placement = planned.job.placement
+    state = f"{plan.status}, {plan.done} of {plan.epochs} epochs done"
+    totals = [
+        f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
+        f"network   {plan.parameters:,} parameters",
+        *([f"begins    with {plan.begins_with}"] if plan.begins_with else []),
+        f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
+        f"in {storage.parent if assumed else storage}",
+        f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
+    ]
+    if assumed:
+        totals += [f"data      {assumed}", UNKNOWN]
+    else:
+        goes_on = f"; would go on with epoch {plan.done + 1}" if 0 < plan.done < plan.epochs else ""
+        totals.append(f"state     {'new' if plan.status == 'new' else state}{goes_on}")
+    return [_phase_table(title, plan.phases), Text("\n".join(totals))]
+
+
+def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for heading in ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates"):
+        table.add_column(heading, no_wrap=True)
+    for label, phase in _merged(phases):
+        last = phase.first_epoch + phase.epochs - 1
+        table.add_row(
+            label,
+            phase.phase,
+            f"{phase.first_epoch}-{last}" if phase.epochs > 1 else str(last),
+            phase.edit or "-",
+            _rates(phase.lr_early),
+            _rates(phase.lr_late),
+            f"{phase.steps:,}",
+            _ascent(phase.ascent),
+        )
+    return table
+
+
+PHASES = 12
+"""Kinds of phases that the plan of a sweep shows at most."""
+
+
+def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
+    """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(runs.sweep.name), title_justify="left")
+    for heading, justify in _SWEEP_COLUMNS:
+        table.add_column(heading, justify=justify, no_wrap=True)
+    assumed = [assumption(one.dataset) for one in runs.planned]
+    for run, unknown in zip(plan.runs, assumed, strict=True):
+        name, status = ("-", "-") if unknown else (run.run_id, run.status)
+        cells = (name, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", status)
+        table.add_row(*map(Text, cells))
+    placement = runs.planned[0].job.placement
+    needed = f"{placement.workers} worker{'s' * (placement.max_workers > 1)} a run"
+    fits = f"{plan.at_once} run{'s' * (plan.at_once > 1)} at once on this machine's {plan.cores} cores"
+    if placement.min_workers > plan.cores:
+        fits = f"more than this machine's {plan.cores} cores: needs a cluster"
+    hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
+    totals = [
+        f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing"
+        + ("" if any(assumed) else f", {plan.left:,} left to train"),
+        f"images    {plan.images:,}" + ("" if any(assumed) else " left to train on"),
+        f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
+        f"workers   {needed}; {fits}",
+        f"time      {hours}",
+        *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
+        *([UNKNOWN] if any(assumed) else []),
+    ]
+    phases = [_phase_table(", ".join(names) or "all", some) for some, names in plan.phases[:PHASES]]
+    left = sum(len(names) for _, names in plan.phases[PHASES:])
+    more = [Text(f"and other phases of {left} more settings\n")] if left else []
+    return [table, Text("\n".join(plan.tree) + "\n"), *phases, *more, Text("\n".join(totals))]
+
+
+def sources_table(sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence[Path]]) -> RenderableType:
+    """Data sets that can be prepared, each with its terms under it."""
+    lines = []
+    for one in sources:
+        images = f"{one.train:,} train, {one.val:,} val" if one.train is not None else ""
+        counts = ", ".join(filter(None, [f"{one.classes} classes" if one.classes else "", images]))
+        places = ", ".join(map(str, prepared.get(one.name, ())))
+        lines += [
+            f"{one.name}" + (f"  ({counts})" if counts else "") + (f"  prepared: {places}" if places else ""),
+            f"    needs  {', '.join(one.needs) or 'nothing'}",
+            *([f"    from   {one.address}"] if one.address else []),
+            f"    terms  {one.licence_note}",
+        ]
+    return Text("\n".join(lines))
+
+
+def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
+    """The jobs of a cluster: what each runs, how it stands, and what it said last."""
+    if not jobs:
+        return Text(f"{title}: no jobs")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for key in ("id", "kind", "file", "status", "started", "last"):
+        table.add_column(key, overflow="fold")
+    for job in jobs:
+        table.add_row(
+            *(Text(str(job[key] or "-")) for key in ("id", "kind", "file", "status", "started", "last"))
+        )
+    return table
+
+
+_SWEEP_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
+    ("run", "left"),
+    ("setting", "left"),
+    ("seed", "right"),
+    ("epochs", "right"),
+    ("trains", "right"),
+    ("status", "left"),
+]
+
+
+@contextmanager
+def data_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of preparing data, on a terminal; elsewhere nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield show
+
+
+def _merged(phases: Sequence[PlannedPhase]) -> list[tuple[str, PlannedPhase]]:
+    """Phases with their generations, those of equal later generations in one row."""
+    groups: dict[tuple[Any, ...], list[PlannedPhase]] = {}
+    for phase in phases:
+        key = (
+            phase.phase,
+            phase.first_epoch,
+            phase.edit,
+            phase.lr_early,
+            phase.lr_late,
+            phase.generation == 0,
+        )
+        groups.setdefault(key, []).append(phase)
+    return [(_span([p.generation for p in group]), group[0]) for group in groups.values()]
+
+
+def _span(generations: list[int]) -> str:
+    return str(generations[0]) if len(generations) == 1 else f"{generations[0]}-{generations[-1]}"
+
+
+def _rates(rates: tuple[float, float] | str) -> str:
+    if isinstance(rates, str):
+        return rates
+    first, last = rates
+    return f"{first:.4g}" if first == last else f"{first:.4g} .. {last:.4g}"
+
+
+def _ascent(ascent: tuple[float, float] | None) -> str:
+    if ascent is None:
+        return "-"
+    low, high = ascent
+    return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+
+
+def _rise(ascent: dict[str, float | None]) -> str:
+    after = ascent["loss_after"]
+    return f"{ascent['loss_before']:.2f} -> {'...' if after is None else f'{after:.2f}'}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def size(count: float) -> str:
+    """Bytes, in a unit that suits them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -1,0 +1,1 @@
+"""YAML that knows its lines, and errors in a user's words."""

@@ -1,0 +1,263 @@
+"""YAML that remembers its lines, so that a complaint about a value can name the place it came from.
+
+A path is the tuple of keys and list positions that leads to a value. A place is `file:line`, or the
+`--set path=value` that gave the value. Only plain YAML is read: text, numbers, booleans, nulls, lists and
+mappings with text keys. Anchors, aliases and merge keys work; tags do not, and dates are text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from seal_ray.errors import ConfigError
+from seal_ray.storage.paths import AnyPath, storage_path
+
+Keys = tuple[str | int, ...]
+
+TAG = "tag:yaml.org,2002:"
+DECIMAL = re.compile(r"[-+]?(0|[1-9][\d_]{0,29})", re.ASCII)
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+MAX_VALUES = 10_000
+"""Values in one file, aliases expanded: far above any use, far below what exhausts memory."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """What was read from YAML, and the place of every path in it, in the order of the file."""
+
+    value: Any  # a mapping, in a whole file
+    places: Mapping[Keys, str]
+
+    def given(self, path: Keys) -> Keys:
+        """The longest beginning of `path` that was written somewhere."""
+        return next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.places)
+
+
+def read(path: str | AnyPath) -> Document:
+    """The mapping in a YAML file. ConfigError when the file cannot be read or is not a plain mapping."""
+    reader = _Reader(str(path), numbered=True)
+    value = reader.read(_text(path))
+    if not isinstance(value, dict):
+        what = "is empty" if value is None else f"holds a {type(value).__name__}"
+        raise ConfigError(f"{path}:1: {what}; write a mapping of fields, one `name: value` a line")
+    return Document(value, reader.places)
+
+
+def stored_in(storage: str | None) -> list[str]:
+    """The assignments that put runs into another storage; none for None."""
+    return [] if storage is None else [f"placement.storage={json.dumps(storage)}"]
+
+
+def override(document: Document, assignments: Sequence[str]) -> Document:
+    """The document after each `path.to.field=VALUE`, in order; VALUE is YAML.
+
+    What the path held is replaced, its neighbours stay. A bare name on the way stands for {name: it}.
+    ConfigError lists every assignment that is not of that form.
+    """
+    problems = []
+    for assignment in assignments:
+        try:
+            document = _assign(document, assignment)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return document
+
+
+def put(document: Document, path: Keys, source: Document, held: Keys) -> Document:
+    """The document with what `source` has at `held` as its value at `path`, places and all."""
+    value = _replaced(document.value, path, at(source.value, held))
+    places = {old: place for old, place in document.places.items() if old[: len(path)] != path}
+    for n in range(1, len(path)):
+        if not isinstance(at(document.value, path[:n]), dict):
+            places[path[:n]] = source.places[held]
+    moved = {
+        path + inner[len(held) :]: place
+        for inner, place in source.places.items()
+        if inner[: len(held)] == held
+    }
+    return Document(value, places | moved)
+
+
+def dotted(path: Keys) -> str:
+    """The path as people write it, odd keys quoted."""
+    return ".".join(str(key) if re.fullmatch(r"[\w-]{1,40}", str(key)) else repr(key)[:40] for key in path)
+
+
+def _assign(document: Document, assignment: str) -> Document:
+    source = f"--set {assignment}"
+    keys, _, text = assignment.partition("=")
+    path: Keys = tuple(keys.strip().split("."))
+    if not text.strip() or "" in path:
+        raise ConfigError(f"{source}: is not path.to.field=VALUE, such as recipe.budget.epochs=12")
+    reader = _Reader(source, numbered=False)
+    return put(document, path, Document(reader.read(text), reader.places), ())
+
+
+def _replaced(held: object, path: Keys, value: object) -> Any:
+    """`held` with `value` at `path`, mappings made on the way where there are none."""
+    if not path:
+        return value
+    mapping = held if isinstance(held, dict) else {"name": held} if isinstance(held, str) else {}
+    return mapping | {path[0]: _replaced(mapping.get(path[0]), path[1:], value)}
+
+
+def at(value: Any, path: Keys) -> object:
+    """What `path` leads to; None when it leads nowhere."""
+    key: Any
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        else:
+            value = value[key] if isinstance(value, list) and isinstance(key, int) else None
+    return value
+
+
+def _text(path: str | AnyPath) -> str:
+    """The text of a UTF-8 file."""
+    try:
+        data = storage_path(path).read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the path of a YAML file in it") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+
+
+class _Reader:
+    """Turns one YAML text into a plain value, noting the place of every path and every problem."""
+
+    def __init__(self, source: str, *, numbered: bool) -> None:
+        self.source = source
+        self.numbered = numbered
+        self.places: dict[Keys, str] = {}
+        self.problems: list[str] = []
+        self.visits = 0
+
+    def read(self, text: str) -> Any:
+        """The value of `text`. ConfigError lists every problem when it has none."""
+        try:
+            self.yaml = yaml.SafeLoader(text)
+            node = self.yaml.get_single_node()
+            value = None if node is None else self.value(node, ())
+        except yaml.MarkedYAMLError as error:
+            raise ConfigError(self.syntax(error)) from None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position)
+            raise ConfigError(f"{self.line(line)}: holds U+{error.character:04X}; remove it") from None
+        except RecursionError:
+            raise ConfigError(f"{self.source}: is nested too deeply, or an alias holds itself") from None
+        except (ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF"
+            raise ConfigError(f"{self.source}: is not valid YAML: {error}") from None
+        if self.problems:
+            raise ConfigError("\n".join(self.problems))
+        return value
+
+    def line(self, line: int) -> str:
+        """The place of a 0-based line."""
+        return f"{self.source}:{line + 1}" if self.numbered else self.source
+
+    def syntax(self, error: yaml.MarkedYAMLError) -> str:
+        """What is wrong with text that is not YAML, and where."""
+        mark = error.problem_mark or error.context_mark
+        place = self.source if mark is None else self.line(mark.line)
+        column = f":{mark.column + 1}" if mark and self.numbered else ""
+        tab = "'\\t'" in str(error.problem)
+        remedy = "use spaces, not tabs" if tab else "check indentation, colons, brackets and quotes"
+        return f"{place}{column}: is not valid YAML: {error.problem or error.context}; {remedy}"
+
+    def problem(self, node: yaml.Node, path: Keys, text: str) -> None:
+        """Note what is wrong with a node."""
+        self.problems.append(f"{self.line(node.start_mark.line)}: {dotted(path)}: {text}")
+
+    def value(self, node: yaml.Node, path: Keys) -> Any:
+        """The value of a node."""
+        self.visits += 1
+        if self.visits > MAX_VALUES:
+            raise ConfigError(f"{self.source}: holds more than {MAX_VALUES} values; use fewer aliases")
+        self.places.setdefault(path, self.line(node.start_mark.line))
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, path)
+        if node.tag not in (f"{TAG}map", f"{TAG}seq"):
+            self.problem(node, path, f"the tag {node.tag!r} is not allowed; write plain YAML")
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+
+    def scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
+        """Text, unless it is plain and reads as a number, a boolean or null."""
+        plain = self.yaml.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        if node.tag not in (plain, f"{TAG}str"):
+            self.problem(node, path, f"the tag {node.tag!r} is not allowed; write plain YAML")
+        elif node.tag == f"{TAG}null":
+            return None
+        elif node.tag == f"{TAG}bool":
+            return self.yaml.construct_yaml_bool(node)
+        elif node.tag in (f"{TAG}int", f"{TAG}float"):
+            return self.number(node, path)
+        elif SURROGATE.search(node.value):
+            self.problem(node, path, f"{node.value[:40]!r} is not Unicode text")
+        else:
+            return node.value
+        return None
+
+    def number(self, node: yaml.ScalarNode, path: Keys) -> int | float | None:
+        """A decimal number. YAML 1.1 would read 010 as 8 and 1:30 as 90, which nobody means."""
+        if DECIMAL.fullmatch(node.value):
+            return int(node.value.replace("_", ""))
+        if node.tag == f"{TAG}float" and ":" not in node.value:
+            return self.yaml.construct_yaml_float(node)
+        self.problem(node, path, f"{node.value[:40]!r} is not a decimal number; quote it if it is text")
+        return None
+
+    def mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
+        """The fields of a mapping: those it merges, then its own."""
+        values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if key.tag == f"{TAG}merge":
+                values = self.merged(value, path) | values
+        for key, value in node.value:
+            if key.tag == f"{TAG}merge":
+                continue
+            if key.tag != f"{TAG}str" or SURROGATE.search(key.value):
+                self.problem(key, path, "a field name must be text; quote it")
+                continue
+            name, line = key.value, key.start_mark.line
+            if name in lines:
+                self.problem(key, (*path, name), f"is given twice, first on line {lines[name] + 1}; keep one")
+                continue
+            if name in values:
+                self.drop((*path, name))
+            lines[name] = line
+            self.places[*path, name] = self.line(line)
+            values[name] = self.value(value, (*path, name))
+        return values
+
+    def merged(self, node: yaml.Node, path: Keys) -> dict[str, Any]:
+        """What `<<: node` brings in; earlier mappings of a list win."""
+        values: dict[str, Any] = {}
+        for source in reversed(node.value if isinstance(node, yaml.SequenceNode) else [node]):
+            if isinstance(source, yaml.MappingNode):
+                values |= self.value(source, path)
+            else:
+                self.problem(source, path, "<< takes a mapping, or a list of mappings")
+        return values
+
+    def drop(self, path: Keys) -> None:
+        """Forget the places of what a merge brought in and the mapping's own field replaces."""
+        for old in [old for old in self.places if old[: len(path)] == path]:
+            del self.places[old]

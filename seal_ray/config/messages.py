@@ -1,0 +1,348 @@
+"""Checking plain values against pydantic models, and saying in a user's words what is wrong with them.
+
+Numbers are strict: text or a boolean is no number, 3.5 is no whole one. Python callers get pydantic's own
+ValidationError; `parse` turns it into a ConfigError that names the place of every problem.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    core_schema,
+    to_json,
+)
+
+from seal_ray.config.document import Document, Keys, dotted
+from seal_ray.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+SYNONYMS = {
+    "amp": "precision",
+    "architecture": "arch",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "dataset": "data",
+    "grad_clip": "clip_norm",
+    "learning_rate": "lr",
+    "network": "model",
+    "num_workers": "workers",
+    "warmup": "warmup_share",
+    "wd": "weight_decay",
+    "world_size": "workers",
+}
+"""What other tools call a field of ours."""
+
+KINDS = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping of fields",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What a value should have been, by pydantic's error for a value of the wrong kind."""
+
+RANGES = {
+    "finite_number": "a finite number",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "string_too_short": "not empty",
+}
+"""What a value should have been, by pydantic's error for one of the right kind but out of range."""
+
+
+def parse(document: Document, model: type[M]) -> M:
+    """The document as a `model`; ConfigError with a line `place: path: what is wrong` for each problem."""
+    try:
+        return model.model_validate(document.value)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, model, document))) from None
+
+
+def refuse(title: str, problems: Sequence[str]) -> None:
+    """For validators: a ValidationError at the right fields if any `field.path: what is wrong` is given."""
+    if not problems:
+        return
+    errors = []
+    for problem in problems:
+        field, _, text = problem.partition(": ")
+        errors.append(InitErrorDetails(type=_custom(text), loc=tuple(field.split(".")), input=None))
+    raise ValidationError.from_exception_data(title, errors)
+
+
+def _custom(text: str) -> PydanticCustomError:
+    return PydanticCustomError("config", "{text}", {"text": text})
+
+
+def _as_json(value: object) -> bytes:
+    return to_json(value, inf_nan_mode="constants", serialize_unknown=True)
+
+
+def _config_error(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return handler(value)
+    except ConfigError as error:
+        raise _custom(str(error).partition(": ")[2]) from None
+
+
+AS_JSON = BeforeValidator(_as_json)
+"""Before a `Json[dataclass]` field: lets a strict model read a dataclass from a mapping.
+
+Strict Python input must be an instance of the dataclass, strict JSON may be an object; the numbers inside
+are as strict either way.
+"""
+
+CONFIG_ERROR = WrapValidator(_config_error)
+"""Around a field whose type raises ConfigError("field: what is wrong"): makes it an error of that field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Field metadata: one of several frozen dataclasses, chosen by `name`.
+
+    Read from an instance, a mapping {name: ..., its fields}, or the bare name; written as the mapping. Which
+    names there are is asked when a value is read. An instance may be of any subclass of the annotated type.
+    """
+
+    options: Mapping[str, type]
+
+    def fields(self, value: object) -> dict[str, Any]:
+        """The fields, with their types, of the mapping that `value` is or should be."""
+        return {"name": str} | _fields(self.options.get(_name(value)))
+
+    def owners(self, field: str) -> list[str]:
+        """The names of the options that have `field`."""
+        return [name for name, option in self.options.items() if field in _fields(option)]
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A validator that looks the dataclass up, and the mapping as what is written."""
+
+        def read(value: object) -> object:
+            if isinstance(value, source):
+                return _read(type(value), _dump(value))
+            mapping = value if isinstance(value, dict) else {"name": value}
+            return _read(self._option(mapping, value), mapping)
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.plain_serializer_function_ser_schema(_dump)
+        )
+
+    def _option(self, mapping: Mapping[str, object], value: object) -> type:
+        """The dataclass that a mapping names."""
+        if _name(mapping) in self.options:
+            return self.options[_name(mapping)]
+        if "name" in mapping:
+            expected = {"expected": _listed([repr(name) for name in self.options])}
+            problem = InitErrorDetails(type="literal_error", loc=("name",), input=value, ctx=expected)
+        else:
+            problem = InitErrorDetails(type="missing", loc=("name",), input=value)
+        raise ValidationError.from_exception_data("Choice", [problem])
+
+
+def _read(kind: type, mapping: Mapping[str, object]) -> object:
+    """An instance of a dataclass from the fields of a mapping, as strict as a model; see AS_JSON."""
+    name = str(mapping["name"])
+    fields = {key: held for key, held in mapping.items() if key != "name"}
+    return _reader(kind).validate_json(_as_json({name: fields}))[name]
+
+
+@functools.cache
+def _reader(kind: Any) -> TypeAdapter[dict[str, Any]]:
+    """Reads {name: fields of a dataclass}; a dataclass alone cannot be given the configuration."""
+    return TypeAdapter(dict[str, kind], config=STRICT)
+
+
+def _name(value: object) -> str:
+    """The name in a mapping, or a bare name; empty when there is none."""
+    name = value.get("name") if isinstance(value, dict) else value
+    return name if isinstance(name, str) else ""
+
+
+def _dump(value: Any) -> dict[str, object]:
+    return {"name": value.name, **dataclasses.asdict(value)}
+
+
+def _fields(kind: Any, value: object = None) -> dict[str, Any]:
+    """The fields, with their types, of the mapping `kind` can be read from; none if it is no such type."""
+    if isinstance(kind, FieldInfo):
+        choice = _choice(kind)
+        return choice.fields(value) if choice else _fields(kind.annotation)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return dict(kind.model_fields)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {name: field for argument in get_args(kind) for name, field in _fields(argument).items()}
+
+
+def _choice(kind: Any) -> Choice | None:
+    metadata = kind.metadata if isinstance(kind, FieldInfo) else ()
+    return next((item for item in metadata if isinstance(item, Choice)), None)
+
+
+def _paths(kind: Any, value: object, path: Keys = ()) -> Iterator[Keys]:
+    """Every path there is below `kind`; of a choice, those of the option that `value` picks."""
+    for name, field in _fields(kind, value).items():
+        yield (*path, name)
+        yield from _paths(field, value.get(name) if isinstance(value, dict) else None, (*path, name))
+
+
+def _explain(error: ValidationError, model: type[BaseModel], document: Document) -> Iterator[str]:
+    """One line for each problem, in the order of the file."""
+    found: dict[Keys, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        found.setdefault(_path(details, document.value), []).append(details)
+    order = {path: rank for rank, path in enumerate(document.places)}
+    for path in sorted(found, key=lambda path: order[document.given(path)]):
+        # A union reports a mismatch for each of its types; one that could be read further tells more.
+        outer = any(len(other) > len(path) and other[: len(path)] == path for other in found)
+        if outer and all(details["type"] in KINDS for details in found[path]):
+            continue
+        text = _problem(found[path], model, path, document)
+        yield f"{document.places[document.given(path)]}: {dotted(path)}: {text}"
+
+
+def _path(details: ErrorDetails, value: Any) -> Keys:
+    """The path of an error in `value`: pydantic's location without its names for union members."""
+    loc = details["loc"]
+    if details["type"] == "config":
+        return loc
+    path: list[Any] = []
+    key: Any
+    for key in loc:
+        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
+            path.append(key)
+            value = value[key]
+    return (*path, loc[-1]) if details["type"] == "missing" else tuple(path)
+
+
+def _problem(found: list[ErrorDetails], model: type[BaseModel], path: Keys, document: Document) -> str:
+    """What is wrong with the value at `path`, and what it should be."""
+    kind, value = _step(model, document.value, path)
+    fields = ", ".join(_fields(kind, value))
+    match found[0]["type"]:
+        case "config":
+            return found[0]["msg"]
+        case "missing":
+            choice = _choice(kind)
+            described = kind.description if isinstance(kind, FieldInfo) else None
+            described = f"one of {', '.join(choice.options)}" if choice else described
+            what = f": {described}" if described else ""
+            return f"missing; add it{what}" + (f" (fields: {fields})" if fields else "")
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return _unknown(model, path, document)
+    ranges = [details for details in found if details["type"] in RANGES]
+    wanted = []
+    for details in ranges or found:
+        if details["type"] not in KINDS | RANGES:
+            return details["msg"]
+        bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in details.get("ctx", {}).items()}
+        text = (KINDS | RANGES)[details["type"]].format(**bounds)
+        wanted.append(f"a mapping of {fields}" if text == "a mapping" else text)
+    return f"must be {_listed(wanted)}, not {_Brief().repr(value)}{_hint(found, value)}"
+
+
+def _step(kind: Any, value: Any, path: Keys) -> tuple[Any, Any]:
+    """The type and the value that `path` leads to."""
+    key: Any
+    for key in path:
+        kind = _fields(kind, value).get(key)
+        value = value.get(key) if isinstance(value, dict) else value[key] if isinstance(value, list) else None
+    return kind, value
+
+
+def _unknown(model: type[BaseModel], path: Keys, document: Document) -> str:
+    """What to say of a field that is not there: the likeliest meant one, and those that are."""
+    kind, holder = _step(model, document.value, path[:-1])
+    name = str(path[-1])
+    fields = _fields(kind, holder)
+    choice = _choice(kind)
+    owners = choice.owners(name) if choice else []
+    if owners:
+        known = f"(fields: {', '.join(fields)})"
+        return f"is a field of {_listed(owners)}, not of {_name(holder)}; remove it {known}"
+    wanted = name.lower().replace("-", "_")
+    wanted = SYNONYMS.get(wanted, wanted)
+    elsewhere: dict[str, str] = {}
+    for other in _paths(model, document.value):
+        elsewhere.setdefault(str(other[-1]), dotted(other))
+    near = difflib.get_close_matches(wanted, fields, n=1)
+    far = difflib.get_close_matches(wanted, elsewhere, n=1, cutoff=0.8)
+    if wanted in fields:
+        meant = f"; did you mean {wanted!r}?"
+    elif wanted in elsewhere:
+        meant = f"; did you mean {elsewhere[wanted]}?"
+    elif near:
+        meant = f"; did you mean {near[0]!r}?"
+    else:
+        meant = f"; did you mean {elsewhere[far[0]]}?" if far else ""
+    return f"unknown field{meant} (fields: {', '.join(fields)})"
+
+
+def _hint(found: list[ErrorDetails], value: object) -> str:
+    """How a value of the wrong kind was likely meant."""
+    kinds = {details["type"] for details in found}
+    if isinstance(value, str) and kinds & {"float_type", "int_type"}:
+        power = re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)", value)
+        if power and "float_type" in kinds:
+            whole, fraction, sign, exponent = power.groups()
+            return f"; YAML reads it as text: write {whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+        return "; remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d*)?", value) else ""
+    if isinstance(value, str) and "literal_error" in kinds:
+        expected = " ".join(details.get("ctx", {}).get("expected", "") for details in found)
+        options = re.findall(r"'(.+?)'", expected)
+        near = difflib.get_close_matches(value.lower().replace("-", ""), options, n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
+    if isinstance(value, bool) and kinds & {"literal_error", "string_type"}:
+        return "; YAML reads a bare on, off, yes or no as a boolean: quote it"
+    return "; quote it" if isinstance(value, int | float) and "string_type" in kinds else ""
+
+
+def _listed(items: Sequence[str]) -> str:
+    """Items as `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+class _Brief(reprlib.Repr):
+    """Values as YAML writes them, cut short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = 60
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 - reprlib looks it up by this name
+        return "null"

@@ -1,1 +1,0 @@
-"""Data sets that what was learned is tried on, each read from its official archives or their folder."""

@@ -1,0 +1,323 @@
+"""From a job to a finished run: check everything that can be checked, then hand it to Ray Train.
+
+The run folder is the only truth. Launching the same job again goes on at the next epoch, and a finished
+run trains nothing; Ray keeps no state that matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+
+import psutil
+
+from seal_ray.config.plugin_files import write_copies
+from seal_ray.data.beton import BetonFile, Dataset, verify
+from seal_ray.data.dataset import Labels
+from seal_ray.data.staging import absolute, open_dataset
+from seal_ray.device import usable_cores
+from seal_ray.distributed.scaling import check_resources, room_that_stays, team_sizes, trainer
+from seal_ray.distributed.session import check_hosts
+from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
+from seal_ray.recipe import Job, check_sendable, dump_job
+from seal_ray.runs.branch import branch
+from seal_ray.runs.folder import ENDED, Store
+from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.runs.sharing import Work, work_of
+from seal_ray.runs.weights import beginning, pinned
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.lease import hold_lease, owns
+from seal_ray.storage.paths import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
+from seal_ray.tracking.terminal import Console
+from seal_ray.tracking.wandb import wandb_mode
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report costs up to one of these
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+GRACE = 5.0
+"""Seconds that Ray's processes get to exit by themselves."""
+POLL = 0.2
+"""Seconds between two looks at a run's metrics."""
+POLL_OBJECTS = 1.0
+"""The same where each look is some requests to S3."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job with all that its launch needs to know of the data and the storage."""
+
+    job: Job
+    dataset: Dataset
+    store: Store
+
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the run's generations."""
+        return generation_keys(self.job.recipe, self.dataset.training_identity)
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity."""
+        return self.store.run_id
+
+    @property
+    def work(self) -> Work:
+        """The run as the generation tree sees it."""
+        return work_of(self.run_id, self.keys, self.job.recipe)
+
+    def train_labels(self) -> Labels:
+        """Labels of the training images, from the .beton file."""
+        return BetonFile.open(self.dataset.folder / self.dataset.splits["train"].file).labels
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended: `finished`, `stopped`, `diverged` or `failed`, and why."""
+
+    run_id: str
+    status: str
+    reason: str = ""
+
+
+def prepare_job(
+    job: Job,
+    digest: Callable[[str], str] | None = None,
+    open_data: Callable[[str], Dataset] = open_dataset,
+) -> Planned:
+    """Open the job's data, every path made absolute.
+
+    digest: see `seal_ray.runs.weights.pinned`, as which it raises. Raises as open_data; ConfigError when the
+    storage is not, and cannot become, a folder or one in S3.
+    """
+    data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
+    storage = _storage(job.placement.storage)
+    tracking = job.placement.tracking
+    tracking = tracking.model_copy(update={"wandb": wandb_mode(tracking.wandb)})
+    placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
+    recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
+    job = job.model_copy(update={"recipe": recipe, "placement": placement})
+    dataset = open_data(data.path)
+    identity = run_id(recipe, dataset.training_identity)
+    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
+
+
+def _storage(storage: str) -> AnyPath:
+    try:
+        folder = storage_path(storage).resolve()
+    except ConfigError as error:
+        raise ConfigError(f"placement.storage: {error}") from None
+    if isinstance(folder, ObjectPath):
+        check_bucket(folder)
+    elif folder.exists() and not folder.is_dir():
+        raise ConfigError(f"placement.storage: {storage} is not a folder; name one, or a new one")
+    return folder
+
+
+def launch(planned: Planned, console: Console) -> Outcome:
+    """Train a job under a Ray that is initialised; returns when it has ended.
+
+    ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
+    is being trained already; DataError when its files are damaged; ConfigError when its method is code that
+    workers would not have: before anything starts. SIGTERM and Ctrl-C
+    ask the run to stop at its next epoch boundary; a second Ctrl-C interrupts at once.
+    """
+    before = planned.store.status()
+    if before.get("status") in ENDED:
+        console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
+        return Outcome(planned.run_id, before["status"], before.get("reason", ""))
+    check_sendable(planned.job)
+    verify(planned.dataset)
+    use_gpu = check_resources(planned.job)
+    check_hosts(planned.job.placement.storage, [planned.job.recipe.data.path])
+    with hold_lease(planned.store.folder) as token:
+        begin(planned, console.note)
+        console.start(planned.job, planned.run_id, len(planned.store.rows()))
+        try:
+            with _stop_on_signal(planned.store, console):
+                news = _follow(planned.store, console)
+                return _train(planned, token, use_gpu, news)
+        finally:
+            console.finish()
+
+
+def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) -> None:
+    """Make the folder of a run whose lease is held ready; start it after generations that others trained."""
+    store, moments = planned.store, planned.job.placement.keep.moments
+    store.clear_stop()
+    with saving(store.folder):
+        write_copies(store.folder, planned.job.plugins)
+        write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
+    store.record_generations(planned.keys, moments)
+    store.mend()
+    recipe = planned.job.recipe
+    taken = branch(store, recipe, planned.dataset.training_identity, moments) if share else None
+    if recipe.model.init_from is not None and not store.rows():
+        note(f"{planned.run_id}: begins with {beginning(recipe.model, len(planned.dataset.classes))}")
+    if taken:
+        generations = "generation 0" if taken.generation == 0 else f"generations 0 to {taken.generation}"
+        note(f"{planned.run_id}: {generations} taken over from {taken.source}")
+
+
+def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
+    """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
+    from seal_ray.distributed.workers import LEAVING, work
+
+    store, retries = planned.store, planned.job.placement.retries
+    ended = {"status": "failed", "reason": "Ray Train ended without a result"}
+    job = planned.job.model_dump(mode="json")
+    config = {"job": job, "run_id": store.run_id, "folder": str(store.folder), "token": token}
+    scratch, sizes = on_this_host(store.folder) / "ray", team_sizes([planned.job])
+
+    def fit() -> None:
+        nonlocal ended
+        try:
+            while True:
+                run = trainer(work, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                ended = run.fit().return_value
+                moves = ended["reason"] == LEAVING and not store.stop_requested()
+                if not moves or room_that_stays(use_gpu) < sizes[0]:
+                    return
+                store.warn("a host was about to be taken away: going on on others")
+        except Exception as error:
+            why = f"{last_line(error)}; the same command goes on after the last committed epoch"
+            ended = {"status": "failed", "reason": why}
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(pause(store.folder))
+        show_news()
+    show_news()
+    with contextlib.suppress(SealRayError):
+        if owns(store.folder, token):  # else another launch has taken the run over
+            if ended["status"] == "failed":
+                store.set_status(**ended)
+            store.clear_stop()
+            shutil.rmtree(scratch, ignore_errors=True)
+    return Outcome(store.run_id, ended["status"], ended["reason"])
+
+
+def pause(folder: AnyPath) -> float:
+    """Seconds between two looks at what a run writes."""
+    return POLL_OBJECTS if isinstance(folder, ObjectPath) else POLL
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """A Ray cluster for the length of the block: the one at `address`, or a local one of our own.
+
+    In a Ray job it is the cluster that runs the job.
+    """
+    if address is None and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        address = "auto"
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    # What a launch imports takes seconds, and starting a cluster is mostly waiting.
+    ahead = ("ray.train.torch", "seal_ray.distributed.workers")
+    importing = threading.Thread(target=lambda: [import_module(name) for name in ahead])
+    importing.start()
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=usable_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address or 'local'}: {_first_line(error)}; start one with `ray start "
+            "--head`, or leave --address out to use this machine"
+        ) from error
+    importing.join()
+    try:
+        yield
+    finally:
+        started = _ray_processes()
+        ray.shutdown()
+        for process in psutil.wait_procs(started, timeout=GRACE)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def _ray_processes() -> list[psutil.Process]:
+    """What the local Ray of this process has started. One of them now and then hangs while it exits."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            found += child.children(recursive=True) if child.name() == "raylet" else []
+    return found
+
+
+def _follow(store: Store, console: Console) -> Callable[[], None]:
+    """A function that shows the epochs and warnings that have come since it was last called."""
+    epochs, warned, size = len(store.rows()), len(store.warnings()), -1
+
+    def show_news() -> None:
+        with contextlib.suppress(StorageError):  # the next look may find it answering again
+            look()
+
+    def look() -> None:
+        nonlocal epochs, warned, size
+        for text in store.warnings()[warned:]:
+            console.note(f"warning: {text}")
+            warned += 1
+        if (now := store.metrics_size()) != size:
+            rows, size = store.rows(), now
+            for row in rows[epochs:]:
+                console.epoch(row)
+            epochs = max(epochs, len(rows))
+
+    return show_news
+
+
+@contextlib.contextmanager
+def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
+    """SIGINT and SIGTERM become a stop request; a second SIGINT interrupts."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if number == signal.SIGINT and asked:
+            raise KeyboardInterrupt
+        asked = True
+        try:
+            store.request_stop()
+        except SealRayError as error:
+            console.note(f"not stopping: {error}; press Ctrl-C again to stop at once")
+            return
+        console.note("stopping at the next epoch boundary; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Of a remote traceback the last line is the error itself."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,0 +1,144 @@
+"""In-place changes of weights before a phase's first step, as small frozen values.
+
+Every draw comes from the context's streams, on the CPU, so an edit is a pure function of (weights, seed,
+generation) and makes the same draws on every rank and device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal, Protocol
+
+import torch
+from annotated_types import Interval
+from torch import Tensor, nn
+
+from seal_ray.networks import Parts, weighted_layers
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EditContext:
+    """What an edit may use beside the network."""
+
+    parts: Parts
+    rng: Callable[[str], torch.Generator]
+    """A stream for this purpose and this generation."""
+    fixed_rng: Callable[[str], torch.Generator]
+    """A stream for this purpose, the same in every generation."""
+    fresh: Callable[[torch.Generator], State]
+    """A new draw of the network's own initial parameters and buffers, on the CPU; a draw also in a run that
+    began with weights from elsewhere, so that forgetting takes those away too.
+    """
+    carried: dict[str, State]
+    """Named state beyond weights and optimizer; an edit may set entries its method lists in `carry`."""
+
+
+class Edit(Protocol):
+    """An in-place change of the network."""
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Change the network in place, without gradients."""
+        ...
+
+
+def _new_weights(network: nn.Module, context: EditContext, init: str) -> State:
+    """A fresh draw for the weight of every convolution and linear layer, keyed by parameter name.
+
+    Drawn for all layers, whichever are used, so the draw of one layer does not depend on the part.
+    """
+    rng = context.rng("edit")
+    if init == "model":
+        fresh = context.fresh(rng)
+        return {f"{name}.weight": fresh[f"{name}.weight"] for name, _ in weighted_layers(network)}
+    drawn = {}
+    for name, layer in weighted_layers(network):
+        weight = torch.empty(layer.weight.shape)
+        drawn[f"{name}.weight"] = nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=rng)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Reinit:
+    """Conv and linear *weights* of a part get a new draw; norms, running statistics, biases are kept.
+
+    init `reference`: kaiming_uniform(a = sqrt 5), as in the published code of Fortuitous Forgetting
+    (arXiv 2202.00155); `model`: the network's own initialisation.
+    """
+
+    part: str
+    init: Literal["reference", "model"] = "reference"
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Replace the weights of the part."""
+        drawn = _new_weights(network, context, self.init)
+        for name, layer in weighted_layers(network):
+            if context.parts.holds(self.part, name):
+                layer.weight.copy_(drawn[f"{name}.weight"])
+
+
+@dataclass(frozen=True)
+class MaskedReinit:
+    """w <- mask * w + (1 - mask) * fresh, with a mask that is the same in every generation.
+
+    mask `kels`: the first ceil(keep * C_out) filters x the first ceil(keep * C_in) channels of each
+    convolution, and of the classifier all outputs x the first ceil(keep * C_in) inputs, so that every
+    class stays connected; `wels`: a random fraction `keep` of each layer's weights. Norms, biases and
+    statistics are kept. Source: Knowledge Evolution, CVPR 2021.
+    """
+
+    keep: Annotated[float, Interval(gt=0, lt=1)] = 0.8
+    mask: Literal["kels", "wels"] = "kels"
+
+    def masks(self, network: nn.Module, context: EditContext) -> dict[str, Tensor]:
+        """Boolean masks of the kept weights, keyed by parameter name, shaped as the weights."""
+        rng = context.fixed_rng("mask")
+        kept = {}
+        for name, layer in weighted_layers(network):
+            shape = layer.weight.shape
+            mask = torch.zeros(shape, dtype=torch.bool)
+            if self.mask == "kels":
+                outputs = shape[0] if isinstance(layer, nn.Linear) else math.ceil(self.keep * shape[0])
+                mask[:outputs, : math.ceil(self.keep * shape[1])] = True
+            else:
+                chosen = torch.randperm(mask.numel(), generator=rng)[: round(self.keep * mask.numel())]
+                mask.view(-1)[chosen] = True
+            kept[f"{name}.weight"] = mask
+        return kept
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Replace the weights outside the mask by a draw of the network's own initialisation."""
+        drawn = _new_weights(network, context, "model")
+        masks = self.masks(network, context)
+        for name, layer in weighted_layers(network):
+            key = f"{name}.weight"
+            device = layer.weight.device
+            layer.weight.copy_(torch.where(masks[key].to(device), layer.weight, drawn[key].to(device)))
+
+
+@dataclass(frozen=True)
+class Prune:
+    """The floor(share * n) weights of smallest size in each convolution and linear layer become 0.
+
+    Ties go to the smaller index. Source: dense-sparse-dense training, arXiv 1607.04381, section 3.
+    """
+
+    share: Annotated[float, Interval(gt=0, lt=1)] = 0.3
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Zero the smallest weights of each layer."""
+        share = Fraction(str(self.share))  # exact, so that 0.7 of 90 is 63
+        for _, layer in weighted_layers(network):
+            # In logical order on the CPU: memory format and device must not decide ties.
+            flat = layer.weight.detach().cpu().contiguous().view(-1)
+            smallest = flat.abs().argsort(stable=True)[: math.floor(share * flat.numel())]
+            flat = flat.clone()
+            flat[smallest] = 0
+            layer.weight.copy_(flat.view(layer.weight.shape))

@@ -1,0 +1,106 @@
+"""How one optimizer step is taken, as small frozen values.
+
+`begin(network, part)` is called at each epoch's start and returns the step of that epoch, a function of
+two others: `gradients()` leaves in every `.grad` the gradient averaged over the global batch, and
+`update()` measures, clips and applies it. Nothing outlives the epoch, so a resumed run needs no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import torch
+from annotated_types import Gt
+from torch import nn
+
+from seal_ray.networks import weighted_layers
+
+
+class Gradients(Protocol):
+    """Zero, forward and backward over all shards of the global batch, averaged over the workers."""
+
+    def __call__(self, *, first_pass: bool = True) -> None:
+        """A pass that is not the first moves no running statistics and is not counted in the metrics."""
+        ...
+
+
+TakeStep = Callable[[Gradients, Callable[[], None]], None]
+
+
+class Step(Protocol):
+    """What turns gradients into an update."""
+
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
+        """The step of one epoch; `part(name)` lists the parameters of a part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Descend:
+    """The gradient at the weights, then the optimizer (which climbs for ascending groups)."""
+
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
+        """One pass."""
+
+        def step(gradients: Gradients, update: Callable[[], None]) -> None:
+            gradients()
+            update()
+
+        return step
+
+
+@dataclass(frozen=True)
+class Sam:
+    """Sharpness-aware step: the gradient at w + rho g / |g|, applied at w; g and |g| over `part` only.
+
+    The first-pass gradient is that of the whole global batch. The weights return to w exactly (a copy,
+    not a subtraction). Source: Foret et al., arXiv 2010.01412, algorithm 1.
+    """
+
+    rho: Annotated[float, Gt(0)] = 0.05
+    part: str = "all"
+
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
+        """Two passes a step."""
+        moved = list(part(self.part))
+
+        def step(gradients: Gradients, update: Callable[[], None]) -> None:
+            gradients()
+            with torch.no_grad():
+                grads = [p.grad for p in moved if p.grad is not None]
+                held = [p for p in moved if p.grad is not None]
+                kept = [p.clone() for p in held]
+                scale = self.rho / (nn.utils.get_total_norm(grads) + 1e-12)
+                for p, g in zip(held, grads, strict=True):
+                    p.add_(g * scale)
+            gradients(first_pass=False)
+            with torch.no_grad():
+                for p, w in zip(held, kept, strict=True):
+                    p.copy_(w)
+            update()
+
+        return step
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Weights of convolutions and linear layers that are exactly 0 when an epoch starts stay 0 in it.
+
+    The mask is read off the weights, so a pruned network needs no mask beside it. Source: the sparse
+    stage of dense-sparse-dense training, arXiv 1607.04381, section 3.
+    """
+
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
+        """One pass; the gradient of masked weights is zeroed before the update."""
+        masks = [(layer.weight, layer.weight.detach() != 0) for _, layer in weighted_layers(network)]
+
+        def step(gradients: Gradients, update: Callable[[], None]) -> None:
+            gradients()
+            for weight, mask in masks:
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(~mask, 0)
+            update()
+
+        return step

@@ -1,0 +1,336 @@
+"""The sections that tell what training has come to: leaderboard, curves, generations, tree, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from seal_ray.report import curves as of
+from seal_ray.report.blocks import Block, Figure, Missing, Row, Section, Table, Target, finished, number, span
+from seal_ray.report.charts import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
+from seal_ray.report.scale import around
+from seal_ray.report.shapes import Curve
+from seal_ray.report.small_charts import Named, interval_bar, share_bar, tree_chart
+from seal_ray.report.study import SettingFacts, Study
+from seal_ray.runs.sharing import branchings, shapes
+from seal_ray.sweep.leaderboard import Line, meanings, other_top1
+from seal_ray.sweep.statistics import Difference, Estimate
+
+RIBBONS = 8
+"""Settings whose phases are drawn below the curves at most."""
+TREES = 40
+"""Runs of one seed that the generation tree shows at most."""
+
+
+def leaderboard_section(study: Study, target: Target) -> Section:
+    """The settings with their intervals, and how they differ from the baseline."""
+    lines = study.lines
+    within = _common([line.difference for line in lines if line.difference is not None])
+    rows = [_leaderboard_row(setting, study, within) for setting in study.settings]
+    named = _heading(study) if study.axes else ("method",)
+    headings = (
+        *named,
+        "n",
+        "top-1 %",
+        "95 % interval",
+        "difference",
+        "its 95 % interval",
+        "",
+        "p",
+        "epochs",
+        "trained",
+        "shared",
+    )
+    caption = (
+        "Validation top-1 after the last epoch of the last generation: mean over n seeds. Differences are to "
+        "the baseline, paired by seed; p is of a two-sided sign-flip test. Epochs are of each run; trained "
+        "and shared are summed over seeds."
+    )
+    words = len(study.axes) or 1
+    tables = [Table(caption, headings, tuple(rows), text=words)]
+    if others := other_top1(lines):
+        caption = ". ".join(
+            ["Validation top-1 of other epochs than the last, with 95 % intervals", *meanings(lines)]
+        )
+        rows = [
+            Row(
+                (
+                    *_names(setting, study),
+                    str(setting.line.runs),
+                    *(_with_interval(of[i], setting.line) for of in others.values()),
+                ),
+                setting.family,
+            )
+            for i, setting in enumerate(study.settings)
+        ]
+        headings = (*named, "seeds", *(f"{heading} %" for heading in others))
+        tables.append(Table(f"{caption}.", headings, tuple(rows), text=words))
+    return Section("leaderboard", "Leaderboard", tuple(tables))
+
+
+def _with_interval(top1: Estimate | None, line: Line) -> str:
+    """A mean with its interval, and n where that is less than the setting's seeds."""
+    if top1 is None:
+        return "–"
+    said = [*([] if top1.low is None else [span(top1)]), *([] if top1.n == line.runs else [f"n = {top1.n}"])]
+    return number(top1.mean) + (f" ({', '.join(said)})" if said else "")
+
+
+def _heading(study: Study) -> tuple[str, ...]:
+    last = [axis.rpartition(".")[2] for axis in study.axes]
+    named = (w if last.count(w) == 1 else a for w, a in zip(last, study.axes, strict=True))
+    return tuple(name.replace("_", " ") for name in named)  # so that it may break into lines
+
+
+def _common(differences: Sequence[Difference]) -> tuple[float, float]:
+    ends = [0.0, *(v for d in differences for v in (d.mean, d.low, d.high) if v is not None)]
+    reach = max(map(abs, ends)) * 1.05 or 1.0
+    return -reach, reach
+
+
+def _leaderboard_row(setting: SettingFacts, study: Study, within: tuple[float, float]) -> Row:
+    line = setting.line
+    top1, difference = line.top1, line.difference
+    cells = [
+        *_names(setting, study),
+        finished(line),
+        number(top1.mean if top1 else None),
+        span(top1),
+        _difference(line, study),
+        span(difference, "+z.2f"),
+        interval_bar(difference.mean, difference.low, difference.high, within, setting.family)
+        if difference
+        else "",
+        number(difference.p, ".3g") if difference and difference.p is not None else "–",
+        f"{line.epochs:,}",
+        f"{line.epochs_trained:,}",
+        f"{line.epochs_shared:,}",
+    ]
+    return Row(tuple(cells), setting.family)
+
+
+def _names(setting: SettingFacts, study: Study) -> list[str]:
+    """The setting's labels, the first with the colour of its method."""
+    labels = [setting.line.setting.get(axis, "–") for axis in study.axes] or [setting.name]
+    return [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
+
+
+def _difference(line: Line, study: Study) -> str:
+    if line.difference is not None:
+        return number(line.difference.mean, "+z.2f")
+    return "baseline" if line.is_baseline and study.baseline else "–"
+
+
+def accuracy_section(study: Study, target: Target) -> Section:
+    """Accuracy over epochs, with the phases of each setting."""
+    found = of.curves(study, of.accuracy)
+    if not found:
+        return Section(
+            "accuracy",
+            "Accuracy over training",
+            (Missing("No epoch has been evaluated yet.", _go_on(study, target)),),
+        )
+    shown = of.drawn(study)
+    ribbons = [
+        Ribbon(one.name, one.family, tuple(of.stretches(one))) for one in shown[:RIBBONS] if of.stretches(one)
+    ]
+    caption = [
+        f"Validation top-1 after each epoch{_over_seeds(found, 'band')}.",
+        f"Strips: the phases of each setting, darker and lighter by generation{_key(ribbons)}.",
+    ]
+    if any(_is_shared(one) for one in shown):
+        caption.append(
+            "Where settings begin alike their curves lie on each other: those epochs were trained once."
+        )
+    axes = Axes("epochs trained", "top-1 %", whole=True, x_range=(0, max(one.x[-1] for one in found)))
+    figure = _figure(
+        found, axes, "Validation accuracy over epochs", " ".join([*caption, *_left_out(study)]), ribbons
+    )
+    return Section("accuracy", "Accuracy over training", (figure,))
+
+
+def _key(ribbons: Sequence[Ribbon]) -> str:
+    """What else is to be seen in the strips."""
+    there = [one for ribbon in ribbons for one in ribbon.stretches]
+    said = (
+        "; hatched: climbing the loss (ascent), shaded in the chart too"
+        if any(s.ascends for s in there)
+        else ""
+    )
+    return said + ("; bars: weights are edited" if any(one.edits for one in there) else "")
+
+
+def _figure(
+    found: Sequence[Curve],
+    axes: Axes,
+    label: str,
+    caption: str,
+    ribbons: Sequence[Ribbon] = (),
+    *,
+    dots: bool = False,
+    height: float = 340,
+) -> Figure:
+    low, high = around(v for one in found for v in (*one.low, *one.high))
+    axes = replace(axes, y_range=(max(low, -2.0), min(high, 102.0)))  # intervals may reach beyond 0 and 100
+    said = f"{label}. {'; '.join(f'{one.name} ends at {number(one.y[-1])}' for one in found)}"
+    wide, narrow = (
+        line_chart(found, axes, said, width=width, height=tall, ribbons=ribbons, dots=dots)
+        for width, tall in ((WIDE, height), (NARROW, 260))
+    )
+    return Figure(caption, wide, narrow)
+
+
+def _over_seeds(found: Sequence[Curve], what: str) -> str:
+    """How many seeds a mean is over, and how their range is drawn where that leaves something to be seen."""
+    most = max(one.n for one in found)
+    left = (
+        "; what not all seeds of a setting have reached, and seeds given up, are left out"
+        if any(one.partial for one in found)
+        else ""
+    )
+    if most == 1:
+        return f", one seed{left}"
+    drawn = f", {what} from the least to the greatest" if len(found) <= RANGES else ""
+    return f": mean over up to {most} seeds{drawn}{left}"
+
+
+def _left_out(study: Study) -> list[str]:
+    few, all_ = len(of.drawn(study)), len(study.settings)
+    return (
+        [
+            f"The {few} best of {all_} settings are drawn, the baseline among them."
+            if study.baseline
+            else f"The {few} best of {all_} settings are drawn."
+        ]
+        if few < all_
+        else []
+    )
+
+
+def _is_shared(setting: SettingFacts) -> bool:
+    return any(run.result.epochs_shared for run in setting.runs)
+
+
+def _go_on(study: Study, target: Target) -> str:
+    if study.kind == "sweep" and target.path.is_file():
+        return target.command("sweep", "{}")
+    first = next((run for run in study.runs if run.job is not None), None)
+    return target.command("train", str(first.folder / "job.yaml"), storage=False) if first else ""
+
+
+def generations_section(study: Study, target: Target) -> Section:
+    """The last accuracy of each generation, and the forgetting frequency where lengths vary."""
+    found = of.curves(study, of.generation_ends)
+    found = [one for one in found if len(one.x) > 1] or found
+    blocks: list[Block] = []
+    if found:
+        last = max(one.x[-1] for one in found)
+        every = max(1, round(last / 20))
+        axes = Axes(
+            "generation",
+            "top-1 %",
+            ticks=tuple((float(g), str(g)) for g in range(0, int(last) + 1, every)),
+            x_range=(-0.15, last + 0.15),
+        )
+        caption = (
+            "Validation top-1 at the end of each generation, when everything has been "
+            f"relearned{_over_seeds(found, 'bars')}."
+        )
+        blocks.append(_figure(found, axes, "Last top-1 of each generation", caption, dots=True, height=270))
+    else:
+        blocks.append(Missing("No run has finished a generation yet.", _go_on(study, target)))
+    return Section("generations", "Generations", tuple(blocks))
+
+
+def frequency_section(study: Study, target: Target) -> Section:
+    """Accuracy over the forgetting frequency."""
+    title = "Forgetting frequency"
+    found = of.frequency(study)
+    if not found:
+        lengths = {one.job.recipe.budget.length for one in study.settings if one.job is not None}
+        why = (
+            f"All generations are {min(lengths)} epochs long, so there is no frequency to compare."
+            if len(lengths) == 1
+            else "No settings that differ in the length of a generation alone have finished yet."
+        )
+        command = "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml"
+        return Section("frequency", title, (Missing(why, command),))
+    xs = sorted({x for one in found for x in one.x})
+    margin = (xs[-1] - xs[0]) * 0.04
+    axes = Axes(
+        "forgetting frequency (generations an epoch)",
+        "top-1 %",
+        ticks=tuple((x, f"1/{round(1 / x)}") for x in xs),
+        x_range=(xs[0] - margin, xs[-1] + margin),
+    )
+    caption = (
+        "Last top-1 over how often something is forgotten: the shorter a generation, the further right. "
+        "Means over seeds with their 95 % intervals where there are several."
+    )
+    return Section("frequency", title, (_figure(found, axes, title, caption, dots=True, height=290),))
+
+
+def tree_section(study: Study, target: Target) -> Section:
+    """Which generations were the same work, and what that saved."""
+    title = "What was shared"
+    works = study.works
+    if not works:
+        why = "No run has recorded its generations; a launch of its run does."
+        return Section("tree", title, (Missing(why, _go_on(study, target)),))
+    by_run = {run.id: (one, run) for one in study.settings for run in one.runs}
+    named = {work.run_id: (by_run[work.run_id][0].name, by_run[work.run_id][1].result.seed) for work in works}
+    trees = [(tree, _seeds(some)) for tree, some in shapes(branchings(works), named)]
+    shown = trees
+    while len(shown) > 1 and sum(len(tree.runs) for tree, _ in shown) > TREES:
+        shown = shown[:-1]
+    asked = sum(run.result.epochs for run in study.runs)
+    trained = sum(run.result.epochs_trained for run in study.runs)
+    shared = sum(run.result.epochs_shared for run in study.runs)
+    said = f"Of {asked:,} epochs {trained:,} were trained, and {shared:,} taken over from another run."
+    label = f"Generation tree. {said}"
+    runs = Named(
+        {run: name for run, (name, _) in named.items()},
+        {run: by_run[run][0].family for run in named},
+        {work.run_id: work.length for work in works},
+    )
+    wide, narrow = (tree_chart(shown, runs, label, width=width) for width in (WIDE, NARROW))
+    caption = (
+        "From left to right, a knot at each end of a generation. Where runs are the same work they are one "
+        "thick line; they part where the first of them forgets something."
+    )
+    if len(shown) < len(trees):
+        caption += f" {len(shown)} of {len(trees)} trees are drawn."
+    return Section("tree", title, (Figure(caption, wide, narrow),), (said,))
+
+
+def _seeds(some: Sequence[int]) -> str:
+    return f"seed {some[0]}" if len(some) == 1 else f"seeds {', '.join(map(str, some))}"
+
+
+def speed_section(study: Study, target: Target) -> Section:
+    """Where the time went, by setting."""
+    rows = []
+    for setting in study.settings:
+        own = [row for run in setting.runs for row in run.own_rows]
+        if own:
+            seconds = {
+                "data": sum(row["seconds_data"] for row in own) / len(own),
+                "compute": sum(row["seconds_compute"] for row in own) / len(own),
+                "evaluation": sum(row["seconds_eval"] for row in own) / len(own),
+            }
+            speed = sum(row["images_per_second"] for row in own) / len(own)
+            split = [number(value, ".2f") for value in seconds.values()]
+            cells = (setting.name, f"{speed:,.0f}", *split, share_bar(seconds), f"{len(own):,}")
+            rows.append(Row(cells, setting.family))
+    if not rows:
+        missing = Missing("No epoch has been trained yet.", _go_on(study, target))
+        return Section("speed", "Time and speed", (missing,))
+    caption = (
+        "Means over the epochs that the setting's runs trained themselves: images a second while training; "
+        "seconds of an epoch that went into waiting for images, computing, and evaluation; the bar: all "
+        "three, in this order."
+    )
+    headings = ("setting", "images/s", "data s", "compute s", "evaluation s", "split", "epochs")
+    return Section("speed", "Time and speed", (Table(caption, headings, tuple(rows)),))

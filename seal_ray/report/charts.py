@@ -1,0 +1,297 @@
+"""Line charts as SVG: curves with bands, direct labels, phases as ribbons below. Pure: data in, text out.
+
+What moves when a reader zooms lies in an inner svg (class `plot`), whose viewBox the script changes; the
+numbers that it needs are in `data-chart`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from seal_ray.report.scale import Scale, around, brief, spread
+from seal_ray.report.shapes import COLOURS, Curve, Stretch
+from seal_ray.report.svg import element, line, path, rect, svg, text
+
+DASHES = 4
+WIDTHS = 3
+WIDE, NARROW = 920, 358
+"""Widths that charts are drawn in, in CSS pixels: for a page, and for a phone."""
+RIBBON = 15
+RANGES = 6
+"""With more curves than this their ranges would hide everything, and are only said when read off."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the axes say. ticks: of x, where they are not round numbers; whole: x is whole.
+
+    digits: of y, when it is read off.
+    """
+
+    x_title: str
+    y_title: str
+    ticks: tuple[tuple[float, str], ...] = ()
+    log: bool = False
+    whole: bool = False
+    digits: int = 2
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A symbol on a chart: `>` `<` triangles at an edge; said: what it stands for."""
+
+    x: float
+    y: float
+    shape: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Ribbon:
+    """The phases of a setting, below the chart of its curve."""
+
+    name: str
+    family: int
+    stretches: tuple[Stretch, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the axes are: the inner rectangle, in pixels of the chart."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def line_chart(
+    curves: Sequence[Curve],
+    axes: Axes,
+    label: str,
+    *,
+    width: float = WIDE,
+    height: float = 340,
+    ribbons: Sequence[Ribbon] = (),
+    marks: Sequence[Mark] = (),
+    dots: bool = False,
+    named: bool = True,
+) -> Markup:
+    """Curves with their bands. dots: show the points; named: each with its name at its right end.
+
+    Ascents in `ribbons` are shaded behind the curves, and borders of generations are lines where all agree.
+    """
+    letters = 17 if width > NARROW else 9
+    right = 12 + 6.6 * max(min(letters, len(curve.name)) for curve in curves) if named else 10
+    left, top = (70 if ribbons else 46), (24 if axes.y_title else 10)
+    below = 44 + RIBBON * len(ribbons) + (6 if ribbons else 0)
+    box = Box(left, top, width - left - right, height - top - 44)
+    x = Scale(*(axes.x_range or _x_range(curves, dots)), 0, box.width)
+    low, high = axes.y_range or around(v for curve in curves for v in (*curve.low, *curve.high))
+    y = Scale(low, high, box.height, 0, axes.log)
+    ranges = len(curves) <= RANGES
+    shifts = _shifts(curves) if dots and ranges else [0.0] * len(curves)
+    drawn = (_drawn(curve, x, y, shift, dots, ranges) for curve, shift in zip(curves, shifts, strict=True))
+    plot = [*_shaded(ribbons, x, box), *drawn]
+    parts = [
+        _grid(x, y, axes, box),
+        _inner("plot", box, plot),
+        *(_ends(curves, x, y, box, letters) if named else ()),
+        *(_mark(mark, x, y, box) for mark in marks),
+        *_ribbons(ribbons, x, box),
+        text(box.left + box.width / 2, box.top + box.height + 34 + below - 44, axes.x_title, class_="title"),
+    ]
+    total = box.top + box.height + below
+    held = _numbers(curves, axes, (x.low, x.high), (y.low, y.high), box)
+    return svg("chart lines", width, total, parts, role="img", aria_label=label, data_chart=held)
+
+
+def _x_range(curves: Sequence[Curve], dots: bool) -> tuple[float, float]:
+    """All there is, with room for whole dots."""
+    xs = [v for curve in curves for v in curve.x]
+    return (min(xs), max(xs)) if min(xs) < max(xs) and not dots else around(xs, 0.03)
+
+
+def _numbers(
+    curves: Sequence[Curve], axes: Axes, x: tuple[float, float], y: tuple[float, float], box: Box
+) -> str:
+    """What the script needs to say values and to zoom, as JSON."""
+    held = {
+        "x": x,
+        "y": y,
+        "log": axes.log,
+        "whole": axes.whole,
+        "box": [box.left, box.top, box.width, box.height],
+        "xTitle": axes.x_title,
+        "ticks": axes.ticks,
+        "curves": [
+            {
+                "name": curve.name,
+                "family": curve.family,
+                "x": [float(f"{v:.6g}") for v in curve.x],
+                "y": [_said(v, axes) for v in curve.y],
+                **({"low": [_said(v, axes) for v in curve.low]} if curve.n > 1 else {}),
+                **({"high": [_said(v, axes) for v in curve.high]} if curve.n > 1 else {}),
+            }
+            for curve in curves
+        ],
+    }
+    return json.dumps(held, separators=(",", ":"))
+
+
+def _said(value: float, axes: Axes) -> float:
+    return float(f"{value:.3g}") if axes.log else round(value, axes.digits)
+
+
+def _inner(name: str, box: Box, parts: Iterable[Markup]) -> Markup:
+    return element(
+        "svg",
+        *parts,
+        class_=name,
+        x=box.left,
+        y=box.top,
+        width=box.width,
+        height=box.height,
+        viewBox=f"0 0 {box.width:g} {box.height:g}",
+        preserveAspectRatio="none",
+    )
+
+
+def _grid(x: Scale, y: Scale, axes: Axes, box: Box) -> Markup:
+    """Ticks with their grid lines, and the title of the y axis above it."""
+    bottom = box.top + box.height
+    parts = [text(2, box.top - 12, axes.y_title, class_="title y")] if axes.y_title else []
+    for tick in y.ticks():
+        at = box.top + y(tick)
+        parts.append(line(box.left, at, box.left + box.width, at, class_="grid"))
+        parts.append(text(box.left - 7, at + 4, brief(tick), class_="tick y"))
+    marked = axes.ticks or [
+        (tick, brief(tick)) for tick in x.ticks(max(3, int(box.width // 70)), whole=axes.whole)
+    ]
+    for tick, said in marked:
+        at = box.left + x(tick)
+        parts.append(line(at, bottom, at, bottom + 4, class_="axis"))
+        parts.append(text(at, bottom + 17, said, class_="tick x"))
+    parts.append(line(box.left, bottom, box.left + box.width, bottom, class_="axis"))
+    return element("g", *parts, class_="ticks")
+
+
+def look(family: int, shade: int = 0) -> str:
+    """The classes that give a curve its colour, dashes and width.
+
+    shade: its place among the curves of its colour; twelve of them look different.
+    """
+    colour = family % COLOURS
+    return f"c{colour} d{(colour + shade) % DASHES} w{shade // DASHES % WIDTHS}"
+
+
+def _shifts(curves: Sequence[Curve]) -> list[float]:
+    """Pixels by which curves are moved aside, so that their ranges at the same x do not hide each other."""
+    apart = 5.0 if any(curve.n > 1 for curve in curves) else 0.0
+    return [(i - (len(curves) - 1) / 2) * apart for i in range(len(curves))]
+
+
+def _drawn(curve: Curve, x: Scale, y: Scale, shift: float, dots: bool, ranges: bool) -> Markup:
+    across = [x(a) + shift for a in curve.x]
+    points = list(zip(across, map(y, curve.y), strict=True))
+    parts = []
+    if ranges and curve.n > 1:
+        above = list(zip(across, map(y, curve.high), strict=True))
+        below = list(zip(across, map(y, curve.low), strict=True))
+        if dots:
+            parts += [path([high, low], class_="range") for high, low in zip(above, below, strict=True)]
+        else:
+            parts.append(path([*above, *reversed(below)], closed=True, class_="band"))
+    parts.append(path(points, class_="curve"))
+    if dots or len(points) == 1:
+        # Lines of no length with round ends: dots that stay round when the reader zooms.
+        parts += [path([(a, b), (a, b)], class_="dot") for a, b in points]
+    return element("g", *parts, class_=look(curve.family, curve.shade), data_family=str(curve.family))
+
+
+def _ends(curves: Sequence[Curve], x: Scale, y: Scale, box: Box, letters: int) -> list[Markup]:
+    """The name of each curve beside its last point, moved apart where they would overlap."""
+    wanted = [box.top + y(curve.y[-1]) for curve in curves]
+    placed = spread(wanted, 14, box.top + 4, box.top + box.height)
+    return [
+        text(
+            box.left + box.width + 8,
+            at + 4,
+            shortened(curve.name, letters),
+            class_=f"name c{curve.family % COLOURS}",
+            data_family=str(curve.family),
+        )
+        for curve, at in zip(curves, placed, strict=True)
+    ]
+
+
+def shortened(name: str, letters: int) -> str:
+    """A name of at most so many letters, of which its end tells more apart than its middle."""
+    head = letters // 3
+    return name if len(name) <= letters else f"{name[:head]}…{name[head + 1 - letters :]}"
+
+
+def _mark(mark: Mark, x: Scale, y: Scale, box: Box) -> Markup:
+    at, level = box.left + x(mark.x), box.top + y(mark.y)
+    tip = 6 if mark.shape == ">" else -6
+    corners = [(at - tip, level - 5), (at - tip, level + 5), (at, level)]
+    return path(corners, element("title", mark.said), closed=True, class_="mark")
+
+
+def _shaded(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
+    """Ascents, once where several settings ascend in the same epochs, and borders that all have in common."""
+    ascents = dict.fromkeys((s.start, s.end) for one in ribbons for s in one.stretches if s.ascends)
+    parts = [rect(x(start), 0, x(end) - x(start), box.height, class_="ascent") for start, end in ascents]
+    borders = [set(_borders(one.stretches)) for one in ribbons]
+    common = sorted(set.intersection(*borders)) if borders else []
+    return parts + [line(x(at), 0, x(at), box.height, class_="border") for at in common]
+
+
+def _borders(stretches: Sequence[Stretch]) -> list[int]:
+    return [b.start for a, b in pairwise(stretches) if b.generation > a.generation]
+
+
+def _ribbons(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
+    """A row a setting: its phases, ascents in another colour and hatched."""
+    parts = []
+    for i, ribbon in enumerate(ribbons):
+        top = box.top + box.height + 25 + RIBBON * i
+        bars = [
+            rect(
+                x(one.start) + 0.5,
+                0,
+                x(one.end) - x(one.start) - 1,
+                RIBBON - 4,
+                element("title", phase_said(ribbon.name, one)),
+                class_=f"phase {'up' if one.ascends else 'odd' if one.generation % 2 else 'even'}",
+            )
+            for one in ribbon.stretches
+        ]
+        edits = [
+            path([(x(one.start), 0), (x(one.start), RIBBON - 4)], class_="edit")
+            for one in ribbon.stretches
+            if one.edits
+        ]
+        inner = _inner("strip", Box(box.left, top, box.width, RIBBON - 4), [*bars, *edits])
+        name = text(
+            box.left - 7,
+            top + 9,
+            shortened(ribbon.name, 10),
+            class_=f"tick y c{ribbon.family % COLOURS} name",
+        )
+        parts.append(element("g", inner, name, data_family=str(ribbon.family)))
+    return parts
+
+
+def phase_said(name: str, one: Stretch) -> str:
+    """A phase in words."""
+    epochs = f"epoch {one.start + 1}" if one.end == one.start + 1 else f"epochs {one.start + 1} to {one.end}"
+    how = (", climbing the loss" if one.ascends else "") + (", after an edit of weights" if one.edits else "")
+    return f"{name}: {one.name}{how}, generation {one.generation}, {epochs}"

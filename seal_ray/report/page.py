@@ -1,0 +1,123 @@
+"""The page as one HTML text: the template filled, with style and script allowed by their hashes alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import seal_ray
+from seal_ray.errors import ConfigError
+from seal_ray.report import accuracy, reasons, record
+from seal_ray.report.blocks import Target
+from seal_ray.report.charts import look
+from seal_ray.report.curves import drawn
+from seal_ray.report.source import find_source
+from seal_ray.report.study import Study, read_study
+from seal_ray.report.svg import element, path, svg
+from seal_ray.report.words import answer, question, unbroken, warnings
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.paths import AnyPath
+
+MARK = b"<!doctype html>\n<!-- seal-ray report -->"
+"""How a page begins: a file that begins otherwise is not replaced."""
+STICKY = 8
+"""With more methods than this their names do not stay in view: there would be no room for anything else."""
+SECTIONS = (
+    accuracy.leaderboard_section,
+    accuracy.accuracy_section,
+    accuracy.generations_section,
+    accuracy.frequency_section,
+    accuracy.tree_section,
+    reasons.depth_section,
+    reasons.curvature_section,
+    reasons.carried_section,
+    reasons.examples_section,
+    accuracy.speed_section,
+    record.warnings_section,
+    record.recipes_section,
+    record.runs_section,
+)
+
+
+def write_report(
+    path: Path, output: AnyPath | None = None, storage: str | None = None
+) -> tuple[AnyPath, Study]:
+    """Write the page of what `path` stands for (see `find_source`); returns where it is and what it says.
+
+    output: by default report.html in the folder of the run, sweep or storage. The file is there as a whole
+    or not at all. Errors as find_source; ConfigError for an output that is something else than a page.
+    """
+    study = read_study(find_source(path, storage))
+    page = output or study.folder / "report.html"
+    _check(page)
+    html = render(study, Target(path, storage))
+    with saving(page.parent):
+        write_durably(page, html.encode())
+    return page, study
+
+
+def _check(output: AnyPath) -> None:
+    """ConfigError for what must not be replaced."""
+    if output.is_dir():
+        raise ConfigError(
+            f"--output: {output} is a folder; name a file in it, such as {output / 'report.html'}"
+        )
+    if output.exists() and not output.read_bytes().startswith(MARK):
+        raise ConfigError(f"--output: {output} is there and is no report; name another file, or remove it")
+
+
+def render(study: Study, target: Target) -> str:
+    """The whole page. Equal studies give equal text."""
+    sections = [make(study, target) for make in SECTIONS]
+    # A method's swatch looks like the first of its curves.
+    shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
+    assets = files("seal_ray.report")
+    style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("seal_ray.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html.j2").render(
+        study=study,
+        question=question(study),
+        answer=unbroken(answer(study)),
+        facts=_facts(study),
+        warned=len(warnings(study)),
+        sections=sections,
+        methods=[(i, name, _swatch(i, shade[i])) for i, name in enumerate(study.families)],
+        sticky=len(study.families) <= STICKY,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        version=seal_ray.__version__,
+    )
+    assert page.encode().startswith(MARK)
+    return page
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls a text that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _facts(study: Study) -> str:
+    """How much the page is of, in a line."""
+    runs, settings = len(study.runs), len(study.settings)
+    epochs = sum(run.result.epochs_trained for run in study.runs)
+    counted = [(runs, "run"), (settings, "setting"), (epochs, "epoch")]
+    said = [f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in counted]
+    return f"{study.kind} · {' · '.join(said)} trained"
+
+
+def _swatch(family: int, shade: int) -> Markup:
+    line = path([(1, 6), (27, 6)], class_="curve")
+    return svg("swatch", 28, 12, [element("g", line, class_=look(family, shade))], aria_hidden="true")

@@ -1,0 +1,346 @@
+"""The sections that say why: prediction depth, curvature, other data sets, example images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from seal_ray.analysis.evaluations import Kind
+from seal_ray.analysis.results import read_arrays
+from seal_ray.analysis.scores import Column
+from seal_ray.errors import SealRayError
+from seal_ray.report import curves as of
+from seal_ray.report.blocks import (
+    Block,
+    Figure,
+    Grid,
+    Missing,
+    Panel,
+    Panels,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Target,
+    finished,
+    number,
+    seeds,
+    several,
+    span,
+)
+from seal_ray.report.charts import NARROW, WIDE, Axes, Mark, line_chart
+from seal_ray.report.pictures import by_depth, most_forgotten
+from seal_ray.report.shapes import Curve
+from seal_ray.report.small_charts import DOMINANT, PANEL, histogram
+from seal_ray.report.study import MomentFacts, SettingFacts, Study
+
+SPLITS = ("train", "val")
+SPECTRUM = 160
+"""Points of a spectral density that are drawn at most."""
+GRIDS = 6
+"""Settings whose example images are shown at most."""
+
+CARRIED: Mapping[Kind, tuple[str, str, tuple[str, ...]]] = {
+    "transfer": (
+        "Linear probes",
+        "a linear probe on the frozen features",
+        ("transfer", "{}", "--to", "flowers102,cub200"),
+    ),
+    "finetune": ("Fine-tuning", "the whole network trained on", ()),
+    "fewshot": ("Few-shot", "episodes on the frozen features", ("fewshot", "{}", "--on", "eurosat")),
+}
+"""Evaluations on other data sets: title, what is measured, and the command for it where it is asked for."""
+
+Ends = Sequence[tuple[SettingFacts, Sequence[MomentFacts]]]
+
+
+def depth_section(study: Study, target: Target) -> Section:
+    """From where in the network on probes agree with it: histograms, and means over generations."""
+    title = "Prediction depth"
+    ends = of.shown_moments(study, "depth")
+    if not ends:
+        return Section("depth", title, (_not_analysed(target, "depth"),))
+    shares = [{split: _shares(some, split) for split in SPLITS} for _, some in ends]
+    log = max(max(values) for one in shares for values in one.values()) > DOMINANT
+    panels = []
+    for (setting, some), one in zip(ends, shares, strict=True):
+        means = {split: _mean([_depth(m, split)["mean"] for m in some]) for split in SPLITS}
+        places = [*some[0].results["depth"]["result"]["probes"], "never"]
+        said = ", ".join(f"{split} mean {mean:.2f}" for split, mean in means.items())
+        label = f"Prediction depths of {setting.name}: {said}"
+        chart = histogram(one, means, places, label, log=log)
+        panels.append(Panel(_heading(setting, some), setting.family, chart))
+    axis = "images (%, log axis)" if log else "images (%)"
+    caption = (
+        f"Share of {axis} by the first probe from which on all agree with the network, at the last end of a "
+        "generation, mean over seeds; triangles: mean depth (Baldock et al. 2021)."
+    )
+    key = (("swatch train", "training images"), ("swatch val", "validation images"))
+    blocks: list[Block] = [Panels(caption, tuple(panels), key)]
+    blocks += _depth_means(study)
+    blocks.append(_depth_table(ends))
+    return Section("depth", title, tuple(blocks))
+
+
+def _not_analysed(target: Target, what: str) -> Missing:
+    return Missing("No moment has been analysed for it.", target.command("analyze", "{}", "--what", what))
+
+
+def _heading(setting: SettingFacts, some: Sequence[MomentFacts]) -> str:
+    return f"{setting.name} · {some[0].moment.label} · {seeds(len(some))}"
+
+
+def _depth(one: MomentFacts, split: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = one.results["depth"]["result"][split]["all"]
+    return found
+
+
+def _shares(some: Sequence[MomentFacts], split: str) -> list[float]:
+    """Per cent of images at each depth, the mean over seeds."""
+    counts = np.array([_depth(one, split)["histogram"] for one in some], dtype=float)
+    return [float(v) for v in 100 * (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _depth_means(study: Study) -> list[Figure]:
+    """Mean depth of validation images over training, where there is more than one point of it."""
+    found = of.curves(study, of.depth_mean)
+    if max((len(one.x) for one in found), default=0) < 2:
+        return []
+    axes = Axes("epochs trained", "mean depth (probes)", whole=True, digits=3)
+    label = "Mean prediction depth of validation images at the end of each generation"
+    wide, narrow = (
+        line_chart(found, axes, label, width=width, height=height, dots=True)
+        for width, height in ((WIDE, 250), (NARROW, 240))
+    )
+    left = (
+        " Points that not all seeds of a setting have are left out." if any(c.partial for c in found) else ""
+    )
+    return [Figure(f"{label}; bars: the range over seeds where there are several.{left}", wide, narrow)]
+
+
+def _depth_table(ends: Ends) -> Table:
+    rows = []
+    for setting, some in ends:
+        wrong = [
+            m["mean"] for m in (one.results["depth"]["result"]["val"]["wrong"] for one in some) if m["count"]
+        ]
+        means = [several([_depth(one, split)["mean"] for one in some]) for split in SPLITS]
+        cells = (setting.name, str(some[0].moment.generation), str(len(some)), *means, several(wrong))
+        rows.append(Row(cells, setting.family))
+    headings = ("setting", "after generation", "n", "train", "val", "val, predicted wrongly")
+    return Table("Mean prediction depth, with its range over seeds.", headings, tuple(rows))
+
+
+def curvature_section(study: Study, target: Target) -> Section:
+    """Spectra of the Hessian side by side, and their numbers."""
+    title = "Curvature"
+    ends = of.shown_moments(
+        study, "curvature", lambda one: "all" in one.results["curvature"]["result"]["parts"]
+    )
+    if not ends:
+        return Section("curvature", title, (_not_analysed(target, "curvature"),))
+    blocks: list[Block] = []
+    if panels := _spectra(ends):
+        caption = (
+            "Spectral density of the Hessian of the training loss at the last end of a generation, a line a "
+            "seed, on common axes; triangles: the smallest and the largest eigenvalue."
+        )
+        blocks.append(Panels(caption, tuple(panels)))
+    blocks.append(_curvature_table(ends))
+    return Section("curvature", title, tuple(blocks))
+
+
+def _part(one: MomentFacts) -> Mapping[str, Any]:
+    part: Mapping[str, Any] = one.results["curvature"]["result"]["parts"]["all"]
+    return part
+
+
+def _spectra(ends: Ends) -> list[Panel]:
+    """A panel a setting, on common axes."""
+    drawn = [(setting, [_density(setting, one) for one in some], some) for setting, some in ends]
+    known = [(setting, [c for c in found if c is not None], some) for setting, found, some in drawn]
+    every = [curve for _, found, _ in known for curve in found]
+    if not every:
+        return []
+    single = [
+        1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) for _, some in ends for one in some
+    ]
+    top = 2 * max(v for curve in every for v in curve.y)
+    floor = min(single) / 30
+    reach = [
+        v for _, some in ends for one in some for v in (_extreme(one, "smallest"), _extreme(one, "largest"))
+    ]
+    room = (max(reach) - min(reach)) * 0.05
+    axes = Axes(
+        "eigenvalue",
+        "density",
+        log=True,
+        x_range=(min(reach) - room, max(reach) + room),
+        y_range=(floor, top),
+    )
+    panels = []
+    for setting, found, some in known:
+        if found:
+            marks = [mark for one in some for mark in _extremes(one, floor)]
+            low, high = (
+                f([_extreme(one, end) for one in some]) for f, end in ((min, "smallest"), (max, "largest"))
+            )
+            label = f"Spectral density of {setting.name}: eigenvalues from {low:.3g} to {high:.3g}"
+            chart = line_chart(found, axes, label, width=PANEL, height=222, marks=marks, named=False)
+            panels.append(Panel(_heading(setting, some), setting.family, chart))
+    return panels
+
+
+def _extreme(one: MomentFacts, end: str) -> float:
+    return float(_part(one)[end][0]["value"])
+
+
+def _extremes(one: MomentFacts, floor: float) -> list[Mark]:
+    return [
+        Mark(_extreme(one, end), floor * 2.5, shape, f"{end} eigenvalue {_extreme(one, end):.4g}")
+        for end, shape in (("smallest", "<"), ("largest", ">"))
+    ]
+
+
+def _density(setting: SettingFacts, one: MomentFacts) -> Curve | None:
+    """The density of a moment as a curve; None where its arrays are damaged."""
+    try:
+        arrays = read_arrays(one.moment, "curvature")
+        points = zip(arrays["all_grid"].tolist(), arrays["all_values"].tolist(), strict=True)
+    except (SealRayError, KeyError, ValueError):
+        return None
+    least = 1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) / 30
+    found = of.curve(setting, [[(x, max(y, least)) for x, y in points]])
+    return None if found is None else of.thinned(found, SPECTRUM)
+
+
+def _curvature_table(ends: Ends) -> Table:
+    measures: list[tuple[str, Callable[[Mapping[str, Any]], float], str]] = [
+        ("largest", lambda part: part["largest"][0]["value"], ".3g"),
+        ("smallest", lambda part: part["smallest"][0]["value"], ".3g"),
+        ("trace", lambda part: part["trace"]["value"], ".3g"),
+        ("gradient in top space", lambda part: part["gradient_overlap"], ".2f"),
+    ]
+    rows = [
+        Row(
+            (
+                setting.name,
+                str(some[0].moment.generation),
+                str(len(some)),
+                *(several([value(_part(one)) for one in some], form) for _, value, form in measures),
+                _negative_mass([_part(one)["negative_mass"] for one in some]),
+            ),
+            setting.family,
+        )
+        for setting, some in ends
+    ]
+    caption = (
+        "Eigenvalues and trace in nats per squared unit of weight, with their ranges over seeds; negative "
+        "mass: the share of eigenvalues below a threshold, given in units of the largest magnitude, with the "
+        "range of its bounds over seeds. The threshold is the smallest at which the Lanczos steps of every "
+        "seed resolve the mass."
+    )
+    headings = ("setting", "after generation", "n", *(name for name, _, _ in measures), "negative mass")
+    return Table(caption, headings, tuple(rows))
+
+
+def _negative_mass(found: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over seeds and the range of bounds, where all are resolved; results of before have none."""
+    for bounds in zip(*(one.get("bounds", ()) for one in found), strict=False):
+        if all(one["resolved"] for one in bounds):
+            low, high = [one["low"] for one in bounds], [one["high"] for one in bounds]
+            middle = number((sum(low) + sum(high)) / (2 * len(bounds)), ".2g")
+            reach = f"{number(min(low), '.2g')} … {number(max(high), '.2g')}"
+            return f"{middle} ({reach}) below {number(-bounds[0]['relative'], '.0e')}"
+    return "not resolved"
+
+
+def carried_section(study: Study, target: Target) -> Section:
+    """Linear probes and few-shot episodes on other data sets."""
+    blocks: list[Block] = []
+    for kind, (title, how, example) in CARRIED.items():
+        columns = [column for column in study.columns if column.kind == kind]
+        if columns:
+            blocks.append(_carried_table(study, columns, f"{title}: top-1 of {how}"))
+        elif example:
+            blocks.append(Missing(f"{title}: nothing has been evaluated.", target.command(*example)))
+    return Section("carried", "On other data sets", tuple(blocks))
+
+
+def _carried_table(study: Study, columns: Sequence[Column], title: str) -> Table:
+    rows = []
+    for column in columns:
+        for setting, line in zip(study.settings, column.lines, strict=True):
+            top1, difference = line.top1, line.difference
+            cells = (
+                column.target,
+                *((str(column.shots),) if column.shots else ()),
+                setting.name,
+                finished(line),
+                number(top1.mean if top1 else None),
+                span(top1),
+                number(difference.mean, "+z.2f") if difference else "–",
+                span(difference, "+z.2f"),
+                number(difference.p, ".3g") if difference and difference.p is not None else "–",
+            )
+            rows.append(Row(cells, setting.family))
+    few = columns[0].shots is not None
+    headings = (
+        "data set",
+        *(("shots",) if few else ()),
+        *("setting", "n", "top-1 %", "95 % interval", "difference", "its 95 % interval", "p"),
+    )
+    caption = (
+        f"{title} of each run's last relearned moment, over n seeds; differences are to the baseline, paired "
+        "by seed."
+    )
+    return Table(caption, headings, tuple(rows), text=3 if few else 2)
+
+
+def examples_section(study: Study, target: Target) -> Section:
+    """Validation images at either end of the depths, and those forgotten most often."""
+    blocks: list[Block] = []
+    ends = of.shown_moments(study, "depth")[:GRIDS]
+    for end in ("deepest", "shallowest"):
+        for setting, some in ends:
+            _add_grid(blocks, setting, some[0], end, by_depth(some[0], end))
+    if not blocks:
+        blocks.append(_not_analysed(target, "depth"))
+    return Section("examples", "Examples", (*blocks, *_forgotten(study, target)))
+
+
+def _add_grid(
+    blocks: list[Block], setting: SettingFacts, one: MomentFacts, end: str, pictures: Sequence[Picture]
+) -> None:
+    if pictures:
+        heading = f"{end.capitalize()}: {setting.name}, {one.moment.label}"
+        blocks.append(Grid(heading, setting.family, tuple(pictures)))
+
+
+def _forgotten(study: Study, target: Target) -> list[Block]:
+    """The images that were forgotten most often, of the first seed of each setting that kept track."""
+    blocks: list[Block] = []
+    problem = ""
+    for setting, some in of.shown_moments(study, "calibration")[:GRIDS]:
+        tracked = [one for one in some if "forgetting" in one.results["calibration"]["result"]]
+        if tracked and setting.job is not None:
+            try:
+                pictures = list(most_forgotten(tracked[0], setting.job))
+                _add_grid(blocks, setting, tracked[0], "most forgotten", pictures)
+            except SealRayError as error:
+                problem = str(error)
+    if blocks:
+        return blocks
+    if problem:
+        return [Missing(f"The most forgotten cannot be shown: {problem}")]
+    why = (
+        "Most forgotten: no run kept track of single images; train with placement.track_examples: true, then "
+        "analyse calibration."
+    )
+    return [Missing(why, target.command("analyze", "{}", "--what", "calibration"))]

@@ -1,0 +1,168 @@
+"""The sections for whoever wants to check or repeat: warnings, recipes, runs, hardware, commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import yaml
+
+from seal_ray.report.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
+from seal_ray.report.source import fields_of
+from seal_ray.report.study import RunFacts, SettingFacts, Study
+from seal_ray.report.words import warnings
+
+FOLDED = 12
+"""Tables of more rows than this are shown on demand."""
+WARNINGS = 60
+"""Warnings that are listed at most."""
+
+
+def warnings_section(study: Study, target: Target) -> Section:
+    """What must be known before the rest is believed."""
+    said = warnings(study)
+    if not said:
+        return Section(
+            "warnings", "Warnings", (Missing("None: every run finished, and nothing was unusual."),)
+        )
+    items = tuple(said[:WARNINGS])
+    more = len(said) - len(items)
+    return Section("warnings", "Warnings", (), items=(*items, *([f"and {more} more"] if more else [])))
+
+
+def recipes_section(study: Study, target: Target) -> Section:
+    """What recipes differ in, and each in full."""
+    known = [(setting, dict(fields_of(setting.job.recipe))) for setting in study.settings if setting.job]
+    if not known:
+        return Section("recipes", "Recipes", (Missing("No run has a job.yaml that can be read."),))
+    fields = list(dict.fromkeys(key for _, held in known for key in held if key != "seed"))
+    differing = [key for key in fields if len({held.get(key) for _, held in known}) > 1]
+    blocks: list[Block] = []
+    if differing:
+        blocks.append(_differences(known, differing))
+    elif len(known) == 1:
+        blocks.append(Missing("One setting: there is no other recipe to compare it with."))
+    for setting, _ in known:
+        assert setting.job is not None
+        text = yaml.safe_dump(
+            setting.job.recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
+        )
+        blocks.append(Listing(f"The whole recipe of {setting.name}", text, setting.family))
+    return Section("recipes", "Recipes", tuple(blocks))
+
+
+def _differences(known: list[tuple[SettingFacts, dict[str, str]]], differing: list[str]) -> Table:
+    rows = [
+        Row((setting.name, *(held.get(key, "–") for key in differing)), setting.family)
+        for setting, held in known
+    ]
+    caption = (
+        "The fields in which recipes differ, beside the seed; all others are the same. –: the method has no "
+        "such field."
+    )
+    headings = ("setting", *differing)
+    return Table(caption, headings, tuple(rows), text=len(headings), folded=len(rows) > FOLDED)
+
+
+def runs_section(study: Study, target: Target) -> Section:
+    """Every run: how it stands, what it was trained on, its digest, and how to train it again."""
+    rows = [
+        Row(
+            (
+                run.id,
+                setting.name,
+                str(run.result.seed),
+                run.result.status,
+                f"{len(run.rows):,} of {run.result.epochs:,}",
+                number(run.result.top1),
+                number(run.result.best_top1),
+                _speed(run),
+            ),
+            setting.family,
+        )
+        for setting in study.settings
+        for run in setting.runs
+    ]
+    headings = ("run", "setting", "seed", "status", "epochs", "top-1 %", "best", "images/s")
+    many = len(rows) > FOLDED
+    caption = "Every run. Top-1 is after the last epoch; best is the highest, chosen on the images it is of."
+    standing = Table(caption, headings, tuple(rows), text=2, code=(0,), folded=many)
+    return Section("runs", "Runs", (standing, *_hardware(study, many), *_commands(study, target, many)))
+
+
+def _speed(run: RunFacts) -> str:
+    own = run.own_rows
+    return f"{sum(row['images_per_second'] for row in own) / len(own):,.0f}" if own else "–"
+
+
+PRINTED = ("device", "torch", "workers", "threads", "loader", "deterministic", "compile", "channels_last")
+
+
+def _hardware(study: Study, many: bool) -> list[Block]:
+    rows = [
+        Row(
+            (
+                run.id,
+                *(str(run.moments[-1].fingerprint.get(key, "–")) for key in PRINTED),
+                run.data[:16] or "–",
+            ),
+            setting.family,
+        )
+        for setting in study.settings
+        for run in setting.runs
+        if run.moments
+    ]
+    caption = (
+        "What each run's last kept moment was trained with; bits are claimed to be equal between equal rows "
+        "only. Data: the first digits of the identity of the data set at the run's path."
+    )
+    headings = ("run", *PRINTED, "data")
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(caption, headings, tuple(rows), text=len(headings), code=(0, 9), folded=many))
+    if made := _versions(study):
+        blocks.append(
+            Table(
+                "What analyses were computed with.",
+                ("analysis", *made[0][1]),
+                tuple(Row((what, *versions.values())) for what, versions in made),
+                text=5,
+            )
+        )
+    return blocks
+
+
+def _versions(study: Study) -> list[tuple[str, Mapping[str, str]]]:
+    """The versions and devices that results of each analysis were made with, each once."""
+    found: dict[tuple[str, ...], tuple[str, Mapping[str, str]]] = {}
+    for run in study.runs:
+        for moment in run.moments:
+            for what, held in moment.results.items():
+                made = {**held["versions"], "device": held["device"]["name"]}
+                found.setdefault((what, *map(str, made.values())), (what, made))
+    return list(found.values())
+
+
+def _commands(study: Study, target: Target, many: bool) -> list[Block]:
+    """How to repeat the whole, and each run by itself, beside the digest that it must end with."""
+    rows = [
+        Row((_command(run), str(run.rows[-1]["weights_sha256"]) if run.rows else "–"), setting.family)
+        for setting in study.settings
+        for run in setting.runs
+        if run.job is not None
+    ]
+    caption = (
+        "How to train each run again, into another storage folder. On equal hardware and versions it ends "
+        "with the same weights: SHA-256 of parameters and buffers after the last epoch so far."
+    )
+    blocks: list[Block] = []
+    if study.kind == "sweep" and target.path.is_file():
+        said = shlex.join(["seal-ray", "sweep", str(target.path), "--storage", "reproduced"])
+        blocks.append(Missing("All of it again, into another storage folder:", said))
+    if rows:
+        blocks.append(Table(caption, ("command", "weights"), tuple(rows), text=2, code=(0, 1), folded=many))
+    return blocks
+
+
+def _command(run: RunFacts) -> str:
+    return shlex.join(["seal-ray", "train", short_path(run.folder / "job.yaml"), "--storage", "reproduced"])

@@ -1,0 +1,1 @@
+"""What lies in a storage: run folders, checkpoints, keys, weights."""

@@ -1,0 +1,174 @@
+"""Which generations of which runs are the same work: keys that depend on all that determines weights.
+
+key(g) = H(key(g-1), all of the recipe that training reads, the phases of g, the learning rate of each of
+its epochs, what the method carries). Nothing is special-cased by method: the first generation of plain
+training, LLF, SEAL and knowledge evolution has the same phases and so the same key. Two runs with equal
+key(g) hold bit-identical weights at the end of generation g, at equal fingerprints.
+
+A field enters only where it differs from its default, so a new field that is off by default changes no key.
+(A default that changes is a change of what a recipe computes, and raises `SEMANTICS`.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import linecache
+import sys
+import sysconfig
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seal_ray.errors import ConfigError
+from seal_ray.phases.schedule import Position, first_epochs, learning_rate
+from seal_ray.plugins import source_digest
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Model, Recipe
+
+SEMANTICS = 2
+"""Raised whenever a change of this package changes what a recipe computes."""
+
+
+def generation_keys(recipe: Recipe, identity: str) -> tuple[str, ...]:
+    """The key of each generation, 64 hex digits. identity: that of the data set, never its path."""
+    keys = [""]
+    common = _common(recipe, identity)
+    for generation in range(recipe.budget.generations):
+        keys.append(_digest({"before": keys[-1], "common": common, **_generation(recipe, generation)}))
+    return tuple(keys[1:])
+
+
+def run_id(recipe: Recipe, identity: str) -> str:
+    """`<method>-s<seed>-<10 hex digits>`: the last generation's key together with the budget."""
+    budget = recipe.budget
+    last = generation_keys(recipe, identity)[-1]
+    digest = _digest({"key": last, "epochs": budget.epochs, "length": budget.length})
+    return f"{recipe.method.name}-s{recipe.seed}-{digest[:10]}"
+
+
+def can_start_after(recipe: Recipe, generation: int) -> bool:
+    """Whether the weights at the end of a generation are all that training goes on from.
+
+    Not where the momentum lives on across the border, as in one long schedule.
+    """
+    budget = recipe.budget
+    last = generation + 1 == budget.generations
+    return last or recipe.method.phases(generation + 1, budget)[0].fresh
+
+
+def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
+    """What every generation depends on: the recipe, less what enters by itself or as phases and rates."""
+    apart: dict[str, Any] = {
+        "data": {"path"},
+        "model": {"init_from", "init_sha256", "new_head"},
+        "optimizer": {"lr", "schedule", "warmup_share"},
+        "method": True,
+        "budget": True,
+    }
+    held = recipe.model_dump(exclude=apart, exclude_defaults=True)
+    return {
+        "semantics": SEMANTICS,
+        "data": identity,
+        "weights": _initial_weights(recipe.model),
+        "recipe": {name: value for name, value in held.items() if value != {}},
+        "split_at": recipe.method.split_at,
+        "carry": recipe.method.carry,
+    }
+
+
+def _initial_weights(model: Model) -> tuple[str, bool] | None:
+    """The weights that training begins with if they come from elsewhere: their digest, never their path."""
+    if model.init_from is None:
+        return None
+    if model.init_sha256 is None:
+        raise ConfigError(
+            f"model.init_from: {model.init_from} is not read yet, so it is not known which run this is; give "
+            "init_sha256, or the recipe that `seal_ray.runs.weights.pinned` returns"
+        )
+    return model.init_sha256, model.new_head
+
+
+def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
+    """What one generation adds: its phases as data, and the learning rate of each of its epochs."""
+    phases = recipe.method.phases(generation, recipe.budget)
+    rates = [
+        learning_rate(recipe.optimizer.rates, phase, Position(generation, first + e), recipe.budget)
+        for phase, first in zip(phases, first_epochs(phases), strict=True)
+        for e in range(phase.epochs)
+    ]
+    return {"phases": [_plain(p) for p in phases], "rates": rates}
+
+
+def _plain(value: Any) -> Any:
+    """What a phase holds as JSON values. ConfigError for what could not be told from something else."""
+    if is_dataclass(value) and not isinstance(value, type):
+        held = [(field, _plain(getattr(value, field.name))) for field in fields(value)]
+        told = {field.name: plain for field, plain in held if plain != _default(field)}
+        return {"type": _kind(type(value)), "fields": told}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(
+        f"method: a phase holds {value!r}, of which it cannot be told whether two are the same; use numbers, "
+        "text, tuples and frozen dataclasses"
+    )
+
+
+def _default(field: Field[Any]) -> Any:
+    """The default as `_plain` has it; MISSING, which equals nothing else, where there is none."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return value if value is MISSING else _plain(value)
+
+
+def _kind(cls: type) -> Any:
+    """The name of a class; of one from outside this package also what it is, since names are not unique.
+
+    That is the digest of the source of each of its classes that are from outside: of the file that defines
+    it, or of its cell in a notebook. What these import from elsewhere is not seen.
+    """
+    outside = [c for c in cls.__mro__ if not _is_known(c)]
+    return [cls.__qualname__, *map(_source_sha256, outside)] if outside else cls.__qualname__
+
+
+def _is_known(cls: type) -> bool:
+    """Whether a class is of this package or of Python itself, whatever a user's own modules are called."""
+    module = cls.__module__.partition(".")[0]
+    if module == __name__.partition(".")[0]:
+        return True
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    of_python = file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+    return module in sys.stdlib_module_names and of_python
+
+
+@functools.cache
+def _source_sha256(cls: Any) -> str:
+    """Digest of the source of a class, as it was when first asked."""
+    if "<locals>" in cls.__qualname__:
+        raise ConfigError(
+            f"method: {cls.__qualname__} is defined inside a function, on whose values it may depend, so its "
+            "runs could not be told apart; define it at the top of a file"
+        )
+    if (digest := source_digest(cls)) is not None:
+        return digest
+    parts = (getattr(held, "__func__", getattr(held, "fget", held)) for held in vars(cls).values())
+    files = {part.__code__.co_filename for part in parts if inspect.isfunction(part)} - {dataclasses.__file__}
+    cells = [text for file in sorted(files) if (text := "".join(linecache.getlines(file)))]
+    if not cells:
+        raise ConfigError(
+            f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
+            "from those of another class of that name; define it in a file"
+        )
+    return hashlib.sha256("".join(cells).encode()).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""The runs in a storage folder, summed up from what they wrote: for `seal-ray runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.phases.schedule import Row
+from seal_ray.recipe import Job, load_job
+from seal_ray.runs.folder import Store
+from seal_ray.storage.lease import owner
+from seal_ray.storage.paths import AnyPath, listed
+
+
+def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
+    """One plain dictionary a run, by method and seed. CheckpointError when the folder does not exist.
+
+    Keys: id name method seed generation epoch epochs_done epochs status top1 best_top1 images_per_second
+    weights_sha256 ascents (a list of {generation, loss_before, loss_after}, validation loss in nats) reason.
+    """
+    if not storage.is_dir():
+        raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
+    found = [summarise(path.parent) for path in listed(storage, "*/job.yaml")]
+    return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
+
+
+def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
+    """What the run in `folder` is and how it stands; damaged files make its status `damaged`.
+
+    job: what it trains, where that is known; else its job.yaml is read.
+    """
+    store = Store(folder, folder.name)
+    status = store.status()
+    try:
+        job = job or load_job(folder / "job.yaml")
+        measured = _measured(store)
+    except (ConfigError, CheckpointError) as error:
+        job, measured = None, _summed([])
+        status = {"status": "damaged", "reason": str(error)}
+    name = status.get("status", "new")
+    if name == "running" and owner(folder) is None:
+        name = "interrupted"
+    return {
+        "id": folder.name,
+        "name": job.name if job else "",
+        "method": job.recipe.method.name if job else "",
+        "seed": job.recipe.seed if job else -1,
+        "epochs": job.recipe.budget.epochs if job else 0,
+        "status": name,
+        "reason": status.get("reason", ""),
+        **measured,
+    }
+
+
+def _measured(store: Store) -> dict[str, Any]:
+    """The run's metrics summed up. CheckpointError when they are damaged, or are some other JSON."""
+    try:
+        return _summed(store.rows())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{store.folder / 'metrics.jsonl'}: damaged ({error!r})") from None
+
+
+def _summed(rows: Sequence[Row]) -> dict[str, Any]:
+    last: Row = rows[-1] if rows else {}
+    scored = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    return {
+        "generation": last.get("generation"),
+        "epoch": last.get("epoch"),
+        "epochs_done": len(rows),
+        "top1": scored[-1] if scored else None,
+        "best_top1": max(scored, default=None),
+        "images_per_second": _mean([row["images_per_second"] for row in rows]),
+        "weights_sha256": last.get("weights_sha256"),
+        "ascents": ascents(rows),
+    }
+
+
+def generation_ends(rows: Sequence[Row], length: int) -> tuple[float, ...]:
+    """Validation top-1 (%) at the end of each generation of `length` epochs that has come to it, in order.
+
+    Every phase ends with an evaluation, so it is there.
+    """
+    return tuple(row["val_top1"] for row in rows if row["epoch"] == length - 1)
+
+
+def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """Validation loss before each stretch of `ascend` epochs, and at its last evaluation so far.
+
+    Every phase ends with an evaluation, so the loss before is there; a stretch without one yet is left out.
+    """
+    found: dict[int, dict[str, float]] = {}
+    start = None
+    for before, row in pairwise(rows):
+        if row["phase"] != "ascend":
+            continue
+        if before["phase"] != "ascend":
+            start = before["val_loss"]
+        if row["val_loss"] is not None:
+            losses = {"loss_before": start, "loss_after": row["val_loss"]}
+            found[row["generation"]] = {"generation": row["generation"], **losses}
+    return list(found.values())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 1) if values else None

@@ -1,0 +1,1 @@
+"""Many runs from one YAML file: their plan, their order, their results."""

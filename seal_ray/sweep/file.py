@@ -1,0 +1,402 @@
+"""Sweeps: one YAML file -> the jobs of all its runs. Pure: no data, no cluster.
+
+A sweep names a `base` run, `axes` (recipe fields and the values each takes) and a number of seeds. `grid`
+crosses the axes, `zip` walks along them together, `random` draws `samples` settings, `list` has its
+settings written out. What a run is called, its *setting*, is its label on each axis. The values of an axis
+are a list, labelled by what they are, or a mapping of labels to values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, Strict, model_validator
+
+from seal_ray.config.document import Document, Keys, at, dotted, override, put, read
+from seal_ray.config.messages import STRICT, parse, refuse
+from seal_ray.config.plugin_files import by_name, given_files, named_files
+from seal_ray.errors import ConfigError
+from seal_ray.plugins import using
+from seal_ray.recipe import Analysis, Job, Recipe
+from seal_ray.sweep.distributions import is_distribution, sample
+
+MAX_RUNS = 10_000
+NAME = r"[\w-][\w.-]{0,99}"
+"""What a sweep may be called, since a folder is."""
+
+Setting = Mapping[str, str]
+"""A run's label on each axis."""
+
+
+class EarlyStopping(BaseModel):
+    """ASHA (arXiv 1810.05934): of the runs that reach a rung the best 1 / reduction_factor go on.
+
+    A run is judged at the ends of generations only, when everything has been relearned, by val_top1. The
+    rungs are at after_epochs x reduction_factor^k epochs, so that runs are compared at equal compute.
+    """
+
+    model_config = STRICT
+
+    after_epochs: int = Field(ge=1, description="epochs before a run may be stopped: the first rung")
+    reduction_factor: float = Field(default=3.0, gt=1, description="one in so many goes on")
+
+
+class SweepFile(BaseModel):
+    """The fields of a sweep file beside its base, which is a job's."""
+
+    model_config = STRICT
+
+    name: str = Field(min_length=1, description="what people call the sweep; default: the file's name")
+    plugins: dict[str, str] = Field(
+        default={}, description="files of code that its runs need, in the folder of this file or below"
+    )
+    base: str | None = Field(default=None, min_length=1, description="a run's YAML file, beside this one")
+    recipe: dict[str, Any] = Field(default={}, description="recipe fields for all runs, over those of base")
+    placement: dict[str, Any] = Field(default={}, description="placement fields, over those of base")
+    tracking: dict[str, Any] = Field(default={}, description="short for placement.tracking")
+    mode: Literal["grid", "zip", "random", "list"] = Field(default="grid", description="how axes combine")
+    axes: dict[str, Any] | list[dict[str, Any]] = Field(
+        description="recipe fields and their values; in mode list the settings themselves"
+    )
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_RUNS,
+        description="mode random: settings to draw; one drawn again is the same",
+    )
+    sample_seed: int = Field(default=0, ge=0, description="mode random: which settings are drawn")
+    exclude: list[dict[str, Any]] = Field(default=[], description="settings to leave out")
+    seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
+    baseline: dict[str, Any] | None = Field(default=None, description="what differences are taken to")
+    after_generations: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)] = Field(
+        default=(),
+        description="leaderboard: also the accuracy at the end of so many generations, the first included",
+    )
+    early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
+    analyses: Annotated[tuple[Analysis, ...], Strict(False)] | None = Field(
+        default=None, description="what to compute from moments; default: what base says"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        listed = isinstance(self.axes, list)
+        problems = []
+        if not re.fullmatch(NAME, self.name):
+            problems.append(f"name: {self.name!r} cannot name a folder; use letters, digits, - and _")
+        if not self.axes:
+            problems.append(
+                "axes: is empty; name a recipe field and its values, such as method: [normal, seal]"
+            )
+        if listed != (self.mode == "list"):
+            wanted = "a list of settings" if self.mode == "list" else "a mapping of axes"
+            problems.append(f"axes: mode {self.mode} needs {wanted}")
+        if self.mode == "random" and self.samples is None:
+            problems.append("samples: mode random needs it: how many settings to draw")
+        if len(set(self.after_generations)) < len(self.after_generations):
+            problems.append("after_generations: has a number twice; keep one")
+        for field in sorted({"samples", "sample_seed"} & self.model_fields_set):
+            if self.mode != "random":
+                problems.append(f"{field}: mode {self.mode} draws nothing; remove it, or set mode: random")
+        refuse("SweepFile", problems)
+        return self
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: what to train, and its label on each axis. Its seed is in the recipe."""
+
+    job: Job
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All runs of a sweep, a setting's seeds next to each other."""
+
+    name: str
+    runs: tuple[SweepRun, ...]
+    baseline: Setting
+    early_stopping: EarlyStopping | None
+    after_generations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of an axis: its label and where it stands in the document that holds it."""
+
+    label: str
+    source: Document
+    held: Keys
+
+
+AS_IN_BASE = _Value("-", Document({}, {}), ())
+
+
+def is_sweep(path: str | Path) -> bool:
+    """Whether a YAML file is a sweep and not a run: it has axes. ConfigError when it cannot be read."""
+    return "axes" in read(path).value
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[Path] = ()) -> Sweep:
+    """The sweep in a YAML file, after overrides (`recipe.budget.epochs=8` is for all runs, `seeds=1`).
+
+    plugins: as for `load_job`; those that base names come in, too. ConfigError lists every problem with its
+    file:line: of the sweep, of its base, and of each run.
+    """
+    document = override(read(path), overrides)
+    base = _read_base(document, Path(path))
+    files = [*named_files(document, path), *given_files(plugins)]
+    files += named_files(base, Path(path).parent / str(document.value.get("base", "")))
+    with using(files):
+        return _sweep(document, base, by_name(files), Path(path))
+
+
+def _read_base(document: Document, path: Path) -> Document:
+    """What the sweep's base file holds, if it names one."""
+    named = document.value.get("base")
+    if not isinstance(named, str) or not named:
+        return Document({}, {(): document.places[()]})
+    try:
+        return read(path.parent / named)
+    except ConfigError as error:
+        problems = str(error).split("\n")
+        place = document.places[("base",)]
+        raise ConfigError("\n".join(f"{place}: base: {problem}" for problem in problems)) from None
+
+
+def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path: Path) -> Sweep:
+    """The sweep of a document and its base, with the plugin files in use."""
+    value = {"name": path.stem, **document.value, "plugins": plugins}
+    document = Document(value, document.places)
+    file = parse(document, SweepFile)
+    base = _base(file, document, base, path)
+    place = document.places[("axes",)]
+    settings = list(itertools.islice(_settings(file, document), MAX_RUNS + 1))
+    if len(settings) > MAX_RUNS:
+        raise ConfigError(f"{place}: axes: make more than {MAX_RUNS} settings; narrow them")
+    _check_distinct(settings, document)
+    kept = [one for one in settings if not any(_matches(rule, _labels(one)) for rule in file.exclude)]
+    _check_rules(file, settings, document)
+    if not kept:
+        raise ConfigError(f"{document.places[('exclude',)]}: exclude: leaves no run; remove a rule")
+    if len(kept) * file.seeds > MAX_RUNS:
+        runs = f"{len(kept)} settings x {file.seeds} seeds"
+        raise ConfigError(f"{place}: axes: {runs} are more than {MAX_RUNS} runs; narrow them, or lower seeds")
+    baseline = _baseline(file, [_labels(setting) for setting in kept], document)
+    made = tuple(_runs(file, base, kept, place))
+    _check_generations(file, made, document)
+    return Sweep(file.name, made, baseline, file.early_stopping, file.after_generations)
+
+
+def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Document:
+    """The document of a job: that of the base file, with the sweep's own sections over it."""
+    if file.base is None and "recipe" not in document.value:
+        raise ConfigError(f"{path}:1: has neither base nor recipe; add `base: RUN.yaml` or the recipe itself")
+    value = {**base.value, "name": file.name, "plugins": file.plugins}
+    base = Document(value, {**base.places, ("name",): str(path)})
+    for section in ("recipe", "placement", "analyses"):
+        if section in document.value:
+            base = _merge(base, document, (section,))
+    if "tracking" in document.value:
+        base = _merge(base, document, ("tracking",), ("placement", "tracking"))
+    return base
+
+
+def _merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
+    """What `over` has at `held` (put at `path`), field by field; a method that is named as a whole."""
+    path = path or held
+    ours, theirs = at(base.value, path), at(over.value, held)
+    named = path == ("recipe", "method")
+    if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
+        return put(base, path, over, held)
+    for key in theirs:
+        base = _merge(base, over, (*held, key), (*path, key))
+    return base
+
+
+def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]]:
+    """The value on each axis of every setting, before exclusion; in mode random each one drawn once."""
+    if isinstance(file.axes, list):
+        axes = list(dict.fromkeys(axis for setting in file.axes for axis in setting))
+        for i, setting in enumerate(file.axes):
+            values = [_Value(_label(held), document, ("axes", i, axis)) for axis, held in setting.items()]
+            given = dict(zip(setting, values, strict=True))
+            yield {axis: given.get(axis, AS_IN_BASE) for axis in axes}
+        return
+    if file.mode == "random":
+        drawn = set()
+        for index in range(file.samples or 0):
+            rng = np.random.default_rng([file.sample_seed, index])
+            setting = {axis: _drawn(axis, document, rng) for axis in file.axes}
+            labels = tuple(_labels(setting).values())
+            if labels not in drawn:
+                yield setting
+            drawn.add(labels)
+        return
+    crossed = {axis: _values(axis, document) for axis in file.axes}
+    if file.mode == "zip":
+        if len({len(values) for values in crossed.values()}) > 1:
+            lengths = ", ".join(f"{_label(axis)} of {len(values)}" for axis, values in crossed.items())
+            place = document.places[("axes",)]
+            raise ConfigError(f"{place}: axes: mode zip needs axes of equal length, not {lengths}")
+        combinations: Iterator[Any] = zip(*crossed.values(), strict=True)
+    else:
+        combinations = itertools.product(*crossed.values())
+    for combination in combinations:
+        yield dict(zip(crossed, combination, strict=True))
+
+
+def _values(axis: str, document: Document) -> list[_Value]:
+    """The values of an axis in the order of the file: a list, or a mapping of labels to values."""
+    path: Keys = ("axes", axis)
+    held = at(document.value, path)
+    if isinstance(held, dict):
+        values = [_Value(_label(label), document, (*path, label)) for label in held]
+    elif isinstance(held, list):
+        values = [_Value(_label(value), document, (*path, i)) for i, value in enumerate(held)]
+    else:
+        values = []
+    if not values:
+        raise ConfigError(
+            f"{document.places[path]}: {dotted(path)}: must be a list of values, or label: value"
+        )
+    return values
+
+
+def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
+    """A value of an axis in mode random: drawn from a distribution, or one of its values."""
+    path: Keys = ("axes", axis)
+    name = ""
+    held = at(document.value, path)
+    if not is_distribution(held):
+        values = _values(axis, document)
+        choice = values[int(rng.integers(len(values)))]
+        name = choice.label if isinstance(held, dict) else ""
+        if name and len(values) == 1 and is_distribution(at(document.value, choice.held)):
+            problem = f"names its single value {name!r}; for a field of that name write [{{{name}: ...}}]"
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+        path = choice.held
+        held = at(document.value, path)
+    try:
+        value = sample(held, rng)
+    except ConfigError as error:
+        raise ConfigError(f"{document.places[path]}: {dotted(path)}: {error}") from None
+    drawn = "" if name and value == held else _label(value)
+    return _Value(f"{name} {drawn}".strip(), Document(value, {(): document.places[path]}), ())
+
+
+def _labels(setting: Mapping[str, _Value]) -> Setting:
+    return {axis: value.label for axis, value in setting.items()}
+
+
+def _matches(rule: Mapping[str, Any], labels: Setting) -> bool:
+    """Whether a setting has one of the rule's labels on each of the rule's axes."""
+    return all(
+        labels.get(axis) in [_label(held) for held in (wanted if isinstance(wanted, list) else [wanted])]
+        for axis, wanted in rule.items()
+    )
+
+
+def _check_distinct(settings: Sequence[Mapping[str, _Value]], document: Document) -> None:
+    """ConfigError for a setting that is there twice, at the value that makes it so."""
+    first: dict[tuple[str, ...], Mapping[str, _Value]] = {}
+    for setting in settings:
+        before = first.setdefault(tuple(_labels(setting).values()), setting)
+        if before is not setting:
+            again = (value.held for axis, value in setting.items() if value.held != before[axis].held)
+            path = next(again, ("axes",))
+            said = _said(_labels(setting))
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {said} is there twice; keep one")
+
+
+def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: Document) -> None:
+    """ConfigError for a rule that leaves nothing out, which is a typing mistake."""
+    labels = [_labels(setting) for setting in settings]
+    for i, rule in enumerate(file.exclude):
+        if not rule or not any(_matches(rule, one) for one in labels):
+            place = document.places[("exclude", i)]
+            raise ConfigError(f"{place}: exclude.{i}: matches no setting; {_known(labels)}")
+
+
+def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Document) -> None:
+    """ConfigError for a number of generations that no run has."""
+    most = max(run.job.recipe.budget.generations for run in runs)
+    for i, many in enumerate(file.after_generations):
+        if many > most:
+            path: Keys = ("after_generations", i)
+            problem = f"{many} is more than any run's generations; lower it to {most} or less"
+            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+
+
+def _known(labels: Sequence[Setting]) -> str:
+    axes = {axis: list(dict.fromkeys(one[axis] for one in labels)) for axis in labels[0]}
+    return "axes are " + "; ".join(
+        f"{_label(axis)}: {', '.join(values[:8])}" for axis, values in axes.items()
+    )
+
+
+def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) -> Setting:
+    """The labels that differences are taken to: as given, or the first of the axis of methods."""
+    if file.baseline is None:
+        if file.mode == "random":
+            return {}
+        return {"method": labels[0]["method"]} if "method" in labels[0] and file.mode == "grid" else labels[0]
+    wanted = {axis: _label(held) for axis, held in file.baseline.items()}
+    if not wanted or not any(_matches(wanted, one) for one in labels):
+        raise ConfigError(f"{document.places[('baseline',)]}: baseline: matches no setting; {_known(labels)}")
+    return wanted
+
+
+def _runs(
+    file: SweepFile, base: Document, settings: Sequence[Mapping[str, _Value]], place: str
+) -> Iterator[SweepRun]:
+    """The jobs of the settings; ConfigError lists what is wrong with any of them, each problem once."""
+    problems: dict[str, str] = {}
+    seen: dict[Recipe, Setting] = {}
+    for setting in settings:
+        document = base
+        for axis, value in sorted(setting.items(), key=lambda item: item[0].count(".")):
+            if value is not AS_IN_BASE:  # a method comes before its fields
+                document = put(document, ("recipe", *axis.split(".")), value.source, value.held)
+        labels = _labels(setting)
+        try:
+            job = parse(document, Job)
+        except ConfigError as error:
+            for problem in str(error).split("\n"):
+                problems.setdefault(problem, _said(labels))
+            continue
+        first = job.recipe.seed
+        for seed in range(first, first + file.seeds):
+            recipe = job.recipe.model_copy(update={"seed": seed})
+            before = seen.setdefault(recipe, labels)
+            if before is not labels:
+                problem = f"{_said(labels)} computes the same as {_said(before)}; remove one"
+                raise ConfigError(f"{place}: axes: {problem}")
+            yield SweepRun(job.model_copy(update={"recipe": recipe}), labels)
+    if problems:
+        raise ConfigError("\n".join(f"{what} (first in {one})" for what, one in problems.items()))
+
+
+def _said(labels: Setting) -> str:
+    """A setting in words."""
+    return f"the setting ({', '.join(f'{_label(axis)}: {label}' for axis, label in labels.items())})"
+
+
+def _label(value: Any) -> str:
+    """A name of a value, short and exact: text as it is, a mapping as name(field=...)."""
+    if isinstance(value, dict):
+        fields = ", ".join(f"{key}={_label(held)}" for key, held in value.items() if key != "name")
+        name = str(value.get("name", ""))
+        return f"{name}({fields})" if name and fields else name or fields
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    text = str(value)
+    return text if text.isprintable() else repr(text)  # a label is one line

@@ -1,0 +1,439 @@
+"""The leaderboard of a sweep: one line per setting over its seeds, beside its baseline and its cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from seal_ray.errors import ConfigError
+from seal_ray.sweep.statistics import Difference, Estimate, estimate, paired
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Found = TypeVar("Found", Estimate, Difference)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run of a sweep, finished or not. Accuracies are in per cent of the validation images."""
+
+    run_id: str
+    setting: Mapping[str, str]  # axis -> label, {"method": "seal", "budget.generation_length": "4"}
+    seed: int
+    status: str  # finished | diverged | failed | stopped | pruned | new | ...
+    reason: str
+    top1: float | None  # after the last epoch of the last generation; of finished runs only
+    best_top1: float | None
+    epochs: int  # the budget
+    epochs_trained: int  # by this run itself
+    epochs_shared: int  # taken over from another run
+    images: int
+    generation_top1: tuple[float, ...] = ()  # at the end of each generation that has come to it, in order
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting over its seeds. Intervals end where accuracies do: at 0 and 100, of differences at +-100.
+
+    after: by a number of generations, the first included, top1 at the end of so many, over the runs that got
+    there; best: of the best epoch of the finished runs, chosen on the images that it is of.
+    """
+
+    setting: Mapping[str, str]
+    runs: int  # asked for
+    finished: int
+    top1: Estimate | None  # over the finished runs
+    difference: Difference | None  # to the baseline, paired by seed
+    is_baseline: bool
+    epochs: int  # the budget of each run
+    epochs_trained: int  # these three summed over the seeds, unfinished runs included
+    epochs_shared: int
+    images: int
+    problems: tuple[str, ...]  # one for each run that is not finished
+    after: Mapping[int, Estimate | None]
+    best: Estimate | None
+
+
+def leaderboard(
+    results: Sequence[RunResult], baseline: Mapping[str, str], after_generations: Sequence[int] = ()
+) -> tuple[Line, ...]:
+    """One line per setting, in the order in which the settings first appear.
+
+    `baseline` maps axes to labels, {"method": "normal"}: a setting is compared with the setting that has
+    these labels and is otherwise the same. after_generations: see `Line.after`. Two runs of one setting and
+    seed are a ConfigError: they would count as two seeds.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[RunResult]] = {}
+    for result in results:
+        groups.setdefault(_key(result.setting), []).append(result)
+    scores = {key: _scores(runs) for key, runs in groups.items()}
+    lines = []
+    for key, runs in groups.items():
+        rival = _key({**runs[0].setting, **baseline})
+        difference = None if rival == key else paired(scores[key], scores.get(rival, {}))
+        line = _line(
+            runs, list(scores[key].values()), difference, after_generations, is_baseline=rival == key
+        )
+        lines.append(line)
+    return tuple(lines)
+
+
+def _line(
+    runs: Sequence[RunResult],
+    top1: Sequence[float],
+    difference: Difference | None,
+    after_generations: Sequence[int],
+    *,
+    is_baseline: bool,
+) -> Line:
+    best = [run.best_top1 for run in runs if run.status == "finished" and run.best_top1 is not None]
+    ends = [run.generation_top1 for run in runs]
+    return Line(
+        setting=runs[0].setting,
+        runs=len(runs),
+        finished=len(top1),
+        top1=_mean(top1),
+        difference=None if difference is None else _between(difference, -100.0, 100.0),
+        is_baseline=is_baseline,
+        epochs=runs[0].epochs,
+        epochs_trained=sum(run.epochs_trained for run in runs),
+        epochs_shared=sum(run.epochs_shared for run in runs),
+        images=sum(run.images for run in runs),
+        problems=tuple(
+            ": ".join(filter(None, (run.run_id, run.status, run.reason)))
+            for run in sorted(runs, key=lambda run: run.seed)
+            if run.status != "finished"
+        ),
+        after={many: _mean([of[many - 1] for of in ends if len(of) >= many]) for many in after_generations},
+        best=_mean(best),
+    )
+
+
+def _mean(accuracies: Sequence[float]) -> Estimate | None:
+    return _between(estimate(accuracies), 0.0, 100.0) if accuracies else None
+
+
+def _between(found: Found, least: float, most: float) -> Found:
+    """The same with its interval cut off at bounds that its mean keeps to."""
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, least), high=min(found.high, most))
+
+
+def _key(setting: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(setting.items())
+
+
+def _scores(runs: Sequence[RunResult]) -> dict[int, float]:
+    """Seed -> top-1 of the finished runs of one setting."""
+    ids: dict[int, str] = {}
+    scores = {}
+    for run in runs:
+        if run.seed in ids:
+            labels = " ".join(f"{axis}={label}" for axis, label in run.setting.items())
+            raise ConfigError(
+                f"runs {ids[run.seed]} and {run.run_id} have the same setting ({labels}) and the same "
+                f"seed {run.seed}: give each value of an axis a label of its own"
+            )
+        ids[run.seed] = run.run_id
+        if run.status == "finished":
+            assert run.top1 is not None, run.run_id
+            scores[run.seed] = run.top1
+    return scores
+
+
+def to_json(
+    name: str,
+    lines: Sequence[Line],
+    results: Sequence[RunResult],
+    baseline: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Everything, unrounded: the lines in their order, the runs by id; equal input gives equal text.
+
+    baseline: as `leaderboard` took it; with None it is not said.
+    """
+    return {
+        "name": name,
+        **({} if baseline is None else {"baseline": dict(sorted(baseline.items()))}),
+        "lines": [_line_json(line) for line in lines],
+        "runs": [
+            {
+                **vars(run),
+                "setting": dict(sorted(run.setting.items())),
+                "generation_top1": list(run.generation_top1),
+            }
+            for run in sorted(results, key=lambda run: run.run_id)
+        ],
+    }
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    difference: dict[str, Any] | None = None
+    if line.difference is not None:
+        difference = asdict(line.difference)
+        if line.difference.significant is not None:  # below six seeds the word is not used
+            difference["significant"] = line.difference.significant
+    return {
+        **vars(line),
+        "setting": dict(sorted(line.setting.items())),
+        "top1": line.top1 and asdict(line.top1),
+        "difference": difference,
+        "problems": list(line.problems),
+        "after": {str(many): found and asdict(found) for many, found in line.after.items()},
+        "best": line.best and asdict(line.best),
+    }
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """One row per line, numbers unrounded, empty where there is none."""
+    axes = _axes(lines)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    others = other_top1(lines)
+    names = [heading.replace(" ", "_") for heading in others]
+    writer.writerow(
+        [*axes, *_CSV_COLUMNS, *(f"{name}{what}" for name in names for what in ("_n", "", "_low", "_high"))]
+    )
+    for i, line in enumerate(lines):
+        top1, difference = line.top1, line.difference
+        writer.writerow(
+            [
+                *(line.setting.get(axis, "") for axis in axes),
+                line.runs,
+                line.epochs,
+                *_numbers(top1),
+                line.is_baseline,
+                *(astuple(difference) if difference else (0, None, None, None, None, None)),
+                line.epochs_trained,
+                line.epochs_shared,
+                line.images,
+                "; ".join(line.problems),
+                *(number for column in others.values() for number in _numbers(column[i])),
+            ]
+        )
+    return text.getvalue()
+
+
+def _numbers(found: Estimate | None) -> tuple[float | None, ...]:
+    """n, mean, low, high."""
+    return astuple(found) if found else (0, None, None, None)
+
+
+_CSV_COLUMNS = (
+    *("runs", "epochs"),
+    *("finished", "top1", "top1_low", "top1_high"),  # an Estimate
+    "is_baseline",
+    *("pairs", "difference", "difference_low", "difference_high", "p", "smallest_p"),  # a Difference
+    *("epochs_trained", "epochs_shared", "images", "problems"),
+)
+
+
+def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | None = None) -> str:
+    """An aligned GitHub table, and one of `other_top1` where there is any; labels are shown as they are.
+
+    further: lines of the same settings by what they are of; accuracy and difference of each become columns.
+    """
+    axes = _shown_axes(lines)
+    heads = [*_headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
+    table = [_cells(line, axes) for line in lines]
+    for heading, others in (further or {}).items():
+        heads += [f"{heading} %", "difference"]
+        table = [[*row, *_short(line)] for row, line in zip(table, others, strict=True)]
+    text = _aligned([heads, *table], len(axes))
+    if times := other_top1(lines):
+        rows = [
+            [*_labels(line, axes), str(line.runs), *(_beside(*_parts(of[i], line)) for of in times.values())]
+            for i, line in enumerate(lines)
+        ]
+        heads = [*_headings(axes), "seeds", *(f"{heading} %" for heading in times)]
+        text += "\n" + _aligned([heads, *rows], len(axes))
+        text += "".join(f"\n{_escape(meaning)}\n" for meaning in meanings(lines))
+    return text
+
+
+def _aligned(table: Sequence[Sequence[str]], words: int) -> str:
+    """The rows, their heads first, as Markdown; as many columns as there are `words` are ranged left."""
+    rows = [[_escape(cell) for cell in row] for row in table]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rules = ["-" * width if i < words else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+
+    def row_text(row: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |\n"
+
+    return "".join(map(row_text, [rows[0], rules, *rows[1:]]))
+
+
+def to_table(lines: Sequence[Line], title: str) -> Table:
+    """The same table for the terminal; long labels are folded, numbers never."""
+    axes = _shown_axes(lines)
+    return _table(title, axes, _NUMBERS, [_cells(line, axes) for line in lines])
+
+
+def to_other_table(lines: Sequence[Line]) -> Table | None:
+    """`other_top1` for the terminal, each interval below its mean; None where there is none."""
+    axes, times = _shown_axes(lines), other_top1(lines)
+    rows = [
+        [*_labels(line, axes), str(line.runs), *("\n".join(_parts(of[i], line)) for of in times.values())]
+        for i, line in enumerate(lines)
+    ]
+    headings = ("seeds", *(f"{heading} %" for heading in times))
+    return _table("top1 of other epochs", axes, headings, rows) if times else None
+
+
+def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
+    table.padding = (0, 1, 0, 0)  # two axes and their numbers fit in 120 columns
+    for heading in _headings(axes):
+        table.add_column(Text(heading), overflow="fold", max_width=17)
+    for heading in numbers:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: markup in a label is not obeyed
+    return table
+
+
+def other_top1(lines: Sequence[Line]) -> dict[str, list[Estimate | None]]:
+    """Top1 beside that of the last epoch, of each line by its heading: `after 3` generations, `best`.
+
+    No `best` where no line has one: no run has finished, or the scores are of another data set.
+    """
+    found = {
+        f"after {many}": [line.after[many] for line in lines] for many in (lines[0].after if lines else ())
+    }
+    best = [line.best for line in lines]
+    return {**found, "best": best} if any(one is not None for one in best) else found
+
+
+def meanings(lines: Sequence[Line]) -> list[str]:
+    """What `other_top1` is, a sentence for each kind of column that there is."""
+    times = other_top1(lines)
+    said = []
+    if any(heading != "best" for heading in times):
+        said.append(
+            "after g: top1 at the end of g generations, the first included, of every run that got there"
+        )
+    if "best" in times:
+        said.append("best: top1 of the best epoch, chosen on the images that it is of, so biased upwards")
+    return said
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
+    """What a reader of the table must know, as plain text (not markup), one line each."""
+    axes = _shown_axes(lines)
+    said = []
+    if single := [line for line in lines if line.finished == 1]:
+        said.append(_about(single, lines, axes) + "one seed: no interval")
+    compared = [(line, line.difference) for line in lines if line.difference is not None]
+    for n, floor in sorted({(d.n, d.smallest_p) for _, d in compared if d.significant is None}):
+        if floor is not None:
+            said.append(f"p cannot fall below {floor:.3g} with {n} seeds")
+    if sum(difference.p is not None for _, difference in compared) > 1:
+        said.append("each p is of one comparison: none is corrected for their number")
+    for line, difference in compared:
+        if difference.n < line.finished:
+            pairs = f"{difference.n} of its {line.finished} seeds"
+            said.append(f"{_name(line, axes)}: compared over {pairs}, those its baseline has finished too")
+    for line in lines:
+        if line.difference is None and line.finished and not line.is_baseline:
+            said.append(f"{_name(line, axes)}: no difference, its baseline has finished none of its seeds")
+    if len(budgets := sorted({line.epochs for line in lines})) > 1:
+        said.append(f"runs of {', '.join(map(str, budgets))} epochs: lines differ in compute")
+    return said + [problem for line in lines for problem in line.problems]
+
+
+_NUMBERS = (
+    *("n", "top1 %", "95 %\ninterval"),
+    *("difference", "its 95 %\ninterval", "p"),
+    *("epochs\ntrained", "epochs\nshared"),
+)
+
+
+def _cells(line: Line, axes: Sequence[str]) -> list[str]:
+    """A row, rounded for display: the labels of the axes, then what `_NUMBERS` heads."""
+    top1, difference = line.top1, line.difference
+    return [
+        *_labels(line, axes),
+        str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}",
+        f"{top1.mean:.2f}" if top1 else "-",
+        _interval(top1, "z.2f"),
+        f"{difference.mean:+z.2f}" if difference else "baseline" if line.is_baseline else "-",
+        _interval(difference, "+z.2f"),
+        f"{difference.p:.3g}" if difference and difference.p is not None else "-",
+        f"{line.epochs_trained:,}",
+        f"{line.epochs_shared:,}",
+    ]
+
+
+def _short(line: Line) -> tuple[str, str]:
+    """Accuracy and difference with their intervals, in a cell each."""
+    _, top1, interval, difference, its_interval, *_ = _cells(line, ())
+    return _beside(top1, interval), _beside(difference, its_interval)
+
+
+def _parts(top1: Estimate | None, line: Line) -> list[str]:
+    """A mean, its interval if it has one, and n where that is less than the setting's seeds."""
+    if top1 is None:
+        return ["-"]
+    interval = _interval(top1, "z.2f")
+    few = [] if top1.n == line.runs else [f"n = {top1.n}"]
+    return [f"{top1.mean:.2f}", *([] if interval == "-" else [interval]), *few]
+
+
+def _labels(line: Line, axes: Sequence[str]) -> list[str]:
+    return [line.setting.get(axis, "-") for axis in axes]
+
+
+def _beside(number: str, *rest: str) -> str:
+    said = ", ".join(part for part in rest if part != "-")
+    return f"{number} ({said})" if said else number
+
+
+def _interval(of: Estimate | Difference | None, form: str) -> str:
+    if of is None or of.low is None or of.high is None:
+        return "-"
+    return f"{of.low:{form}} … {of.high:{form}}"
+
+
+def _axes(lines: Iterable[Line]) -> list[str]:
+    """Every axis, in the order in which they first appear."""
+    return list(dict.fromkeys(axis for line in lines for axis in line.setting))
+
+
+def _shown_axes(lines: Sequence[Line]) -> list[str]:
+    """The axes that vary; all of them when none does."""
+    axes = _axes(lines)
+    return [axis for axis in axes if len({line.setting.get(axis) for line in lines}) > 1] or axes
+
+
+def _headings(axes: Sequence[str]) -> list[str]:
+    """The last word of each axis, `generation_length`; the whole path where two would be the same."""
+    last = [axis.rpartition(".")[2] for axis in axes]
+    return [word if last.count(word) == 1 else axis for word, axis in zip(last, axes, strict=True)]
+
+
+def _name(line: Line, axes: Sequence[str]) -> str:
+    words = zip(_headings(axes), axes, strict=True)
+    return " ".join(f"{word}={line.setting[axis]}" for word, axis in words if axis in line.setting)
+
+
+def _about(some: Sequence[Line], lines: Sequence[Line], axes: Sequence[str]) -> str:
+    """Which lines a note is about; nothing when it is about all of them."""
+    return "" if len(some) == len(lines) else ", ".join(_name(line, axes) for line in some) + ": "
+
+
+def _escape(cell: str) -> str:
+    r"""A cell as Markdown shows it literally: `a|b` becomes `a\|b`."""
+    return re.sub(r"([\\|*<`])", r"\\\1", " ".join(cell.split()))

@@ -1,0 +1,151 @@
+"""What a person sees while a sweep trains: a live table on a terminal, a line a generation elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from seal_ray.distributed.launch import Planned
+from seal_ray.errors import CheckpointError, StorageError
+from seal_ray.phases.schedule import Row
+from seal_ray.runs.folder import ENDED
+
+SHOWN = 24
+"""Runs in the live table; those that have ended the longest ago go first."""
+
+
+class Watched:
+    """One run as it was last seen."""
+
+    def __init__(self, planned: Planned, name: str) -> None:
+        self.planned, self.name = planned, name
+        self.status = planned.store.status().get("status", "new")
+        self.rows: list[Row] = []
+        self.warned = 0
+        self._size = -1
+        self.look()
+        self.told = len(self.rows)
+        self.first = self.told
+
+    @property
+    def left(self) -> int:
+        """Epochs to go, of a run that may go on."""
+        return 0 if self.ended else self.planned.job.recipe.budget.epochs - len(self.rows)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run will not be trained any further."""
+        return self.status in (*ENDED, "pruned", "failed")
+
+    def look(self) -> bool:
+        """Read what has changed; returns whether anything has."""
+        if self.rows and self.status in ENDED:
+            return False
+        store, before = self.planned.store, (self.status, len(self.rows))
+        try:
+            size = store.metrics_size()
+            if size != self._size:
+                self.rows, self._size = store.rows(), size
+            self.status = store.status().get("status", "new")
+        except (CheckpointError, StorageError):
+            return False  # being rewritten, or out of reach; the next look finds it whole
+        return (self.status, len(self.rows)) != before
+
+
+class SweepScreen:
+    """Shows what the run folders say."""
+
+    def __init__(
+        self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: RichConsole
+    ) -> None:
+        self._rich = rich
+        self._runs = [Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}") for one in planned]
+        self._started = time.monotonic()
+        self._live = Live(console=rich, auto_refresh=False, transient=True) if rich.is_terminal else None
+        if self._live:
+            self._live.start()
+
+    def note(self, text: str) -> None:
+        """A line about something other than an epoch."""
+        self._rich.print(text, markup=False)
+
+    def refresh(self) -> None:
+        """Show what has changed since the last look."""
+        changed = [run for run in self._runs if run.look()]
+        for run in changed:
+            self._tell(run)
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+
+    def close(self) -> None:
+        """The sweep has ended, however."""
+        if self._live:
+            self._live.stop()
+
+    def _tell(self, run: Watched) -> None:
+        run_id, budget = run.planned.run_id, run.planned.job.recipe.budget
+        for text in run.planned.store.warnings()[run.warned :]:
+            self.note(f"{run_id}: warning: {text}")
+            run.warned += 1
+        for row in run.rows[run.told :]:
+            if row["epoch"] + 1 == budget.length and row["trained_by"] == run_id:
+                self.note(f"{run_id}: {generation_line(row, budget.generations)}  {self._left()}")
+        run.told = max(run.told, len(run.rows))
+        if run.status in ("diverged", "failed", "pruned", "stopped"):
+            self.note(f"{run_id}: {run.status}: {run.planned.store.status().get('reason', '')}")
+
+    def _left(self) -> str:
+        """How much of the sweep is left, and how long that may take."""
+        left = sum(run.left for run in self._runs)
+        done = sum(len(run.rows) - run.first for run in self._runs)
+        eta = (time.monotonic() - self._started) / done * left if done else 0.0
+        return f"sweep: {left} epochs left" + (f", about {clock(eta)}" if left and done else "")
+
+    def _table(self) -> Group:
+        table = Table(box=box.SIMPLE_HEAD)
+        for heading in ("run", "setting", "epoch", "phase", "top1 %", "images/s", "left"):
+            table.add_column(heading, no_wrap=True)
+        begun = [run for run in self._runs if run.rows or run.status != "new"]
+        ended = [run for run in begun if run.ended]
+        going = [run for run in begun if not run.ended]
+        for run in [*ended[-max(0, SHOWN - len(going)) :], *going][-SHOWN:]:
+            table.add_row(*(Text(cell) for cell in _cells(run)))
+        waiting = len(self._runs) - len(begun)
+        return Group(table, Text(f"{self._left()}; {len(ended)} runs ended, {waiting} not begun"))
+
+
+def _cells(run: Watched) -> list[str]:
+    total, done = run.planned.job.recipe.budget.epochs, len(run.rows)
+    row: Row = run.rows[-1] if run.rows else {}
+    scores = [r["val_top1"] for r in run.rows if r["val_top1"] is not None]
+    seconds = row.get("seconds_data", 0) + row.get("seconds_compute", 0) + row.get("seconds_eval", 0)
+    return [
+        run.planned.run_id,
+        run.name,
+        f"{done}/{total}",
+        run.status if run.status != "running" else row.get("phase", "starting"),
+        f"{scores[-1]:.1f}" if scores else "-",
+        f"{row['images_per_second']:,.0f}" if row else "-",
+        clock(seconds * run.left) if row and run.left else "",
+    ]
+
+
+def generation_line(row: Row, generations: int) -> str:
+    """The end of a generation in one line."""
+    top1 = f"top1 {row['val_top1']:5.1f} %  val loss {row['val_loss']:.3f}"
+    speed = f"{row['images_per_second']:,.0f} img/s"
+    return f"generation {row['generation'] + 1} of {generations}  {top1}  {speed}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,153 @@
+"""Which runs of a sweep are left to train, and which of them may start now.
+
+Several sweeps may work on one storage at once. They agree through what lies there: the runs' leases say what
+is being trained, `generations.json` what it consists of, moments what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from seal_ray.distributed.launch import Planned, begin, pause
+from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
+from seal_ray.runs.branch import finished_generations
+from seal_ray.runs.folder import GENERATIONS, Store
+from seal_ray.runs.sharing import next_to_start
+from seal_ray.storage.files import make_folder
+from seal_ray.storage.lease import Pulse, hold_lease, locked
+from seal_ray.storage.paths import AnyPath, ObjectPath, listed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this sweep may train, and the token of its lease."""
+
+    planned: Planned
+    token: str
+
+
+class Queue:
+    """The runs of a sweep that have not ended. A claimed run is ours until it is released.
+
+    planned: at least one run, all of one storage and with the same moments kept. ended: statuses after
+    which a run is left alone. ConfigError when generations cannot be shared because `relearned` is not kept.
+    """
+
+    def __init__(
+        self, planned: Sequence[Planned], *, share: bool, ended: Sequence[str], note: Callable[[str], None]
+    ) -> None:
+        self._share, self._ended, self._note = share, ended, note
+        self._moments = planned[0].job.placement.keep.moments
+        if share and "relearned" not in self._moments:
+            raise ConfigError(
+                "placement.keep.moments: runs of a sweep go on from each other's `relearned` moments; keep "
+                "them, or train everything in each run with --no-share"
+            )
+        self._storage = planned[0].store.folder.parent
+        self._waiting = {one.run_id: one for one in planned}
+        self._works = {one.run_id: one.work for one in planned}
+        self._claimed: dict[str, contextlib.ExitStack] = {}
+        self._pulse = Pulse()
+        self._looked = -math.inf
+        self._trouble = ""
+        self.stopping = False
+
+    @property
+    def left(self) -> bool:
+        """Whether a run is still to be claimed, now or later."""
+        return bool(self._waiting) and not self.stopping
+
+    def claim(self) -> Claim | None:
+        """The run to start now; None when each must wait for what somebody is training.
+
+        It starts after the generations that others have trained. An object store is only asked again after a
+        pause.
+        """
+        if isinstance(self._storage, ObjectPath) and time.monotonic() - self._looked < pause(self._storage):
+            return None
+        make_folder(self._storage)
+        held = contextlib.ExitStack()
+        try:
+            chosen, token = self._take(held)
+        except ClusterError:  # `seal-ray train` has just begun it
+            chosen = None
+        except (CheckpointError, StorageError) as error:
+            if not isinstance(self._storage, ObjectPath):
+                held.close()
+                raise
+            chosen = None  # S3 may answer again; what trains goes on
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                self._note(f"waiting: {error}")
+        if chosen is None:
+            held.close()
+            self._looked = time.monotonic()
+            return None
+        self._claimed[chosen.run_id] = held
+        del self._waiting[chosen.run_id]
+        try:
+            begin(chosen, self._note, share=self._share)
+        except SealRayError as error:
+            self._note(f"{chosen.run_id}: failed: {error}")
+            with contextlib.suppress(SealRayError):
+                chosen.store.set_status("failed", reason=str(error))
+            self.release(chosen)
+            return self.claim()
+        return Claim(chosen, token)
+
+    def _take(self, held: contextlib.ExitStack) -> tuple[Planned | None, str]:
+        """The run to start now, if any, and the token of its lease, which `held` gives up."""
+        with locked(self._storage):
+            for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
+                del self._waiting[run_id]
+            chosen = self._choose() if self.left else None
+            if chosen is None:
+                return None, ""
+            token = held.enter_context(hold_lease(chosen.store.folder))
+            chosen.store.record_generations(chosen.keys, self._moments)
+        return chosen, token
+
+    def release(self, planned: Planned, *, again: bool = False) -> None:
+        """A claimed run has ended, or, `again`, is to be started once more."""
+        self._claimed.pop(planned.run_id).close()
+        if again:
+            self._waiting[planned.run_id] = planned
+
+    def stop(self) -> None:
+        """Start nothing more, and ask what runs to stop at its next epoch boundary."""
+        self.stopping = True
+        for run_id in list(self._claimed):
+            try:
+                Store(self._storage / run_id, run_id).request_stop()
+            except SealRayError as error:
+                self._note(f"{run_id}: not stopping: {error}")
+
+    def close(self) -> None:
+        """Give up every lease that is still held."""
+        for held in self._claimed.values():
+            held.close()
+        self._claimed.clear()
+
+    def _has_ended(self, planned: Planned) -> bool:
+        return planned.store.status().get("status") in self._ended
+
+    def _choose(self) -> Planned | None:
+        waiting = [one for one in self._waiting.values() if not self._pulse.alive(one.store.folder)]
+        if not self._share:
+            return waiting[0] if waiting else None
+        done = {key for key, _ in finished_generations(self._storage, self._moments)}
+        training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
+        chosen = next_to_start([self._works[one.run_id] for one in waiting], training, done)
+        return self._waiting[chosen.run_id] if chosen else None
+
+
+def _recorded(storage: AnyPath) -> Iterator[tuple[AnyPath, tuple[str, ...]]]:
+    """The folder of each run and the keys of its generations."""
+    for path in listed(storage, f"*/{GENERATIONS}"):
+        generations = Store(path.parent, path.parent.name).generations()
+        if generations:
+            yield path.parent, generations.keys

@@ -1,0 +1,145 @@
+"""What a sweep has come to, read from its run folders, and the files that say so.
+
+`<storage>/sweeps/<name>/` holds results.csv, results.json and results.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seal_ray.data.beton import BetonFile, Dataset
+from seal_ray.data.staging import open_dataset
+from seal_ray.data.subset import steps_per_epoch, training_indices
+from seal_ray.distributed.launch import Planned, prepare_job
+from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.runs.folder import SWEEPS
+from seal_ray.runs.summary import generation_ends, summarise
+from seal_ray.runs.weights import weights_digest
+from seal_ray.storage.files import saving, write_durably
+from seal_ray.storage.paths import AnyPath
+from seal_ray.sweep.file import Setting, Sweep
+from seal_ray.sweep.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.tracking.wandb import tags_of, track_tables
+
+
+@dataclass(frozen=True)
+class SweepRuns:
+    """A sweep whose data is there: its runs in order, each with its setting."""
+
+    sweep: Sweep
+    planned: tuple[Planned, ...]
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Setting]:
+        """The setting of each run, by its id."""
+        return {one.run_id: run.setting for one, run in zip(self.planned, self.sweep.runs, strict=True)}
+
+    @functools.cached_property
+    def names(self) -> dict[str, tuple[str, int]]:
+        """A short name of the setting of each run, with its seed, by its id.
+
+        The labels of the axes that tell more settings apart than those before them.
+        """
+        settings, axes, told = self.settings, list[str](), 1
+        for axis in self.sweep.runs[0].setting:
+            if (now := len({tuple(s[a] for a in (*axes, axis)) for s in settings.values()})) > told:
+                axes, told = [*axes, axis], now
+        seeds = {one.run_id: one.job.recipe.seed for one in self.planned}
+        return {run: (" ".join(s[axis] for axis in axes), seeds[run]) for run, s in settings.items()}
+
+    @property
+    def folder(self) -> AnyPath:
+        """Where the results go."""
+        return self.planned[0].store.folder.parent / SWEEPS / self.sweep.name
+
+
+def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_dataset) -> SweepRuns:
+    """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
+    digest = functools.cache(weights_digest)  # so that initial weights are read once
+    planned = tuple(prepare_job(run.job, digest, open_data) for run in sweep.runs)
+    owners: dict[str, Setting] = {}
+    for one, run in zip(planned, sweep.runs, strict=True):
+        if one.run_id in owners:
+            raise ConfigError(
+                f"{sweep.name}: {dict(owners[one.run_id])} and {dict(run.setting)} are the same run "
+                f"{one.run_id}; leave one out with `exclude`"
+            )
+        owners[one.run_id] = run.setting
+    return SweepRuns(sweep, planned)
+
+
+def results(runs: SweepRuns) -> list[RunResult]:
+    """How each run stands."""
+    images = functools.cache(_images_per_epoch)  # so that the labels of a data set are read once
+    return [_result(one, runs.settings[one.run_id], images) for one in runs.planned]
+
+
+def _images_per_epoch(train: Path, per_class: int | None, batch_size: int) -> int:
+    """Images of the .beton file `train` that an epoch uses: whole batches."""
+    indices = training_indices(BetonFile.open(train).labels, per_class)
+    return steps_per_epoch(indices, batch_size) * batch_size
+
+
+def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | None, int], int]) -> RunResult:
+    recipe, store, dataset = planned.job.recipe, planned.store, planned.dataset
+    train = dataset.folder / dataset.splits["train"].file
+    found = summarise(store.folder, planned.job) if (store.folder / "job.yaml").exists() else None
+    try:
+        rows = store.rows()
+    except CheckpointError:
+        rows = []
+    own = sum(row["trained_by"] == store.run_id for row in rows)
+    finished = found is not None and found["status"] == "finished"
+    return RunResult(
+        run_id=store.run_id,
+        setting=setting,
+        seed=recipe.seed,
+        status=found["status"] if found else "new",
+        reason=found["reason"] if found else "",
+        top1=found["top1"] if found and finished else None,
+        best_top1=found["best_top1"] if found else None,
+        epochs=recipe.budget.epochs,
+        epochs_trained=own,
+        epochs_shared=len(rows) - own,
+        images=len(rows) * images(train, recipe.data.per_class, recipe.batch_size),
+        generation_top1=generation_ends(rows, recipe.budget.length),
+    )
+
+
+def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
+    """Compute the leaderboard and write it beside the runs; returns it with the runs it is made of."""
+    found = results(runs)
+    lines = leaderboard(found, runs.sweep.baseline, runs.sweep.after_generations)
+    text = json.dumps(to_json(runs.sweep.name, lines, found, runs.sweep.baseline), indent=1) + "\n"
+    contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": to_markdown(lines)}
+    with saving(runs.folder):
+        for name, content in contents.items():
+            write_durably(runs.folder / name, content.encode())
+    return lines, found
+
+
+def track_results(runs: SweepRuns, tables: Mapping[str, Sequence[Line]]) -> None:
+    """Send tables, by name, to W&B into the sweep's run; its id stays as seeds and methods are added."""
+    first = runs.planned[0]
+    tracked = f"sweep-{runs.sweep.name}-{first.run_id}"
+    tags = {tag for one in runs.planned for tag in tags_of(one.job.recipe, one.dataset.name)}
+    texts = {table: to_csv(lines) for table, lines in tables.items()}
+    tracking = first.job.placement.tracking
+    track_tables(runs.sweep.name, tracked, tracking, runs.folder, texts, sorted(tags))
+
+
+def totals(found: Sequence[RunResult]) -> str:
+    """Epochs asked for, trained and shared, in words."""
+    asked = sum(result.epochs for result in found)
+    trained = sum(result.epochs_trained for result in found)
+    shared = sum(result.epochs_shared for result in found)
+    return f"{asked:,} epochs asked for, {trained:,} trained, {shared:,} shared"
+
+
+def problems(found: Sequence[RunResult]) -> Iterator[RunResult]:
+    """The runs that did not end as they should: neither finished nor stopped early on purpose."""
+    return (result for result in found if result.status not in ("finished", "pruned"))

@@ -1,0 +1,341 @@
+"""Train the runs of a sweep: a Ray Tune driver that holds back whoever waits for a shared generation.
+
+A trial is one run; Tune asks the searcher for the next one, which the queue chooses. The run folders are the
+only truth: nothing is restored from Tune's own files, and the same command again does what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from rich.console import Console as RichConsole
+
+from seal_ray.data.beton import verify
+from seal_ray.distributed.launch import GRACE, POLL, Planned, pause, ray_session
+from seal_ray.distributed.scaling import check_resources, team_sizes
+from seal_ray.distributed.session import check_hosts
+from seal_ray.errors import ClusterError, ConfigError, SealRayError
+from seal_ray.recipe import Job, check_sendable
+from seal_ray.runs.folder import ENDED
+from seal_ray.storage.paths import AnyPath
+from seal_ray.sweep.desk import Desk, Task, follow_for_tune
+from seal_ray.sweep.file import EarlyStopping
+from seal_ray.sweep.progress import SweepScreen
+from seal_ray.sweep.queue import Claim, Queue
+from seal_ray.sweep.results import SweepRuns
+
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that fails at once has no news
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+NO_CPU = {"node:__internal_head__": 0.001}
+"""What a trial occupies: nothing that its run's workers need, so that it can never keep them waiting."""
+
+
+def run_sweep(
+    runs: SweepRuns,
+    rich: RichConsole,
+    *,
+    share: bool,
+    address: str | None,
+    concurrent: int | None,
+    in_process: bool,
+) -> None:
+    """Train what is left of a sweep, on Ray or, `in_process`, without it.
+
+    share: train what runs have in common once. ConfigError and ClusterError before anything starts, DataError
+    when the images are damaged. SIGTERM and Ctrl-C let what runs end at its next epoch boundary; a second
+    Ctrl-C interrupts at once.
+    """
+    if in_process and (address or concurrent or runs.sweep.early_stopping):
+        raise ConfigError(
+            "--in-process: one run at a time, to its end, without Ray; leave out --address, --concurrent and "
+            "early_stopping"
+        )
+    if all(one.store.status().get("status") in _ended(runs) for one in runs.planned):
+        rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
+        return
+    for dataset in {one.dataset.folder: one.dataset for one in runs.planned}.values():
+        verify(dataset)
+    with (
+        contextlib.nullcontext() if in_process else ray_session(address),
+        _analysing(runs, rich, concurrent, in_process=in_process),
+    ):
+        train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)
+
+
+@contextlib.contextmanager
+def _analysing(
+    runs: SweepRuns, rich: RichConsole, concurrent: int | None, *, in_process: bool
+) -> Iterator[None]:
+    """The analyses that the sweep asks for, beside what the block trains or after it."""
+    job = runs.planned[0].job
+    if not job.analyses:
+        yield
+        return
+    from seal_ray.analysis.beside import analyse_after
+    from seal_ray.analysis.moments import sweep_target
+
+    find = functools.partial(sweep_target, runs)
+    if in_process:
+        yield
+        analyse_after(find, job.analyses, rich, in_process=True)
+        return
+    with _analysing_on_ray(find, job, rich, concurrency(job, concurrent)):
+        yield
+
+
+@contextlib.contextmanager
+def analysing_run(planned: Planned, rich: RichConsole) -> Iterator[None]:
+    """The analyses that a run asks for, beside its training in the block or after it."""
+    if not planned.job.analyses:
+        yield
+        return
+    from seal_ray.analysis.moments import find_target
+
+    find = functools.partial(find_target, planned.store.folder)
+    with _analysing_on_ray(find, planned.job, rich, 1):
+        yield
+
+
+@contextlib.contextmanager
+def _analysing_on_ray(find: Callable[[], Any], job: Job, rich: RichConsole, runs: int) -> Iterator[None]:
+    from seal_ray.analysis.beside import analysing
+
+    busy = runs * job.placement.max_workers
+    with analysing(find, job.analyses, rich, busy=busy, use_gpu=check_resources(job)):
+        yield
+
+
+def train_sweep(
+    runs: SweepRuns, rich: RichConsole, *, share: bool, concurrent: int | None, in_process: bool
+) -> None:
+    """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
+    at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)
+    if not in_process:
+        for one in runs.planned:
+            check_sendable(one.job)
+        check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
+    with contextlib.ExitStack() as stack:
+        screen = stack.enter_context(contextlib.closing(SweepScreen(runs.planned, runs.names, rich)))
+        queue = Queue(runs.planned, share=share, ended=_ended(runs), note=screen.note)
+        stack.callback(queue.close)
+        if in_process:
+            train_here(queue, screen.refresh)
+            return
+        train_on_ray(
+            queue,
+            screen.refresh,
+            [one.job for one in runs.planned],
+            folder=runs.folder,
+            concurrent=at_once,
+            use_gpu=check_resources(runs.planned[0].job),
+            stopping=runs.sweep.early_stopping,
+        )
+
+
+def _ended(runs: SweepRuns) -> tuple[str, ...]:
+    """How a run stands that the sweep leaves alone: with early stopping also when it was pruned."""
+    return ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
+
+
+def concurrency(job: Job, wanted: int | None) -> int:
+    """How many runs train at once: as many as the cluster holds, or `wanted`.
+
+    ClusterError when the cluster cannot hold that many, before anything starts.
+    """
+    import ray
+
+    total, workers = ray.cluster_resources(), job.placement.max_workers
+    kind = "GPU" if check_resources(job) else "CPU"
+    room = max(1, int(total.get(kind, 0)) // workers)  # elastic ones start with less
+    if wanted is not None and wanted > room:
+        raise ClusterError(
+            f"--concurrent {wanted}: {wanted} runs of {workers} workers need {wanted * workers} {kind}s, the "
+            f"cluster has {int(total.get(kind, 0))}; give at most {room}"
+        )
+    return wanted or room
+
+
+def train_on_ray(
+    queue: Queue,
+    show_news: Callable[[], None],
+    jobs: Sequence[Job],
+    *,
+    folder: AnyPath,
+    concurrent: int,
+    use_gpu: bool,
+    stopping: EarlyStopping | None,
+) -> None:
+    """Train the queue's runs, of these jobs, `concurrent` at once, under a Ray that is initialised."""
+    import ray
+
+    from seal_ray.sweep.slots import Slots
+
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    failure: list[BaseException] = []
+    desk = ray.remote(num_cpus=0)(Desk).remote(concurrent)
+    failures = len(jobs) * (jobs[0].placement.retries + 1)
+    sizes = team_sizes(jobs)
+    slots = Slots(desk, sizes, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
+
+    def tune() -> None:
+        try:
+            _tune(queue, desk, concurrent, stopping)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=tune, daemon=True)
+    with _stop_on_signal(queue):
+        thread.start()
+        while thread.is_alive():
+            thread.join(pause(folder))
+            show_news()
+    slots.close(GRACE)
+    show_news()
+    if failure:
+        raise failure[0]
+
+
+def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
+    """Train the queue's runs one after the other in this process, without Ray, until none is left."""
+    from seal_ray.distributed.workers import train_to_end
+    from seal_ray.train.world import World
+
+    with _stop_on_signal(queue):
+        while queue.left:
+            claim = queue.claim()
+            if claim is None:
+                time.sleep(POLL)  # what it waits for is trained elsewhere
+                continue
+            show_news()
+            alone = claim.planned.job.placement.model_copy(update={"workers": 1})
+            job = claim.planned.job.model_copy(update={"placement": alone})
+            train_to_end(job, claim.planned.store, World(), lambda _: show_news())
+            queue.release(claim.planned)
+    show_news()
+
+
+def _tune(queue: Queue, desk: Any, concurrent: int, stopping: EarlyStopping | None) -> None:
+    """Let Tune run a trial for each run of the queue."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    scheduler = stopping and ASHAScheduler(
+        time_attr="epochs",
+        max_t=sys.maxsize,
+        grace_period=stopping.after_epochs,
+        reduction_factor=stopping.reduction_factor,
+    )
+    follow = functools.partial(follow_for_tune, desk)
+    with tempfile.TemporaryDirectory(prefix="seal-ray-tune-") as scratch:
+        tune.Tuner(
+            tune.with_resources(follow, tune.PlacementGroupFactory([NO_CPU])),
+            tune_config=tune.TuneConfig(
+                metric="top1",
+                mode="max",
+                search_alg=_searcher(queue, desk),
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="sweep", storage_path=scratch, verbose=0),
+        ).fit()
+
+
+def _searcher(queue: Queue, desk: Any) -> Any:
+    """The queue as a Tune searcher."""
+    import ray
+    from ray.tune.search import Searcher
+
+    class Generations(Searcher):  # type: ignore[misc]
+        """Suggests the run that may start next, or None while each waits for a shared generation."""
+
+        def __init__(self, queue: Queue, desk: Any) -> None:
+            super().__init__(metric="top1", mode="max")
+            self.queue, self.desk = queue, desk
+            self.claims: dict[str, Claim] = {}
+
+        def __getstate__(self) -> dict[str, Any]:
+            """Tune pickles what it was given, to restore from; nobody does."""
+            return {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            claim = self.queue.claim()
+            if claim is None:
+                return None if self.queue.left else Searcher.FINISHED
+            self.claims[trial_id] = claim
+            ray.get(self.desk.put.remote(_task(claim)))
+            return {"run": claim.planned.run_id, "token": claim.token}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            claim = self.claims.pop(trial_id)
+            _, outcome = ray.get(self.desk.follow.remote(claim.token, 0))
+            self.queue.release(claim.planned, again=outcome is None and error)
+            if outcome is None and not error:
+                _say(claim.planned, "pruned", "by early stopping")
+            elif outcome and outcome["status"] == "failed":
+                _say(claim.planned, **outcome)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the run folders are the truth."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing."""
+
+    return Generations(queue, desk)
+
+
+def _task(claim: Claim) -> Task:
+    """A claimed run for the desk, with news of the generations that are there already."""
+    job, store = claim.planned.job, claim.planned.store
+    rows, length = store.rows(), job.recipe.budget.length
+    ends = [row for row in rows if row["epoch"] + 1 == length]
+    return {
+        "job": job.model_dump(mode="json"),
+        "folder": str(store.folder),
+        "token": claim.token,
+        "retries": job.placement.retries,
+        "news": [{"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]} for row in ends],
+    }
+
+
+def _say(planned: Planned, status: str, reason: str) -> None:
+    """Record why a run that did not end by itself is not trained any further."""
+    with contextlib.suppress(SealRayError):
+        planned.store.set_status(status, reason=reason)
+
+
+@contextlib.contextmanager
+def _stop_on_signal(queue: Queue) -> Iterator[None]:
+    """SIGINT and SIGTERM let what runs end at its next epoch boundary; a second SIGINT interrupts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and queue.stopping:
+            raise KeyboardInterrupt
+        queue.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

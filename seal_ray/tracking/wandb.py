@@ -1,0 +1,316 @@
+"""Where an epoch's metrics go beside metrics.jsonl: Weights & Biases, or nowhere.
+
+Training never waits for a tracker. W&B is spoken to from a thread of its own; when it fails or hangs it
+is given up with one warning, and metrics.jsonl still has everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import netrc
+import os
+import queue
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlparse
+
+import psutil
+
+from seal_ray.data.staging import describe
+from seal_ray.errors import DataError, SealRayWarning, StorageError
+from seal_ray.phases.schedule import Row
+from seal_ray.runs.folder import Store
+from seal_ray.storage.paths import AnyPath, on_this_host, storage_path
+from seal_ray.tracking.artifacts import log_moments
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Job, Recipe, Tracking
+
+PATIENCE = 30.0
+"""Seconds that closing a tracker may take."""
+RETRIES: dict[str, Any] = {
+    f"x_{what}_retry_{limit}": value
+    for what in ("graphql", "file_stream", "file_transfer")
+    for limit, value in (("max", 20), ("wait_min_seconds", 1), ("wait_max_seconds", 15))
+}
+"""W&B's process outlives a trainer that was killed for as long as it still tries to upload: some minutes."""
+
+
+class Tracker(Protocol):
+    """Receives each committed epoch, in order."""
+
+    def log(self, row: Row) -> None:
+        """One epoch; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """No more epochs come."""
+        ...
+
+
+class NoTracker:
+    """Tracks nothing."""
+
+    def log(self, row: Row) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def wandb_mode(asked: str) -> str:
+    """`auto` as what it means here: `online` where W&B has an API key, `offline` elsewhere."""
+    if asked != "auto":
+        return asked
+    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
+
+
+def _netrc_has_key() -> bool:
+    """Whether `wandb login` has left a key."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Tracker:
+    """The tracker that the placement asks for. data: the data set's name, a tag."""
+    mode = wandb_mode(job.placement.tracking.wandb)
+    return NoTracker() if mode == "off" else Wandb(job, Store(folder, run_id), data, mode)
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """The last thing in the queue."""
+
+
+class Wandb:
+    """A W&B run that is fed from a thread, each epoch at the step of its number.
+
+    Epochs that W&B lacks come first, from metrics.jsonl: those that another run has trained, and online those
+    of an offline launch or lost in a kill.
+    """
+
+    def __init__(self, job: Job, store: Store, data: str, mode: str) -> None:
+        self._queue: queue.SimpleQueue[Row | _Closed] = queue.SimpleQueue()
+        self._failed = threading.Event()
+        self._thread = threading.Thread(target=self._feed, args=(job, store, data, mode), daemon=True)
+        self._thread.start()
+
+    def log(self, row: Row) -> None:
+        """Hand an epoch to the thread."""
+        if not self._failed.is_set():
+            self._queue.put(row)
+
+    def close(self) -> None:
+        """Let the thread finish, for PATIENCE seconds at most."""
+        self._queue.put(_Closed())
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._give_up(f"W&B did not finish within {PATIENCE:g} s and is left behind")
+
+    def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
+        try:
+            first = mode == "online" or not list(on_this_host(store.folder).glob("wandb/offline-run-*"))
+            run = start_run(job, store.run_id, store.folder, data, mode)
+            held = epochs_held(run) if mode == "online" else 0 if first else None
+            while not isinstance(row := self._queue.get(), _Closed):
+                epoch = row["global_epoch"]
+                for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
+                    log_epoch(run, missing, job, store)
+                held = None if held is None else max(held, epoch + 1)
+            run.finish()
+            if mode == "online" and epochs_held(run) < (held or 0):
+                self._give_up("W&B did not take every epoch; `seal-ray sync` brings it those it lacks")
+        except Exception as error:
+            self._give_up(f"W&B is given up for this launch ({type(error).__name__}: {error})")
+
+    def _give_up(self, what: str) -> None:
+        """Say so, once, and let nothing wait for W&B any longer."""
+        if self._failed.is_set():
+            return
+        self._failed.set()
+        text = f"{what}; training goes on and metrics.jsonl is complete"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+        end_service()
+
+
+def start_run(job: Job, run_id: str, folder: AnyPath, data: str, mode: str) -> Any:
+    """Start the W&B run of a run, or resume it where W&B has it; its files go under `folder`/wandb.
+
+    Raises what W&B raises. W&B is imported here.
+    """
+    recipe = job.recipe
+    run = init_run(
+        job.placement.tracking,
+        folder,
+        mode,
+        id=run_id,
+        name=run_id,
+        group=job.name,
+        job_type="train",
+        tags=tags_of(recipe, data),
+        config=recipe.model_dump(mode="json"),
+    )
+    run.define_metric("global_epoch")
+    run.define_metric("*", step_metric="global_epoch")
+    run.define_metric("generation", step_metric="global_epoch")
+    run.define_metric("generation_top1", step_metric="generation", summary="last,max")
+    run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
+    run.define_metric("val_loss", step_metric="global_epoch", summary="last,min")
+    return run
+
+
+def tags_of(recipe: Recipe, data: str) -> list[str]:
+    """What a run is found by: method, network, data set."""
+    return [recipe.method.name, recipe.model.arch, data]
+
+
+def data_name(job: Job) -> str:
+    """The name of the data set, or of its folder where it no longer lies."""
+    path = job.recipe.data.path
+    try:
+        return describe(path).name
+    except (DataError, StorageError):
+        return storage_path(path).name
+
+
+def track_tables(
+    name: str,
+    run_id: str,
+    tracking: Tracking,
+    folder: AnyPath,
+    tables: Mapping[str, str],
+    tags: Sequence[str],
+) -> None:
+    """Send a sweep's tables (CSV, by name) to the sweep's group, within PATIENCE seconds or never."""
+    mode = wandb_mode(tracking.wandb)
+    if mode == "off":
+        return
+
+    def send() -> None:
+        run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep", tags=tags)
+        run.log({table: _to_wandb(text) for table, text in tables.items()})
+        run.finish()
+
+    sent_in_time(send, f"the {' and the '.join(tables).replace('_', ' ')}", folder)
+
+
+def _to_wandb(table: str) -> Any:
+    """A table of W&B from CSV; what is empty is missing."""
+    import wandb
+
+    columns, *rows = csv.reader(io.StringIO(table))
+    typed = [_typed(cells) for cells in zip(*rows, strict=True)]
+    return wandb.Table(columns=columns, data=[list(row) for row in zip(*typed, strict=True)])
+
+
+def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
+    """Whether `send` brought W&B something within PATIENCE seconds; if not, one warning, and W&B is ended.
+
+    what: it, in words; folder: where it lies meanwhile.
+    """
+    failure = ["W&B did not answer"]
+
+    def attempt() -> None:
+        try:
+            send()
+            failure.clear()
+        except Exception as error:
+            failure[:] = [f"{type(error).__name__}: {error}"]
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if failure:
+        text = f"W&B did not get {what} ({failure[0]}); see {folder}"
+        warnings.warn(text, SealRayWarning, stacklevel=3)
+        end_service()
+    return not failure
+
+
+def _typed(cells: Sequence[str]) -> Sequence[float | str | None]:
+    """A column of a table, as numbers if all its cells are: W&B refuses one of both."""
+    try:
+        return [float(cell) if cell else None for cell in cells]
+    except ValueError:
+        return [cell or None for cell in cells]
+
+
+def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any:
+    """wandb.init as every run of ours needs it; what W&B keeps on this host goes under `folder`/wandb."""
+    import wandb
+
+    here = on_this_host(folder)
+    (here / "wandb").mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        dir=str(here),
+        mode="online" if mode == "online" else "offline",
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=PATIENCE,
+            x_disable_stats=True,
+            x_transaction_log_flush_interval=1.0,
+            **RETRIES,
+        ),
+        **what,
+    )
+
+
+def log_epoch(run: Any, row: Row, job: Job, store: Store, *, upload: bool = False) -> None:
+    """Log an epoch at the step of its number: W&B refuses a step that it has, so none is ever doubled.
+
+    With the last epoch of a generation go its accuracy, on the axis of generations, and its moments; upload:
+    with their files.
+    """
+    ends = ends_generation(row, job)
+    ended = {"generation_top1": row["val_top1"]} if ends else {}
+    run.log({**row, **ended}, step=row["global_epoch"], commit=True)
+    if not ends:
+        return
+    try:
+        log_moments(run, row, store, upload=upload)
+    except StorageError as error:
+        if upload:
+            raise
+        text = f"W&B got no moments of this generation ({error}); `seal-ray sync --moments` brings them"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+
+
+def ends_generation(row: Row, job: Job) -> bool:
+    """Whether an epoch is the last one of its generation."""
+    return bool((row["global_epoch"] + 1) % job.recipe.budget.length == 0)
+
+
+def epochs_held(run: Any) -> int:
+    """How many epochs W&B has of a run that was started online.
+
+    The greater of the last step it resumes from, which it may remember late, and of its lines of history.
+    """
+    import wandb
+
+    lines = wandb.Api().run(run.path).historyLineCount
+    return max(int(run.starting_step), int(lines or 0))
+
+
+def end_service() -> None:
+    """End W&B's process, which this one would otherwise wait for at its exit."""
+    import wandb
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "wandb-core":
+                child.kill()
+    # It raises that its process is gone, and then leaves with that one's exit status.
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()

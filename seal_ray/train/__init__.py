@@ -1,0 +1,1 @@
+"""The loop: a run in progress, its optimizer, gradients over shards and workers."""

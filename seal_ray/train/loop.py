@@ -1,0 +1,260 @@
+"""Training: `fit`, the loop, as a generator of epochs; one epoch; evaluation.
+
+Everything random or scheduled is a pure function of the position, so going on after a crash needs the
+last checkpoint and nothing else. What happens to an epoch's result (a report to Ray, W&B, a line in the
+terminal) is the business of whoever consumes it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from seal_ray.data.augment import normalise
+from seal_ray.data.images import Images
+from seal_ray.data.staging import open_dataset
+from seal_ray.device import intra_op_threads
+from seal_ray.errors import Diverged
+from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
+from seal_ray.runs.checkpoint import weights_sha256
+from seal_ray.runs.weights import pinned
+from seal_ray.train.gradients import Backward, gradient_passes
+from seal_ray.train.optimizer import set_learning_rate, signed_rate
+from seal_ray.train.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.train.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.data.images import Shard
+    from seal_ray.recipe import Recipe
+    from seal_ray.runs.folder import Store
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """An epoch that is committed: where it was, its metrics, and how the run now stands."""
+
+    position: Position
+    row: Row
+    status: str  # "running" | "finished" | "stopped"
+
+
+def fit(
+    recipe: Recipe,
+    images: Images | None = None,
+    *,
+    store: Store | None = None,
+    world: World | None = None,
+    execution: Execution | None = None,
+) -> Iterator[EpochResult]:
+    """Train `recipe` on `images` from wherever `store` says it stands; yield each committed epoch.
+
+    images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
+    this with the same arguments. Without a store nothing is saved. A run that has finished yields
+    nothing. Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric
+    becomes non-finite (the checkpoint before it stays), ConfigError for a recipe that these workers cannot
+    compute.
+    """
+    recipe = pinned(recipe)
+    images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
+    execution = execution or Execution()
+    epochs = _epochs(recipe, images, store, world or World(), execution)
+    while True:
+        with intra_op_threads(execution.threads):  # not over the yield: the threads between are the caller's
+            result = next(epochs, None)
+        if result is None:
+            return
+        yield result
+
+
+def _epochs(
+    recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
+) -> Iterator[EpochResult]:
+    """The loop of `fit`."""
+    run = Run(recipe, images, store, world, execution)
+    for generation, phase in run.phases():
+        if run.enters_phase:
+            run.edit(phase, generation)
+        optimizer = run.optimizer_for(phase)
+        backward = gradient_passes(run, phase)
+        for position in run.epochs(phase):
+            lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
+            set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
+            trained = train_epoch(run, optimizer, backward, phase, position)
+            scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
+            row = describe(run, optimizer, phase, position, trained, scores)
+            yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
+            if run.stopped:
+                return
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one epoch of training measured, the same on every worker but for the seconds."""
+
+    train_loss: float  # mean over the epoch's shards of the phase's loss, nats
+    train_top1: float  # per cent, of the augmented images as they were seen
+    grad_norm_early: float  # root mean square over the steps, after reduction, before clipping
+    grad_norm_late: float
+    images_per_second: float
+    seconds_data: float  # waiting for and augmenting batches
+    seconds_compute: float
+
+
+def train_epoch(
+    run: Run, optimizer: torch.optim.Optimizer, backward: Backward, phase: Phase, position: Position
+) -> Trained:
+    """One pass over the training images in this epoch's order. No step waits for the device."""
+    run.network.train()
+    epoch = run.training_epoch(position)
+    outcomes = torch.zeros(epoch.steps, run.recipe.shards, 2, dtype=run.dtype, device=run.world.device)
+    mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
+    norms = torch.zeros(epoch.steps, 2, dtype=run.dtype, device=run.world.device)
+    update = _updates(run, optimizer)
+    take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
+
+    def step(index: int, shards: list[Shard]) -> None:
+        def gradients(*, first_pass: bool = True) -> None:
+            backward(shards, mine[index] if first_pass else None)
+
+        take_step(gradients, lambda: update(norms[index]))
+
+    started, waited = time.perf_counter(), 0.0
+    batches = iter(epoch)
+    for index in range(epoch.steps):
+        asked = time.perf_counter()
+        shards = next(batches)
+        waited += time.perf_counter() - asked
+        step(index, shards)
+    # Each entry is set by one worker and 0 on the others, so the sum is exact whoever computed it.
+    results = run.world.total(outcomes).double().cpu()
+    seconds = time.perf_counter() - started
+    run.world.from_leader(run.network.buffers())
+    losses, correct = results.unbind(dim=-1)
+    if not losses.isfinite().all():
+        raise diverged(run, optimizer, phase, position, "train_loss")
+    seen = epoch.steps * run.recipe.batch_size
+    early, late = norms.double().square().mean(dim=0).sqrt().tolist()
+    return Trained(
+        train_loss=losses.mean().item(),
+        train_top1=100 * correct.sum().item() / seen,
+        grad_norm_early=early,
+        grad_norm_late=late,
+        images_per_second=round(seen / seconds, 1),
+        seconds_data=round(waited, 3),
+        seconds_compute=round(seconds - waited, 3),
+    )
+
+
+def _updates(run: Run, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+    """`update(norms)`: record the gradient norms of the early and late part, clip, apply."""
+    parts = [run.parts.parameters(run.network, part) for part in ("early", "late")]
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = run.recipe.optimizer.clip_norm
+
+    def update(norms: Tensor) -> None:
+        for i, parameters in enumerate(parts):
+            norms[i] = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grad_norm_(moved, limit)
+        optimizer.step()
+
+    return update
+
+
+@torch.inference_mode()
+def evaluate(run: Run) -> dict[str, Any]:
+    """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
+
+    The images are cut into the same batches for any number of workers, and reduced in index order.
+    """
+    started = time.perf_counter()
+    run.network.eval()
+    loader, device = run.validation, run.world.device
+    labels = torch.from_numpy(loader.labels)
+    batches = torch.arange(len(labels)).split(EVALUATION_BATCH)
+    mine = batches[run.world.rank :: run.world.workers]
+    results = torch.zeros(len(labels), 3, dtype=run.dtype, device=device)
+    order = torch.cat(mine) if mine else torch.arange(0)
+    for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
+        images = normalise(pixels.to(device), run.images.mean, run.images.std, run.memory_format, run.dtype)
+        truth = labels[indices].to(device)
+        with run.autocast():
+            logits = run.forward(images)
+        logits = logits.to(run.dtype)
+        best = logits.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
+        loss = F.cross_entropy(logits, truth, reduction="none")
+        scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)
+        results[indices[0] : indices[-1] + 1] = scores
+    totals = run.world.total(results)
+    run.right = totals[:, 1] > 0
+    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
+    return {
+        "val_loss": loss,
+        "val_top1": 100 * top1,
+        "val_top5": 100 * top5,
+        "seconds_eval": round(time.perf_counter() - started, 3),
+    }
+
+
+NOT_EVALUATED: dict[str, Any] = {"val_loss": None, "val_top1": None, "val_top5": None, "seconds_eval": 0.0}
+
+
+def describe(
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    phase: Phase,
+    position: Position,
+    trained: Trained,
+    scores: dict[str, Any],
+) -> Row:
+    """The metrics of an epoch as one row. Raises Diverged when a number in it is not finite."""
+    state = run.network.state_dict()
+    row = {
+        "run_id": run.id,
+        "trained_by": run.id,
+        "generation": position.generation,
+        "epoch": position.epoch,
+        "global_epoch": position.global_epoch(run.recipe.budget),
+        "phase": phase.name,
+        "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
+        "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
+        **asdict(trained),
+        **scores,
+        "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),
+        "weight_norm_late": _norm(run.parts.parameters(run.network, "late")),
+        "weights_sha256": weights_sha256(state),
+        "workers": run.world.workers,
+    }
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise diverged(run, optimizer, phase, position, name)
+    return row
+
+
+def diverged(
+    run: Run, optimizer: torch.optim.Optimizer, phase: Phase, position: Position, metric: str
+) -> Diverged:
+    """Record and describe a non-finite metric: where it happened and at which learning rates."""
+    rates = {
+        "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
+        "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
+    }
+    at = {"generation": position.generation, "epoch": position.epoch, "phase": phase.name}
+    reason = (
+        f"{metric} is not finite in generation {position.generation}, epoch {position.epoch}, phase "
+        f"{phase.name}, at lr_early {rates['lr_early']:g} and lr_late {rates['lr_late']:g}; lower "
+        "optimizer.lr or the ascent rate, or set optimizer.clip_norm"
+    )
+    run.set_status("diverged", reason=reason, metric=metric, **at, **rates)
+    return Diverged(f"run {run.id}: {reason}")
+
+
+def _norm(parameters: list[nn.Parameter]) -> float:
+    return float(nn.utils.get_total_norm([p.detach() for p in parameters]))

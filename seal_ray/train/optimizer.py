@@ -1,0 +1,105 @@
+"""From a phase to a torch optimizer: parameter groups, learning rates, and its state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from seal_ray.networks import Parts
+from seal_ray.phases.schedule import Group, Phase, Row, group_rate
+
+
+class Settings(Protocol):
+    """What an optimizer needs to know of a recipe."""
+
+    @property
+    def momentum(self) -> float:
+        """Momentum, in [0, 1)."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay of every parameter, norms and biases too."""
+        ...
+
+
+def owner(groups: Sequence[Group], parts: Parts, stage: str) -> int | None:
+    """Index of the group that moves a stage: the most specific one that holds it; None when frozen."""
+    breadth = {"all": 3, "early": 2, "late": 2, "head": 1}
+    holding = [i for i, group in enumerate(groups) if stage in parts.stages_of(group.part)]
+    if not holding:
+        return None
+    best = min(holding, key=lambda i: breadth.get(groups[i].part, 0))
+    return None if groups[best].lr == 0 else best
+
+
+def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Settings) -> torch.optim.SGD:
+    """SGD over the phase's groups, its momentum fresh; sets requires_grad of every parameter.
+
+    `param_groups[i]` has the extra key `group`: the index of its Group in the phase. Group.ascend becomes
+    torch's `maximize`, which at weight decay 0 equals a negative learning rate bit for bit.
+    """
+    members: list[list[nn.Parameter]] = [[] for _ in phase.groups]
+    owners = {stage: owner(phase.groups, parts, stage) for stage in parts.stages}
+    for name, parameter in network.named_parameters():
+        index = owners[name.split(".", 1)[0]]
+        parameter.requires_grad_(index is not None)
+        if index is not None:
+            members[index].append(parameter)
+    return torch.optim.SGD(
+        [
+            {
+                "params": parameters,
+                "group": index,
+                "maximize": group.ascend,
+                "weight_decay": settings.weight_decay * group.weight_decay,
+            }
+            for index, (group, parameters) in enumerate(zip(phase.groups, members, strict=True))
+            if parameters
+        ],
+        lr=0.0,
+        momentum=settings.momentum,
+    )
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, phase: Phase, lr: float, rows: Sequence[Row], phase_epoch: int
+) -> None:
+    """Set every group's rate for one epoch: the scheduled `lr` x the group's multiple."""
+    for entry in optimizer.param_groups:
+        entry["lr"] = lr * group_rate(phase.groups[entry["group"]], rows, phase_epoch)
+
+
+def signed_rate(optimizer: torch.optim.Optimizer, phase: Phase, parts: Parts, stage: str) -> float:
+    """The learning rate at which a stage moves: negative while it climbs the loss, 0 while frozen."""
+    index = owner(phase.groups, parts, stage)
+    for entry in optimizer.param_groups:
+        if entry["group"] == index:
+            return float(-entry["lr"] if entry["maximize"] else entry["lr"])
+    return 0.0
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's tensors, named `<parameter>:<key>`, whatever groups the parameters are in."""
+    return {
+        f"{name}:{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, network: nn.Module, state: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_state` named; parameters that the optimizer does not move are left out."""
+    parameters = dict(network.named_parameters())
+    moved = {p for entry in optimizer.param_groups for p in entry["params"]}
+    for name, value in state.items():
+        owner_name, key = name.rsplit(":", 1)
+        parameter = parameters[owner_name]
+        if parameter in moved:
+            optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value)

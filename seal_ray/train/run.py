@@ -1,0 +1,333 @@
+"""A run in progress: what `fit` holds between epochs, how it is resumed and how it is committed."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from seal_ray.data.images import Images, TrainingEpoch, dropout_masks, epoch_order
+from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
+from seal_ray.device import check_precision, dtype_of
+from seal_ray.errors import ConfigError, SealRayWarning
+from seal_ray.networks import Parts, build, pooled_features, stages
+from seal_ray.phases.edits import EditContext
+from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
+from seal_ray.runs.checkpoint import Snapshot
+from seal_ray.runs.lineage import run_id
+from seal_ray.runs.weights import begin_with
+from seal_ray.streams import stream
+from seal_ray.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from seal_ray.train.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Recipe
+    from seal_ray.runs.folder import Store
+
+EVALUATION_BATCH = 256
+"""Images in an evaluation batch: the same for any number of workers, since it may decide last bits."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
+
+    threads: of an operation on the CPU. moments: which to keep. track_examples: whether to keep
+    which validation images each evaluation had right.
+    """
+
+    threads: int = 1
+    loader: str = "torch"
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = True
+    eval_every: int = 1
+    moments: tuple[str, ...] = ("ascended", "relearned")
+    track_examples: bool = False
+
+
+EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
+"""What of the execution may decide last bits (the loader where images are JPEG)."""
+
+
+class Run:
+    """The state of a run on one worker, from its last checkpoint or from its initial weights."""
+
+    def __init__(
+        self, recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
+    ) -> None:
+        self.recipe, self.images, self.store = recipe, images, store
+        self.world, self.execution = world, execution
+        self.id = run_id(recipe, images.identity)
+        self.accumulation = _accumulation(recipe.shards, world.workers)
+        check_precision(recipe.precision, world.device)
+        self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
+
+        shard = recipe.batch_size // recipe.shards
+        self.train, self.validation = world.together(
+            lambda: (images.open("train", shard * self.accumulation), images.open("val", EVALUATION_BATCH))
+        )
+        self.indices = training_indices(self.train.labels, recipe.data.per_class)
+        self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
+        steps_per_epoch(self.indices, recipe.batch_size)  # at least one
+
+        self.network = self._on_device(self._build(stream(recipe.seed, "init")))
+        compiled = torch.compile(self.network) if execution.compile else self.network
+        self.forward = cast("nn.Module", compiled)
+        self.parts = Parts(stages(self.network), recipe.method.split_at)
+        self.carried: dict[str, dict[str, Tensor]] = {}
+        self.optimizer: Mapping[str, Tensor] = {}
+        self.rows: list[Row] = []
+        self.right: Tensor | None = None
+        """Bool (N,): which validation images the last evaluation had right; None: it was skipped."""
+        self.next = Position(0, 0)
+        self.stopped = False
+        self._resume()
+
+    def phases(self) -> Iterator[tuple[int, Phase]]:
+        """The phases still to be trained, the one that holds the next epoch first."""
+        for generation in range(self.next.generation, self.recipe.budget.generations):
+            phases = self.recipe.method.phases(generation, self.recipe.budget)
+            for phase, first in zip(phases, first_epochs(phases), strict=True):
+                if Position(generation, first + phase.epochs) > self.next:
+                    self.first = first
+                    yield generation, phase
+
+    @property
+    def enters_phase(self) -> bool:
+        """Whether the next epoch is the first one of the phase at hand."""
+        return self.next.epoch == self.first
+
+    def epochs(self, phase: Phase) -> Iterator[Position]:
+        """The epochs of the phase at hand that are still to be trained, in order."""
+        for epoch in range(self.next.epoch, self.first + phase.epochs):
+            yield Position(self.next.generation, epoch)
+
+    def edit(self, phase: Phase, generation: int) -> None:
+        """Carry out the phase's edit, if it has one; every worker makes the same draws."""
+        if phase.edit is None:
+            return
+        seed = self.recipe.seed
+        context = EditContext(
+            parts=self.parts,
+            rng=lambda purpose: stream(seed, purpose, generation),
+            fixed_rng=lambda purpose: stream(seed, purpose),
+            fresh=lambda generator: self._build(generator).state_dict(),
+            carried=self.carried,
+        )
+        phase.edit(self.network, context)
+        if self.first == 0:
+            self.world.lead(lambda: self._keep(["forgotten"], generation))
+
+    def optimizer_for(self, phase: Phase) -> torch.optim.SGD:
+        """The phase's optimizer: its momentum fresh, or as it was after the last epoch."""
+        optimizer = build_optimizer(self.network, self.parts, phase, self.recipe.optimizer)
+        if not (phase.fresh and self.enters_phase):
+            load_optimizer_state(optimizer, self.network, self.optimizer)
+        return optimizer
+
+    def training_epoch(self, position: Position) -> TrainingEpoch:
+        """This worker's batches of an epoch."""
+        recipe, at = self.recipe, asdict(position)
+        order = epoch_order(
+            self.indices, batch_size=recipe.batch_size, shards=recipe.shards, seed=recipe.seed, **at
+        )
+        first = self.world.rank * self.accumulation
+        mine = slice(first, first + self.accumulation)
+        masks = None
+        if p := recipe.model.dropout:
+            drawn = dropout_masks(p, order, pooled_features(self.network), seed=recipe.seed, **at)
+            masks = (mask[mine] for mask in drawn)
+        return TrainingEpoch(
+            self.train,
+            order[:, mine],
+            self.labels,
+            self.images,
+            recipe.augment,
+            self.world.device,
+            self.memory_format,
+            stream(recipe.seed, "augment", position.generation, position.epoch),
+            masks,
+            self.dtype,
+        )
+
+    def teacher(self) -> nn.Module:
+        """The carried network, in eval mode."""
+        network = self._on_device(self._build(torch.Generator()))
+        network.load_state_dict(self.carried["teacher"])
+        return network.eval().requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights, images and losses are kept in."""
+        return dtype_of(self.recipe.precision)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The recipe's precision for a forward pass."""
+        if self.recipe.precision == "bf16":
+            return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def evaluates(self, phase: Phase, position: Position) -> bool:
+        """Whether this epoch is followed by an evaluation: every so many, and at the end of a phase."""
+        done = position.epoch + 1
+        return done % self.execution.eval_every == 0 or done == self.first + phase.epochs
+
+    def commit(self, row: Row, optimizer: torch.optim.Optimizer, phase: Phase, position: Position) -> str:
+        """Make the epoch at `position` part of the run; returns how the run now stands."""
+        self.rows.append(row)
+        self.optimizer = optimizer_state(optimizer, self.network)
+        self.next = position.next(self.recipe.budget)
+        ends_phase = position.epoch + 1 == self.first + phase.epochs
+        moments = []
+        if phase.ascends and ends_phase:
+            moments.append("ascended")
+        if self.next.epoch == 0:
+            moments.append("relearned")
+        stop = self.world.lead(lambda: self._write(moments, position.generation))
+        finished = self.next.generation == self.recipe.budget.generations
+        self.stopped = stop and not finished
+        status = "finished" if finished else "stopped" if stop else "running"
+        if status != "running":
+            self.set_status(status)
+        return status
+
+    def _write(self, moments: list[str], generation: int) -> bool:
+        """The leader's part of a commit; returns whether a stop was asked for.
+
+        Moments go first: an epoch that is committed has its moments, whenever the process dies.
+        """
+        if self.store is None:
+            return False
+        self._keep(moments, generation)
+        snapshot = self._snapshot()
+        if self.execution.track_examples and self.right is not None:
+            assert snapshot.position is not None
+            self.store.keep_examples(snapshot.position, self.right.cpu().numpy())
+        self.right = None
+        self.store.commit(snapshot)
+        return self.store.stop_requested()
+
+    def set_status(self, status: str, **details: Any) -> None:
+        """Record how the run stands."""
+        store = self.store
+        if store is not None:
+            self.world.lead(lambda: store.set_status(status, **details))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the last bits: bit-identical is claimed between equal fingerprints only."""
+        execution = asdict(self.execution)
+        cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        cuda = self.world.device.type == "cuda"
+        return {
+            "workers": self.world.workers,
+            "device": torch.cuda.get_device_name(self.world.device) if cuda else cpu,
+            "torch": torch.__version__,
+            **{key: execution[key] for key in EXECUTION},
+        }
+
+    def _build(self, generator: torch.Generator) -> nn.Module:
+        model = self.recipe.model
+        return build(
+            model.arch,
+            classes=self.images.classes,
+            stem=model.stem,
+            width=model.width,
+            generator=generator,
+        )
+
+    def _on_device(self, network: nn.Module) -> nn.Module:
+        return network.to(self.world.device, self.dtype).to(memory_format=self.memory_format)
+
+    def _resume(self) -> None:
+        """Take up the newest checkpoint, if there is one; the leader says which. Else begin."""
+        snapshot = self._newest_snapshot()
+        if snapshot is not None:
+            assert snapshot.position is not None
+            self._compare(snapshot.fingerprint)
+            self.network.load_state_dict(snapshot.weights)
+            self.carried = {
+                name: {key: tensor.to(self.world.device) for key, tensor in state.items()}
+                for name, state in snapshot.carried.items()
+            }
+            self.optimizer = snapshot.optimizer
+            self.rows = list(snapshot.rows)
+            self.next = snapshot.position.next(self.recipe.budget)
+        elif self.recipe.model.init_from is not None:
+            self.world.together(lambda: begin_with(self.network, self.recipe.model))
+        self.world.lead(lambda: self._open(snapshot))
+        finished = self.next.generation == self.recipe.budget.generations
+        self.set_status("finished" if finished else "running")
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        """Warn where the last bits may differ from here on; the number of workers does not matter."""
+        now = self.fingerprint()
+        changed = [
+            f"{key} {before.get(key)} -> {value}"
+            for key, value in now.items()
+            if key != "workers" and before.get(key) != value
+        ]
+        if changed and self.world.leads:
+            text = (
+                f"going on under another fingerprint ({', '.join(changed)}): last bits may differ from here"
+            )
+            warnings.warn(text, SealRayWarning, stacklevel=2)
+
+    def _open(self, snapshot: Snapshot | None) -> None:
+        """The leader's part of a start."""
+        if self.store is None:
+            return
+        self.store.open(snapshot)
+        if snapshot is None:
+            self._keep(["init"], 0)
+
+    def _newest_snapshot(self) -> Snapshot | None:
+        """The leader's choice, read by every worker from the shared storage."""
+        if self.store is None:
+            return None
+        store = self.store
+        found: list[Snapshot | None] = []
+
+        def choose() -> Position | None:
+            found.append(store.latest())
+            return found[0].position if found[0] else None
+
+        position = self.world.lead(choose)
+        if position is None:
+            return None
+        return self.world.together(lambda: found[0] if found else store.at(position))
+
+    def _snapshot(self) -> Snapshot:
+        position = None
+        if self.rows:
+            position = Position(self.rows[-1]["generation"], self.rows[-1]["epoch"])
+        return Snapshot(
+            run_id=self.id,
+            position=position,
+            weights=self.network.state_dict(),
+            optimizer=dict(self.optimizer),
+            carried=self.carried,
+            rows=tuple(self.rows),
+            fingerprint=self.fingerprint(),
+        )
+
+    def _keep(self, moments: list[str], generation: int) -> None:
+        for name in moments:
+            if self.store and name in self.execution.moments:
+                self.store.keep_moment(name, generation, self._snapshot())
+
+
+def _accumulation(shards: int, workers: int) -> int:
+    """Shards that each worker computes one after the other."""
+    if shards % workers:
+        raise ConfigError(
+            f"placement.workers: {workers} workers cannot share {shards} shards evenly; choose a divisor "
+            f"of recipe.shards, or change recipe.shards (which changes what is computed)"
+        )
+    return shards // workers
