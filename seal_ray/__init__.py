@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from seal_ray.runs.folder import Store, open_store
     from seal_ray.train.loop import fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "LEARN",
     "Budget",
