@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import get_args
 
 from rich.console import Console
@@ -141,19 +144,43 @@ def _outcomes(planned: Plan, rich: Console, work: Work, session: Session) -> lis
             with session:
                 yield from _worked_off(planned, work)
 
-    with _screen(planned, rich) as show:
+    with _screen(planned, rich) as show, _remembered_interrupt() as interrupted:
         for failed in planned.failed:
             show(failed)
         try:
             for outcome in results():
                 outcomes.append(outcome)
                 show(outcome)
+                if interrupted():
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             there = {(one.run_id, one.moment, one.what) for one in outcomes}
             left = [*planned.todo, *(piece for same in planned.copies.values() for piece in same)]
             stopped = (Outcome.of(piece, "stopped") for piece in left)
             outcomes += [one for one in stopped if (one.run_id, one.moment, one.what) not in there]
     return outcomes
+
+
+@contextlib.contextmanager
+def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C has been pressed. Python drops a KeyboardInterrupt that falls into a finaliser, of which
+    Ray's handles have some.
+    """
+    pressed = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _worked_off(planned: Plan, work: Work) -> Iterator[Outcome]:

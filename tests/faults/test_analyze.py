@@ -26,15 +26,25 @@ from tests.faults.conftest import environment, images_of, make_job, processes_ma
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 CHANGES = ["curvature.images=40", "curvature.steps=10", "curvature.top=2"]
-COMMAND = f"""
+COMMAND = """
 import sys
+import time
 from pathlib import Path
 from rich.console import Console
+from seal_ray.analysis import pool
 from seal_ray.analysis.run import analyze, summary
 from seal_ray.analysis.settings import load_settings
+
+class Worker(pool.Worker):
+    def work(self, piece):
+        done = super().work(piece)
+        time.sleep(PAUSE)
+        return done
+
 if __name__ == "__main__":
+    pool.Worker = Worker
     console = Console(width=200, soft_wrap=True)
-    settings = load_settings("quick", {CHANGES!r})
+    settings = load_settings("quick", CHANGES)
     outcomes = analyze(Path(sys.argv[1]), console, what=["curvature"], settings=settings, workers=2)
     console.print(summary(outcomes))
 """
@@ -53,12 +63,13 @@ def run(digits: Path, tmp_path: Path) -> Path:
 
 
 class Analysis:
-    """One `analyze` in a process of its own, and all that it starts."""
+    """One `analyze` in a process of its own, and all that it starts. pause: seconds after each piece."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, pause: int = 0) -> None:
         self.mark = uuid.uuid4().hex
+        command = COMMAND.replace("PAUSE", str(pause)).replace("CHANGES", str(CHANGES))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(run)],
+            [sys.executable, "-c", command, str(run)],
             env=environment(self.mark),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,7 +123,7 @@ def test_killed_actors_and_a_killed_driver_lose_the_pieces_in_hand_alone(run: Pa
 
 
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(run: Path) -> None:
-    first = Analysis(run)
+    first = Analysis(run, pause=20)  # so that the others are not done before Ctrl-C counts
     first.until(lambda: len(planned(run).known) >= 1)
     os.killpg(first.process.pid, signal.SIGINT)  # as a terminal does
     printed = first.end()
