@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seal_ray.phases.schedule import Budget, Group, Phase
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store, open_store
+    from seal_ray.streams import stream
     from seal_ray.train.loop import fit
 
 __version__ = "0.2.0"
@@ -37,6 +38,7 @@ __all__ = [
     "learn",
     "method",
     "open_store",
+    "stream",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "learn": "seal_ray.methods",
     "method": "seal_ray.methods",
     "open_store": "seal_ray.runs.folder",
+    "stream": "seal_ray.streams",
 }
 
 
@@ -62,3 +65,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, whichever have been imported."""
+    return __all__

@@ -86,6 +86,7 @@ def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> No
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
+    assert dir(seal_ray) == sorted(seal_ray.__all__)
     for name in seal_ray.__all__:
         assert getattr(seal_ray, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
