@@ -8,12 +8,14 @@ and adds what the tree adds among them; what the workers are left with is added 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from seal_ray.train.world import World
@@ -48,13 +50,14 @@ def add_partial(partials: list[Partial[T]], new: Partial[T], shards: int, add: C
     partials.append(Partial(level, index, value))
 
 
-def places(shards: int, workers: int, rank: int) -> list[tuple[int, int]]:
+@functools.cache
+def places(shards: int, workers: int, rank: int) -> tuple[tuple[int, int], ...]:
     """Level and index of the partial sums that a worker is left with when it has added its own shards."""
     held: list[Partial[None]] = []
     own = shards // workers
     for shard in range(rank * own, (rank + 1) * own):
         add_partial(held, Partial(0, shard, None), shards, lambda left, right: None)
-    return [(partial.level, partial.index) for partial in held]
+    return tuple((partial.level, partial.index) for partial in held)
 
 
 class WorkersSum:
@@ -65,22 +68,33 @@ class WorkersSum:
     """
 
     def __init__(self, partials: Sequence[Tensor], shards: int, world: World) -> None:
-        """Begin to exchange. partials: this worker's, flat tensors of one size, at its `places`."""
-        workers, self._size = world.workers, partials[0].numel()
+        """Begin to exchange. partials: this worker's, flat tensors of one size, at its `places`; they are
+        overwritten.
+        """
+        workers, size = world.workers, partials[0].numel()
         self._shards = shards
         self._places = [places(shards, workers, rank) for rank in range(workers)]
-        piece = -(-self._size // workers)
-        sent = partials[0].new_zeros(workers, len(partials), piece)
-        for k, partial in enumerate(partials):
-            padded = torch.nn.functional.pad(partial, (0, workers * piece - self._size))
-            sent[:, k] = padded.view(workers, piece)
+        self._received: Tensor | None = None
+        self._work: dist.Work | None
+        if workers == 2 and all(len(held) == 1 for held in self._places):
+            # Two numbers have one sum, whoever adds them, so a plain reduction does, which waits once.
+            self._total = partials[0]
+            self._work = dist.all_reduce(self._total, async_op=True)
+            return
+        piece = -(-size // workers)
+        sent = torch.stack(
+            [F.pad(one, (0, workers * piece - size)).view(workers, piece) for one in partials], 1
+        )
         self._received = sent.new_empty(sum(map(len, self._places)), piece)
         self._gathered = sent.new_empty(workers * piece)
+        self._total = self._gathered[:size]
         pieces = [len(held) for held in self._places], [len(partials)] * workers  # received, sent
         self._work = dist.all_to_all_single(self._received, sent.flatten(0, 1), *pieces, async_op=True)
 
     def add(self) -> None:
         """Add this worker's piece and begin to send it to all."""
+        if self._received is None:
+            return
         _wait(self._work)
         total: list[Partial[Tensor]] = []
         everyone = (place for held in self._places for place in held)
@@ -92,7 +106,7 @@ class WorkersSum:
     def result(self) -> Tensor:
         """The total, flat, the same on every worker."""
         _wait(self._work)
-        return self._gathered[: self._size]
+        return self._total
 
 
 def _wait(work: dist.Work | None) -> None:

@@ -39,7 +39,9 @@ def test_the_order_is_that_of_the_tree_for_every_divisor_as_workers(shards: int)
         total: list[Partial[Sum]] = []
         for rank in range(workers):
             partials = held(shards, workers, rank)
-            assert [(partial.level, partial.index) for partial in partials] == places(shards, workers, rank)
+            assert tuple((partial.level, partial.index) for partial in partials) == places(
+                shards, workers, rank
+            )
             for partial in partials:
                 add_partial(total, partial, shards, lambda left, right: (left, right))
         assert [partial.value for partial in total] == [tree(list(range(shards)))]
@@ -72,7 +74,9 @@ def totals(shards: int, sizes: tuple[int, ...]) -> list[bytes]:
 SIZES = (1, 3, 1000)
 
 
-@pytest.mark.parametrize(("workers", "shards"), [(2, 6), (2, 10), (3, 3), (3, 12), (4, 4), (4, 12), (6, 6)])
+@pytest.mark.parametrize(
+    ("workers", "shards"), [(2, 2), (2, 6), (2, 8), (2, 10), (3, 3), (3, 12), (4, 4), (4, 12), (6, 6)]
+)
 def test_workers_add_to_the_bits_of_one(workers: int, shards: int) -> None:
     def added(value: Sum, size: int) -> torch.Tensor:
         if isinstance(value, int):
