@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-faults test-hosts test-browser test-manifests bench lint format clean
+.PHONY: help setup quickstart test test-data test-faults test-ray test-hosts test-browser test-manifests bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,7 +48,10 @@ test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=z
 test-faults: setup ## Run the long tests: kills, full disks, W&B and S3 that hang, a compiled network
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m faults
 
-test-hosts: setup ## Run the long tests of Ray clusters: submitted jobs, several hosts that fail, S3
+test-ray: setup ## Run the long tests of Ray on this machine: submitted jobs, sweeps, analyses, S3
+	$(BIN)/python -m pytest -q -m ray
+
+test-hosts: setup ## Run the long tests of a Ray cluster of several hosts that fail and come
 	$(BIN)/python -m pytest -q -m hosts
 
 test-browser: setup ## Look at the report page in a headless Chromium, which is installed where that is allowed

@@ -83,7 +83,7 @@ def actors() -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.faults
+@pytest.mark.ray
 def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> None:
     pieces = planned(run, "depth")
     done: list[Done] = []
@@ -100,7 +100,7 @@ def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> No
     assert None not in numbers(pieces)
 
 
-@pytest.mark.faults
+@pytest.mark.ray
 def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from tests.runs import same_tensors
 from tests.sweeps import screen, small_sweep
 
 pytestmark = [
-    pytest.mark.hosts,
+    pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge"),
 ]

@@ -56,7 +56,7 @@ def test_two_ray_workers_compute_what_one_process_computes(
     assert "finished already, nothing to train" in printed.getvalue()
 
 
-@pytest.mark.faults
+@pytest.mark.ray
 def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     digits: Path, tmp_path: Path, screen: Screen
 ) -> None:

@@ -19,7 +19,7 @@ from tests.ray.conftest import small_job
 from tests.runs import same_tensors, without_speeds
 from tests.s3 import CREDENTIALS
 
-pytestmark = pytest.mark.hosts
+pytestmark = pytest.mark.ray
 SECRET = CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
 
 

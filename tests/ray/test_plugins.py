@@ -62,7 +62,7 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
     assert without_speeds(rows, "workers") == without_speeds(alone.rows(), "workers")
 
 
-@pytest.mark.faults  # for its time
+@pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
     digits: Path, tmp_path: Path

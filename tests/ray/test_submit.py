@@ -34,7 +34,7 @@ from tests.faults.conftest import MARK, images_of, make_job, processes_marked, s
 from tests.plugins import shrink_and_perturb
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
-pytestmark = pytest.mark.hosts
+pytestmark = pytest.mark.ray
 
 TOKEN = secrets.token_hex(16)
 LONGER = ["recipe.budget.epochs=24"]

@@ -59,7 +59,7 @@ def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     assert not list((tmp_path / "ray").glob("*/lease.json"))
 
 
-@pytest.mark.hosts
+@pytest.mark.ray
 def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial_and_computes_what_one_process_does(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -134,7 +134,7 @@ def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: P
     assert "diverged: " in printed
 
 
-@pytest.mark.hosts
+@pytest.mark.ray
 def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation
     assert Store(leader.folder, leader.run_id).rows()[0]["trained_by"] != leader.run_id
 
 
-@pytest.mark.hosts
+@pytest.mark.ray
 def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
