@@ -31,7 +31,7 @@ quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-image
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
 	$(BIN)/seal-ray data prepare letters --to $(RUN)/data/letters
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
-	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml
+	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --set curvature.images=100
 	$(BIN)/seal-ray transfer jobs/sweeps/quickstart.yaml --to letters --data $(RUN)/data --in-process
 	$(BIN)/seal-ray fewshot jobs/sweeps/quickstart.yaml --on letters --shots 5,20 --data $(RUN)/data --in-process
 	$(BIN)/seal-ray report jobs/sweeps/quickstart.yaml -o $(RUN)/report.html
