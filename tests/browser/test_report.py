@@ -72,6 +72,8 @@ def test_hovering_says_the_values(visit: Open, report: Path, sweep: Path) -> Non
         mean = sum(values) / len(values)
         assert f"{method} {mean:.2f}".rstrip("0").rstrip(".") in said
     page.get_by_role("checkbox", name="seal").uncheck()
+    chart.scroll_into_view_if_needed()  # the box may have scrolled the page
+    box = chart.bounding_box()
     page.mouse.move(box["x"] + (left + width * 3 / 6) * scale + 1, box["y"] + 100)
     assert "seal" not in page.locator(".tip").inner_text()
 
