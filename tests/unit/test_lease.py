@@ -26,7 +26,7 @@ from seal_ray.storage.lease import Pulse, hold_lease, owner, owns
 HOLDER = """
 import socket, sys, time
 from pathlib import Path
-from seal_ray import lease
+from seal_ray.storage import lease
 lease.HEARTBEAT = 0.05
 if sys.argv[2]:
     socket.gethostname = lambda: sys.argv[2]
@@ -313,7 +313,7 @@ def test_a_process_that_cannot_be_is_dead(tmp_path: Path, pid: Any) -> None:
 def test_a_process_in_another_container_of_this_host_is_an_owner_elsewhere(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from seal_ray import lease
+from seal_ray.storage import lease
 lease.HEARTBEAT, lease.TIME_TO_LIVE = 0.05, 60
 with lease.hold_lease(Path({str(tmp_path)!r})):
     print("taken")
