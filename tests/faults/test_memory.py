@@ -8,7 +8,7 @@ import pytest
 
 from seal_ray.recipe import Job
 from tests.faults.conftest import make_job
-from tests.faults.test_wandb import train
+from tests.faults.test_wandb import train, warned
 
 MIB = 2**20
 
@@ -20,8 +20,8 @@ def test_a_hundred_epochs_do_not_grow_the_memory_of_a_worker(digits: Path, tmp_p
     smaller = {"budget": {"epochs": 100, "generation_length": 5}, "model": {"arch": "resnet18", "width": 4}}
     recipe = job.recipe.model_dump(mode="json") | smaller
     job = Job.model_validate(job.model_dump(mode="json") | {"recipe": recipe})
-    epochs, warned = train(job, tmp_path / "child")
-    assert warned == []
-    memory = [epoch["memory"] / MIB for epoch in epochs]
+    said = train(job, tmp_path / "child")
+    assert warned(said) == []
+    memory = [epoch["memory"] / MIB for epoch in said]
     assert len(memory) == 100
     assert max(memory[20:]) - memory[20] < 20, memory[::10]

@@ -1,10 +1,9 @@
-"""W&B that is killed, hangs or cannot be reached costs a warning and no time; a kill costs it a second."""
+"""W&B that is killed, hangs or cannot be reached costs a warning and nothing else; training never waits."""
 
 from __future__ import annotations
 
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -33,8 +32,8 @@ def command(job: Job, folder: Path, *more: object) -> list[str]:
     return [sys.executable, "-m", "tests.faults.tracked", *map(str, arguments)]
 
 
-def train(job: Job, folder: Path, *more: object, **variables: str) -> tuple[list[Any], list[str]]:
-    """What a training process printed: its epochs and its warnings. No process is left of it."""
+def train(job: Job, folder: Path, *more: object, **variables: str) -> list[dict[str, Any]]:
+    """What a training process printed, in order: its epochs and its warnings. No process is left of it."""
     mark = folder.name + str(time.monotonic())
     environ = environment(mark, HOME=str(folder), **variables)
     done = subprocess.run(
@@ -43,32 +42,30 @@ def train(job: Job, folder: Path, *more: object, **variables: str) -> tuple[list
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert processes_marked(mark) == []
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [one for one in said if "row" in one], [one["warning"] for one in said if "warning" in one]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def rows(said: list[dict[str, Any]]) -> list[Any]:
+    """The epochs, without their speeds."""
+    return without_speeds([one["row"] for one in said if "row" in one])
+
+
+def warned(said: list[dict[str, Any]]) -> list[str]:
+    return [one["warning"] for one in said if "warning" in one]
 
 
 @pytest.fixture(scope="module")
 def untracked(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The epochs of the job without W&B."""
     folder = tmp_path_factory.mktemp("untracked")
-    epochs, warned = train(job_for(digits, folder, "off"), folder / "off")
-    assert warned == []
-    return epochs
+    said = train(job_for(digits, folder, "off"), folder / "off")
+    assert warned(said) == []
+    return rows(said)
 
 
 def job_for(digits: Path, storage: Path, wandb: str) -> Job:
     tracked = {"wandb": wandb, "project": "trial"}
     return make_job(digits, storage, {"name": "seal", "ascent_rate": 0.5}, workers=1, tracking=tracked)
-
-
-def unharmed(epochs: list[Any], untracked: list[Any]) -> None:
-    """Assert that an epoch computed and took what it does without W&B; much less than waiting would take."""
-    rows = [[epoch["row"] for epoch in run] for run in (epochs, untracked)]
-    assert without_speeds(rows[0]) == without_speeds(rows[1])
-    seconds, usual = ([epoch["seconds"] for epoch in run[1:]] for run in (epochs, untracked))
-    assert statistics.median(seconds) < 3 * statistics.median(usual)
-    assert max(seconds) < 8 * statistics.median(seconds)
-    assert epochs[0]["seconds"] < 3 * untracked[0]["seconds"]  # with start-up
 
 
 @contextmanager
@@ -89,28 +86,29 @@ def closed_port() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("server", [deaf_server, closed_port], ids=["hangs", "unreachable"])
-def test_a_wandb_that_does_not_answer_costs_one_warning_and_no_time(
+def test_training_does_not_wait_for_a_wandb_that_does_not_answer(
     server: Callable[[], Any], digits: Path, tmp_path: Path, untracked: list[Any]
 ) -> None:
     with server() as url:
         job = job_for(digits, tmp_path, "auto")
-        epochs, warned = train(job, tmp_path / "child", WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
-    assert len(warned) == 1, warned
-    assert "W&B" in warned[0]
-    assert "training goes on and metrics.jsonl is complete" in warned[0]
-    unharmed(epochs, untracked)
+        said = train(job, tmp_path / "child", WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
+    (warning,) = warned(said)
+    assert "W&B" in warning
+    assert "training goes on and metrics.jsonl is complete" in warning
+    assert rows(said) == untracked
+    assert "row" in said[0], "an epoch was trained before W&B was given up"
 
 
-def test_a_wandb_process_that_is_killed_costs_one_warning_and_no_time(
+def test_a_wandb_process_that_is_killed_costs_one_warning(
     digits: Path, tmp_path: Path, untracked: list[Any]
 ) -> None:
-    epochs, warned = train(job_for(digits, tmp_path, "offline"), tmp_path / "child", 3)
-    assert len(warned) == 1, warned
-    assert warned[0].startswith("W&B is given up for this launch (")
-    unharmed(epochs, untracked)
+    said = train(job_for(digits, tmp_path, "offline"), tmp_path / "child", 3)
+    (warning,) = warned(said)
+    assert warning.startswith("W&B is given up for this launch (")
+    assert rows(said) == untracked
 
 
-def test_a_kill_costs_the_offline_history_about_a_second(digits: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_the_epochs_that_the_offline_history_had(digits: Path, tmp_path: Path) -> None:
     job = job_for(digits, tmp_path, "offline")
     recipe = job.recipe.model_dump(mode="json") | {"budget": {"epochs": 800, "generation_length": 4}}
     job = Job.model_validate(job.model_dump(mode="json") | {"recipe": recipe})
@@ -119,18 +117,21 @@ def test_a_kill_costs_the_offline_history_about_a_second(digits: Path, tmp_path:
         command(job, tmp_path / "child"), env=environ, stdout=subprocess.PIPE, text=True
     ) as trainer:
         assert trainer.stdout is not None
-        seen: list[float] = []  # when each epoch was committed
-        while len(seen) < 12 or seen[-1] - seen[0] < 8:
-            assert json.loads(trainer.stdout.readline())["row"]["global_epoch"] == len(seen)
-            seen.append(time.monotonic())
-        killed = time.monotonic()
+        written: list[int] = []
+        for line in trainer.stdout:  # W&B writes while training goes on, not at its end
+            assert "row" in json.loads(line)
+            if len(written := written_history(tmp_path / "child" / "run")) >= 5:
+                break
         # W&B's process too, as when a machine or a container goes.
         for process in (*psutil.Process(trainer.pid).children(), psutil.Process(trainer.pid)):
             process.kill()
-    (path,) = (tmp_path / "child" / "run").glob("wandb/offline-run-*/*.wandb")
-    saved = history(path)
+    saved = written_history(tmp_path / "child" / "run")
     assert saved == list(range(len(saved)))
-    assert len(saved) >= sum(at < killed - 3 for at in seen) > 0
+    assert len(saved) >= len(written) >= 5
+
+
+def written_history(folder: Path) -> list[int]:
+    return [epoch for path in folder.glob("wandb/offline-run-*/*.wandb") for epoch in history(path)]
 
 
 def history(path: Path) -> list[int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -27,16 +26,13 @@ PATIENCE = 15.0
 
 
 def train(job: Job, folder: Path, kill_after: int | None) -> None:
-    """Train the job, printing of each epoch its row, the seconds since the one before, memory in bytes."""
+    """Train the job, printing of each epoch its row and the process's memory in bytes."""
     identity = run_id(job.recipe, load_dataset(Path(job.recipe.data.path)).training_identity)
-    last = time.monotonic()
     for done, row in enumerate(train_job(job, Store(folder, identity), World()), 1):
-        now = time.monotonic()
         memory = psutil.Process().memory_info().rss
-        tell(row=row, seconds=now - last, memory=memory)
+        tell(row=row, memory=memory)
         if done == kill_after:
             _kill_wandb()
-        last = time.monotonic()
 
 
 def tell(**facts: object) -> None:
