@@ -33,9 +33,9 @@ from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.runs.export import Loaded, load_weights
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.file import is_sweep, load_sweep
-from seal_ray.sweep.leaderboard import notes, to_table
-from seal_ray.sweep.results import SweepRuns, prepare_sweep, track_results, write_results
+from seal_ray.sweeps.file import is_sweep, load_sweep
+from seal_ray.sweeps.leaderboard import notes, to_table
+from seal_ray.sweeps.results import SweepRuns, prepare_sweep, track_results, write_results
 
 IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's and timm's weights were trained with."""

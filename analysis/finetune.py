@@ -35,9 +35,9 @@ from seal_ray.runs.weights import pinned
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
 from seal_ray.storage.paths import AnyPath
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
-from seal_ray.train.world import World
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
+from seal_ray.training.world import World
 
 CURVE = ("train_loss", "train_top1", "val_loss", "val_top1")
 """What of each epoch is part of the result."""

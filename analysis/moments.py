@@ -22,7 +22,7 @@ from seal_ray.runs.lineage import run_id
 from seal_ray.storage.paths import AnyPath, listed, storage_path
 
 if TYPE_CHECKING:
-    from seal_ray.sweep.results import SweepRuns
+    from seal_ray.sweeps.results import SweepRuns
 
 NAMES: tuple[str, ...] = get_args(MomentName)
 """The moments of a generation, in the order in which they come."""
@@ -164,8 +164,8 @@ def find_target(place: str | AnyPath, storage: str | None = None) -> Target:
 
 def _of_file(path: Path, storage: str | None) -> Target:
     from seal_ray.distributed.launch import prepare_job
-    from seal_ray.sweep.file import load_sweep
-    from seal_ray.sweep.results import prepare_sweep
+    from seal_ray.sweeps.file import load_sweep
+    from seal_ray.sweeps.results import prepare_sweep
 
     overrides = stored_in(storage)
     if "axes" not in read(path).value:

@@ -17,8 +17,8 @@ from seal_ray.analysis.tasks import Outcome
 from seal_ray.recipe import Job
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath, listed
-from seal_ray.sweep.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
-from seal_ray.sweep.results import SweepRuns, results
+from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.sweeps.results import SweepRuns, results
 
 if TYPE_CHECKING:
     from rich.table import Table

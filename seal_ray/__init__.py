@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store, open_store
     from seal_ray.streams import stream
-    from seal_ray.train.loop import fit
+    from seal_ray.training.loop import fit
 
 __version__ = "0.2.0"
 __all__ = [
@@ -52,7 +52,7 @@ _HOMES = {
     "Recipe": "seal_ray.recipe",
     "Reinit": "seal_ray.phases.edits",
     "Store": "seal_ray.runs.folder",
-    "fit": "seal_ray.train.loop",
+    "fit": "seal_ray.training.loop",
     "learn": "seal_ray.methods",
     "method": "seal_ray.methods",
     "open_store": "seal_ray.runs.folder",

@@ -21,7 +21,7 @@ from seal_ray.networks import Parts, ResNet, stages
 from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate
 from seal_ray.plugins import files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
-from seal_ray.train.optimizer import owner
+from seal_ray.training.optimizer import owner
 
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1

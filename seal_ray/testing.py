@@ -23,9 +23,9 @@ from seal_ray.recipe import Recipe
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.lineage import generation_keys
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
-from seal_ray.train.world import World
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
+from seal_ray.training.world import World
 
 BUDGETS = (Budget(12, 4), Budget(30, 10), Budget(40, 8), Budget(120, 40), Budget(6, 6))
 """What phases are asked for."""

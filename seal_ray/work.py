@@ -26,7 +26,7 @@ from seal_ray.config.plugin_files import FOLDER
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Job, load_job
 from seal_ray.storage.paths import AnyPath, ObjectPath, storage_path
-from seal_ray.sweep.file import load_sweep
+from seal_ray.sweeps.file import load_sweep
 
 Kind = Literal["train", "sweep", "analyze", "transfer", "fewshot"]
 

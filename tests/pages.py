@@ -16,9 +16,9 @@ from seal_ray.analysis.moments import find_target
 from seal_ray.analysis.run import carry_out
 from seal_ray.analysis.settings import choose, load_settings
 from seal_ray.analysis.tasks import plan
-from seal_ray.report.page import write_report
-from seal_ray.sweep.results import SweepRuns, write_results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.reports.page import write_report
+from seal_ray.sweeps.results import SweepRuns, write_results
+from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 
 HTML = '<img src=x onerror="alert(1)">&amp;'

@@ -15,9 +15,9 @@ from seal_ray.runs.weights import pinned
 from seal_ray.storage.paths import AnyPath, storage_path
 from seal_ray.testing import tiny_images as tiny_images
 from seal_ray.testing import tiny_recipe as tiny_recipe
-from seal_ray.train.loop import EpochResult, fit
-from seal_ray.train.run import Execution
-from seal_ray.train.world import World
+from seal_ray.training.loop import EpochResult, fit
+from seal_ray.training.run import Execution
+from seal_ray.training.world import World
 
 EVERYTHING = ("init", "forgotten", "ascended", "relearned")
 VARIANTS: dict[str, list[dict[str, Any]]] = {

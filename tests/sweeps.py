@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.file import load_sweep
-from seal_ray.sweep.results import SweepRuns, prepare_sweep
+from seal_ray.sweeps.file import load_sweep
+from seal_ray.sweeps.results import SweepRuns, prepare_sweep
 from tests.runs import SPEEDS
 
 METHODS = {"normal": "normal", "llf": "llf", "seal": {"name": "seal", "ascent_rate": 0.5}}

@@ -26,7 +26,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Save a view of all that is logged in W&B. Again: the same view, brought up to date."""
-    from seal_ray.sweep.file import NAME
+    from seal_ray.sweeps.file import NAME
     from seal_ray.tracking.panels import project_view, sweep_view
     from seal_ray.tracking.workspace import save_view, to_json
 

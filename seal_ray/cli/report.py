@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Write one HTML page that needs nothing else: leaderboard, curves, analyses, how to repeat it."""
     from seal_ray.cli.tables import size
-    from seal_ray.report.page import write_report
+    from seal_ray.reports.page import write_report
 
     trust_plugins(target, trusted)
     path, study = write_report(target, output, storage)

@@ -72,7 +72,7 @@ def train(
 ) -> None:
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
     from seal_ray.distributed.launch import launch, prepare_job, ray_session
-    from seal_ray.sweep.tune import analysing_run
+    from seal_ray.sweeps.tune import analysing_run
     from seal_ray.tracking.terminal import Console
 
     console = Console(out)
@@ -112,10 +112,10 @@ def sweep(
 ) -> None:
     """Train all runs of a sweep and compare them. The same command again does what is left."""
     from seal_ray.analysis.scores import widen_results
-    from seal_ray.sweep.file import load_sweep
-    from seal_ray.sweep.leaderboard import meanings, notes, to_other_table, to_table
-    from seal_ray.sweep.results import prepare_sweep, problems, totals, track_results, write_results
-    from seal_ray.sweep.tune import run_sweep
+    from seal_ray.sweeps.file import load_sweep
+    from seal_ray.sweeps.leaderboard import meanings, notes, to_other_table, to_table
+    from seal_ray.sweeps.results import prepare_sweep, problems, totals, track_results, write_results
+    from seal_ray.sweeps.tune import run_sweep
 
     runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage), plugin or []))
     run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
@@ -139,7 +139,7 @@ def sweep(
 def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
     """Check a YAML file of a run, a sweep or an evaluation; says what is wrong and where."""
     from seal_ray.analysis.evaluations import is_evaluation, load_evaluation
-    from seal_ray.sweep.file import is_sweep, load_sweep
+    from seal_ray.sweeps.file import is_sweep, load_sweep
 
     if is_evaluation(file):
         if set_ or plugin:
@@ -176,8 +176,8 @@ def plan(
     from seal_ray.cli.tables import plan_table
     from seal_ray.data.assumed import open_or_assume
     from seal_ray.distributed.launch import prepare_job
-    from seal_ray.sweep.file import is_sweep
-    from seal_ray.sweep.plan import make_plan
+    from seal_ray.sweeps.file import is_sweep
+    from seal_ray.sweeps.plan import make_plan
 
     if is_sweep(file):
         _plan_sweep(file, overrides(set_, workers, storage), plugin, images_per_second, measure)
@@ -334,9 +334,9 @@ def _plan_sweep(
 ) -> None:
     from seal_ray.cli.tables import sweep_plan_table
     from seal_ray.data.assumed import open_or_assume
-    from seal_ray.sweep.file import load_sweep
-    from seal_ray.sweep.results import prepare_sweep
-    from seal_ray.sweep.sweep_plan import measured_speed, plan_sweep
+    from seal_ray.sweeps.file import load_sweep
+    from seal_ray.sweeps.results import prepare_sweep
+    from seal_ray.sweeps.sweep_plan import measured_speed, plan_sweep
 
     runs = prepare_sweep(load_sweep(file, assignments, plugins or []), open_or_assume)
     speed = measured_speed(runs) if measure else images_per_second

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from seal_ray.data.assumed import assumption
 from seal_ray.distributed.launch import Planned
-from seal_ray.sweep.plan import Plan, PlannedPhase, cores_for
-from seal_ray.sweep.progress import clock
-from seal_ray.sweep.results import SweepRuns
-from seal_ray.sweep.sweep_plan import SweepPlan
+from seal_ray.sweeps.plan import Plan, PlannedPhase, cores_for
+from seal_ray.sweeps.progress import clock
+from seal_ray.sweeps.results import SweepRuns
+from seal_ray.sweeps.sweep_plan import SweepPlan
 
 if TYPE_CHECKING:
     from seal_ray.data.sources import SourceInfo

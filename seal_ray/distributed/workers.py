@@ -17,9 +17,9 @@ from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
 from seal_ray.storage.paths import storage_path
 from seal_ray.tracking.wandb import NoTracker, open_tracker
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
-from seal_ray.train.world import World
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
+from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.phases.schedule import Row

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.sweep.results import write_results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.results import write_results
+from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 
 

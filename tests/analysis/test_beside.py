@@ -9,8 +9,8 @@ import pytest
 from seal_ray.analysis.beside import analyse_after
 from seal_ray.analysis.moments import sweep_target
 from seal_ray.recipe import Job
-from seal_ray.sweep.results import SweepRuns
-from seal_ray.sweep.tune import run_sweep
+from seal_ray.sweeps.results import SweepRuns
+from seal_ray.sweeps.tune import run_sweep
 from tests.sweeps import screen, small_sweep
 
 

@@ -40,9 +40,9 @@ from seal_ray.networks import build
 from seal_ray.recipe import load_job
 from seal_ray.runs.export import export
 from seal_ray.runs.folder import Store
-from seal_ray.sweep.leaderboard import to_csv
-from seal_ray.sweep.results import SweepRuns, write_results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.leaderboard import to_csv
+from seal_ray.sweeps.results import SweepRuns, write_results
+from seal_ray.sweeps.tune import train_sweep
 from tests.analysis.conftest import run_of
 from tests.sweeps import screen, small_sweep
 

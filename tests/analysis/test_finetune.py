@@ -35,9 +35,9 @@ from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.branch import finished_generations
 from seal_ray.runs.export import export
 from seal_ray.runs.summary import list_runs
-from seal_ray.sweep.file import load_sweep
-from seal_ray.sweep.results import prepare_sweep, write_results
-from seal_ray.train.loop import fit
+from seal_ray.sweeps.file import load_sweep
+from seal_ray.sweeps.results import prepare_sweep, write_results
+from seal_ray.training.loop import fit
 from tests.analysis.conftest import run_of
 from tests.runs import without_speeds
 

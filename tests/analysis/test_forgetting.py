@@ -11,7 +11,7 @@ from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.results import read_result
 from seal_ray.analysis.run import analyze
 from seal_ray.phases.schedule import Position
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from seal_ray.recipe import Job
 from seal_ray.runs.folder import Store
 from seal_ray.tracking.wandb import Wandb
-from seal_ray.train.run import Run
+from seal_ray.training.run import Run
 from tests.benchmarks.measure import Result, best_of
 from tests.benchmarks.training import BenchData, epochs_of, open_run
 

@@ -27,11 +27,11 @@ from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.train.gradients import gradient_passes
-from seal_ray.train.loop import Trained, evaluate, train_epoch
-from seal_ray.train.optimizer import set_learning_rate
-from seal_ray.train.run import EVALUATION_BATCH, Execution, Run
-from seal_ray.train.world import World
+from seal_ray.training.gradients import gradient_passes
+from seal_ray.training.loop import Trained, evaluate, train_epoch
+from seal_ray.training.optimizer import set_learning_rate
+from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.world import World
 from tests.benchmarks.measure import Result, best_of
 
 SIZE, CLASSES, EACH = 64, 4, 512

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from seal_ray.recipe import load_job
-from seal_ray.sweep.file import is_sweep, load_sweep
+from seal_ray.sweeps.file import is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

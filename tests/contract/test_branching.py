@@ -15,8 +15,8 @@ from seal_ray.runs.branch import Branch, branch
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
 from tests.runs import EVERYTHING, case_id, same_tensors, tiny_images, tiny_recipe, without_speeds
 
 SEAL = {"name": "seal", "ascent_rate": 0.3}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from seal_ray.recipe import Recipe
-from seal_ray.train.world import World
+from seal_ray.training.world import World
 from tests.ranks import on_ranks
 from tests.runs import (
     CASES,

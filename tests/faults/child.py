@@ -15,8 +15,8 @@ from typing import Any
 
 import seal_ray.runs.checkpoint
 import seal_ray.runs.folder
-import seal_ray.train.loop
-import seal_ray.train.run
+import seal_ray.training.loop
+import seal_ray.training.run
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
 from seal_ray.runs.checkpoint import Snapshot
@@ -39,7 +39,7 @@ def train(recipe: Recipe, folder: str, position: Position | None = None, point: 
     if position is not None:
         die_at(position, point)
     store, execution = store_of(recipe, Path(folder)), Execution(moments=EVERYTHING)
-    for _ in seal_ray.train.loop.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
+    for _ in seal_ray.training.loop.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
         pass
 
 
@@ -81,9 +81,9 @@ def die_at(position: Position, point: str) -> None:
         before(owner, name, lambda run, *_: die_if(run.next == position))
 
     if point == "edit":
-        at_run(seal_ray.train.run.Run, "optimizer_for")
+        at_run(seal_ray.training.run.Run, "optimizer_for")
     elif point == "step":
-        updates = seal_ray.train.loop._updates
+        updates = seal_ray.training.loop._updates
 
         def dying_updates(run: Any, optimizer: Any) -> Callable[[Any], None]:
             update = updates(run, optimizer)
@@ -94,9 +94,9 @@ def die_at(position: Position, point: str) -> None:
 
             return step
 
-        seal_ray.train.loop._updates = dying_updates
+        seal_ray.training.loop._updates = dying_updates
     elif point == "evaluate":
-        at_run(seal_ray.train.loop, "evaluate")
+        at_run(seal_ray.training.loop, "evaluate")
     elif point == "moments":
         before(Store, "commit", lambda _, snapshot: die_if(snapshot.position == position))
     elif point == "manifest":

@@ -22,7 +22,7 @@ from seal_ray.data.sources.builtin import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job
 from seal_ray.runs.folder import Store, open_store
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.runs import same_state, without_speeds
 
 MARK = "SEAL_RAY_TEST"

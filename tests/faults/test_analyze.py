@@ -20,8 +20,8 @@ from seal_ray.analysis.tasks import Plan, plan
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
 from seal_ray.storage.files import write_durably
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
 from tests.faults.conftest import environment, images_of, make_job, processes_marked
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

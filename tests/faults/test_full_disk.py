@@ -13,7 +13,7 @@ import pytest
 from seal_ray.errors import CheckpointError
 from seal_ray.recipe import Job
 from seal_ray.storage.lease import hold_lease
-from seal_ray.train.loop import EpochResult, fit
+from seal_ray.training.loop import EpochResult, fit
 from tests.faults.conftest import Launch, make_job, same_as_undisturbed
 from tests.runs import (
     EVERYTHING,

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from seal_ray.sweep.results import SweepRuns, results, write_results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.results import SweepRuns, results, write_results
+from seal_ray.sweeps.tune import train_sweep
 from tests.faults.conftest import Command
 from tests.sweeps import METHODS, leaderboard_of, metrics_of, screen, small_sweep
 

@@ -12,7 +12,7 @@ import pytest
 from seal_ray.errors import CheckpointError
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import hold_lease, owns, take_lead
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run, without_speeds
 
 DRIVER = """

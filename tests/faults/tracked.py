@@ -19,7 +19,7 @@ from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
 from seal_ray.tracking import wandb as tracking
-from seal_ray.train.world import World
+from seal_ray.training.world import World
 
 PATIENCE = 15.0
 """Seconds that W&B is waited for; long against all epochs together, short for a test."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from seal_ray.data.images import Images
 from seal_ray.recipe import Recipe
-from seal_ray.train.run import Execution
+from seal_ray.training.run import Execution
 
 CLASSES, WIDTH = 5, 8
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from seal_ray.data.augment import normalise
 from seal_ray.networks import weighted_layers
 from seal_ray.phases.schedule import Position
-from seal_ray.train.run import Run
-from seal_ray.train.world import World
+from seal_ray.training.run import Run
+from seal_ray.training.world import World
 from tests.golden.cases import (
     CASES,
     CLASSES,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.golden.cases import CASES, EXECUTION, golden_images, recipe_of
 
 AUTHORS = json.loads(Path(__file__).with_name("authors.json").read_text())

@@ -20,7 +20,7 @@ from seal_ray.methods import METHODS, Method
 from seal_ray.phases import edits, losses, schedule, steps
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.lineage import SEMANTICS, generation_keys, run_id
-from seal_ray.sweep.file import is_sweep, load_sweep
+from seal_ray.sweeps.file import is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "identity.json"

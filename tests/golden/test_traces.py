@@ -11,7 +11,7 @@ from seal_ray.networks import Parts, build
 from seal_ray.phases.schedule import Position, first_epochs, learning_rate
 from seal_ray.recipe import Recipe
 from seal_ray.streams import stream
-from seal_ray.train.optimizer import build_optimizer, set_learning_rate, signed_rate
+from seal_ray.training.optimizer import build_optimizer, set_learning_rate, signed_rate
 
 JOBS = Path(__file__).parents[2] / "jobs/runs/tiny-imagenet"
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")

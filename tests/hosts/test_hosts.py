@@ -17,8 +17,8 @@ from seal_ray.head import connect
 from seal_ray.jobs import follow, logs, submit
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import open_store
-from seal_ray.sweep.results import write_results
-from seal_ray.sweep.tune import run_sweep
+from seal_ray.sweeps.results import write_results
+from seal_ray.sweeps.tune import run_sweep
 from seal_ray.work import read_work
 from tests.faults.conftest import images_of, make_job, same_as_undisturbed
 from tests.hosts.hosts import Host, network, refusal, until

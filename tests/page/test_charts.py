@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_ray.report.charts import Axes, Mark, Ribbon, line_chart, shortened
-from seal_ray.report.scale import Scale, around, brief, spread
-from seal_ray.report.shapes import Curve, Stretch
-from seal_ray.report.small_charts import Named, histogram, interval_bar, share_bar, tree_chart
-from seal_ray.report.svg import element, path
+from seal_ray.reports.charts import Axes, Mark, Ribbon, line_chart, shortened
+from seal_ray.reports.scale import Scale, around, brief, spread
+from seal_ray.reports.shapes import Curve, Stretch
+from seal_ray.reports.small_charts import Named, histogram, interval_bar, share_bar, tree_chart
+from seal_ray.reports.svg import element, path
 from seal_ray.runs.sharing import Branching
 from tests.pages import HTML
 

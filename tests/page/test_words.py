@@ -18,15 +18,15 @@ from seal_ray.methods.llf import Llf
 from seal_ray.methods.seal import Seal
 from seal_ray.phases.schedule import Budget
 from seal_ray.recipe import Job
-from seal_ray.report.blocks import span
-from seal_ray.report.charts import look
-from seal_ray.report.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
-from seal_ray.report.shapes import Stretch, shades
-from seal_ray.report.source import Member, Source, settings_of
-from seal_ray.report.study import MomentFacts, RunFacts, SettingFacts, Study, read_study
-from seal_ray.report.words import answer, question, resumptions, told, unbroken, warnings
-from seal_ray.sweep.leaderboard import RunResult, leaderboard
-from seal_ray.sweep.statistics import estimate, paired
+from seal_ray.reports.blocks import span
+from seal_ray.reports.charts import look
+from seal_ray.reports.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
+from seal_ray.reports.shapes import Stretch, shades
+from seal_ray.reports.source import Member, Source, settings_of
+from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study, read_study
+from seal_ray.reports.words import answer, question, resumptions, told, unbroken, warnings
+from seal_ray.sweeps.leaderboard import RunResult, leaderboard
+from seal_ray.sweeps.statistics import estimate, paired
 from tests.runs import tiny_recipe
 
 
@@ -331,7 +331,7 @@ def test_no_two_settings_of_a_chart_look_the_same(families: list[int]) -> None:
 
 
 def test_every_look_is_drawn() -> None:
-    style = files("seal_ray.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("seal_ray.reports").joinpath("page.css").read_text(encoding="utf-8")
     looks = {name for family in range(7) for shade in range(12) for name in look(family, shade).split()}
     defined = {name: re.findall(rf"^.*\.{name} {{ --\w+: ([^;]+); }}", style, re.MULTILINE) for name in looks}
     assert all(len(held) == 1 for held in defined.values()), defined

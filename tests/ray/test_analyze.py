@@ -24,8 +24,8 @@ from seal_ray.analysis.run import analyze
 from seal_ray.analysis.settings import load_settings
 from seal_ray.analysis.tasks import Outcome, Piece, plan
 from seal_ray.errors import ClusterError
-from seal_ray.sweep.results import write_results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.results import write_results
+from seal_ray.sweeps.tune import train_sweep
 from tests.analysis.test_shards import agree, measured
 from tests.sweeps import screen, small_sweep
 

@@ -20,8 +20,8 @@ from seal_ray.analysis.results import read_result
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import folder, open_source
 from seal_ray.distributed.launch import launch, prepare_job
-from seal_ray.sweep.results import SweepRuns
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.results import SweepRuns
+from seal_ray.sweeps.tune import train_sweep
 from seal_ray.tracking.terminal import Console as RunConsole
 from tests.ray.conftest import small_job
 from tests.runs import same_tensors

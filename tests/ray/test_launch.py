@@ -14,7 +14,7 @@ from seal_ray.runs.checkpoint import read_snapshot
 from seal_ray.runs.folder import open_store
 from seal_ray.storage.lease import hold_lease
 from seal_ray.tracking.terminal import Console
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
 

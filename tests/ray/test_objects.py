@@ -14,7 +14,7 @@ from seal_ray.distributed.workers import train_to_end
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job
 from seal_ray.storage.paths import ObjectPath, cache_folder
-from seal_ray.train.world import World
+from seal_ray.training.world import World
 from tests.ray.conftest import small_job
 from tests.runs import same_tensors, without_speeds
 from tests.s3 import CREDENTIALS

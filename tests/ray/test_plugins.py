@@ -15,8 +15,8 @@ from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store
-from seal_ray.sweep.tune import train_sweep
-from seal_ray.train.loop import fit
+from seal_ray.sweeps.tune import train_sweep
+from seal_ray.training.loop import fit
 from tests.plugins import shrink_and_perturb
 from tests.runs import without_speeds
 from tests.sweeps import metrics_of, screen, small_sweep

@@ -28,7 +28,7 @@ from seal_ray.head import connect
 from seal_ray.jobs import describe, follow, list_jobs, logs, stop, submit
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import Store, open_store
-from seal_ray.sweep.tune import run_sweep
+from seal_ray.sweeps.tune import run_sweep
 from seal_ray.work import read_analysis, read_work
 from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
 from tests.plugins import shrink_and_perturb

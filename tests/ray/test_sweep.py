@@ -14,9 +14,9 @@ from seal_ray.analysis.moments import sweep_target
 from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError
 from seal_ray.runs.folder import Store, open_store
-from seal_ray.sweep.results import SweepRuns, results, write_results
-from seal_ray.sweep.tune import run_sweep, train_sweep
-from seal_ray.train.loop import fit
+from seal_ray.sweeps.results import SweepRuns, results, write_results
+from seal_ray.sweeps.tune import run_sweep, train_sweep
+from seal_ray.training.loop import fit
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -17,7 +17,7 @@ from seal_ray.recipe import Job, Placement, dump_job
 from seal_ray.runs.cleanup import find_litter, remove
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import hold_lease
-from seal_ray.train.run import Execution
+from seal_ray.training.run import Execution
 from tests.runs import EVERYTHING, open_store, tiny_recipe, train_run
 
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, "generation_length": 2})

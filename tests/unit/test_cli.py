@@ -19,7 +19,7 @@ from seal_ray.cli.doctor import Check
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import load_job
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.runs import Execution
 from tests.unit.test_runs import make_run
 

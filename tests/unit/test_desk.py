@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seal_ray.sweep.desk import WAIT, Desk
+from seal_ray.sweeps.desk import WAIT, Desk
 
 FINISHED = {"status": "finished", "reason": ""}
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from seal_ray.errors import ConfigError
-from seal_ray.sweep.leaderboard import (
+from seal_ray.sweeps.leaderboard import (
     Line,
     RunResult,
     leaderboard,
@@ -26,7 +26,7 @@ from seal_ray.sweep.leaderboard import (
     to_other_table,
     to_table,
 )
-from seal_ray.sweep.statistics import estimate, paired
+from seal_ray.sweeps.statistics import estimate, paired
 
 LENGTH = "budget.generation_length"
 NORMAL = {"method": "normal"}
@@ -412,7 +412,7 @@ def test_intervals_end_where_accuracies_do() -> None:
 
 def test_importing_it_brings_neither_rich_nor_ray_nor_torch() -> None:
     code = (
-        "import sys, seal_ray.sweep.leaderboard;"
+        "import sys, seal_ray.sweeps.leaderboard;"
         "print([m for m in ('rich', 'ray', 'torch', 'wandb', 'scipy.stats') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

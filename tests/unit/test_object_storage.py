@@ -28,9 +28,9 @@ from seal_ray.storage import paths as objects
 from seal_ray.storage.files import write_durably
 from seal_ray.storage.lease import hold_lease, owner, owns
 from seal_ray.storage.paths import AnyPath, ObjectPath
-from seal_ray.sweep.queue import Queue
-from seal_ray.sweep.results import SweepRuns, write_results
-from seal_ray.sweep.tune import run_sweep
+from seal_ray.sweeps.queue import Queue
+from seal_ray.sweeps.results import SweepRuns, write_results
+from seal_ray.sweeps.tune import run_sweep
 from tests.runs import open_store, same_state, tiny_recipe, train_run, without_speeds
 from tests.s3 import CREDENTIALS, Proxy, proxy_to
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep, trained_where
@@ -223,7 +223,7 @@ def test_a_sweep_waits_for_s3_that_does_not_answer_and_goes_on(
     monkeypatch.setattr(lease, "SETTLE", 0.05)
     runs, said = small_sweep(digits, bucket / "waits", tmp_path / "waits.yaml"), list[str]()
     queue = Queue(runs.planned, share=True, ended=ENDED, note=said.append)
-    monkeypatch.setattr("seal_ray.sweep.queue.pause", lambda _: 0.0)
+    monkeypatch.setattr("seal_ray.sweeps.queue.pause", lambda _: 0.0)
     proxy.break_at("drop", "lease.json")
     assert queue.claim() is None
     assert queue.claim() is None

@@ -20,8 +20,8 @@ from seal_ray.data.staging import open_dataset
 from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.recipe import load_job
 from seal_ray.storage.lease import hold_lease
-from seal_ray.train.loop import fit
-from seal_ray.train.run import Execution
+from seal_ray.training.loop import fit
+from seal_ray.training.run import Execution
 from tests.unit.conftest import Command
 
 NORMAL, SEAL = "normal-s0-7716547bab", "seal-s0-6ecee1c593"

@@ -19,8 +19,8 @@ from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.methods import METHODS
 from seal_ray.recipe import Job, Placement, load_job
 from seal_ray.runs.folder import Store
-from seal_ray.sweep.plan import Plan, PlannedPhase, make_plan
-from seal_ray.train.loop import fit
+from seal_ray.sweeps.plan import Plan, PlannedPhase, make_plan
+from seal_ray.training.loop import fit
 from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
 
 ROOT = Path(__file__).parents[2]

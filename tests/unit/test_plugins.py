@@ -38,9 +38,9 @@ from seal_ray.runs.export import export
 from seal_ray.runs.lineage import generation_keys
 from seal_ray.runs.summary import summarise
 from seal_ray.storage.paths import ObjectPath
-from seal_ray.sweep.file import load_sweep
+from seal_ray.sweeps.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from seal_ray.work import contents, read_analysis, read_work
 from tests.plugins import plain_method, shrink_and_perturb, write_job
 
@@ -430,7 +430,7 @@ def test_weights_shrink_and_are_perturbed_as_the_formula_says(shrinking: Path) -
     store = seal_ray.open_store(shrinking.parent / "runs", recipe, images)
     from seal_ray.networks import build
     from seal_ray.streams import stream
-    from seal_ray.train.run import Execution
+    from seal_ray.training.run import Execution
 
     list(fit(recipe, images, store=store, execution=Execution(moments=("forgotten", "relearned"))))
     for generation in (1, 2):

@@ -14,7 +14,7 @@ import pytest
 from seal_ray.methods import METHODS
 from seal_ray.recipe import load_job
 from seal_ray.testing import tiny_images
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.plugins import plain_method, shrink_and_perturb, write_job
 from tests.unit.test_cli import Ended
 from tests.unit.test_cli import run as run

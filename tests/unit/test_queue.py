@@ -12,9 +12,9 @@ from seal_ray.errors import ConfigError
 from seal_ray.runs.folder import ENDED
 from seal_ray.runs.sharing import epochs_to_train
 from seal_ray.storage.lease import hold_lease
-from seal_ray.sweep.queue import Queue
-from seal_ray.sweep.results import SweepRuns, results
-from seal_ray.sweep.tune import train_sweep
+from seal_ray.sweeps.queue import Queue
+from seal_ray.sweeps.results import SweepRuns, results
+from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
 

@@ -6,7 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from seal_ray.train.loop import _epochs
+from seal_ray.training.loop import _epochs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -7,8 +7,8 @@ from functools import reduce
 import pytest
 import torch
 
-from seal_ray.train.shard_sums import Partial, WorkersSum, add_partial, places
-from seal_ray.train.world import World
+from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial, places
+from seal_ray.training.world import World
 from tests.ranks import on_ranks
 
 Sum = int | tuple["Sum", "Sum"]

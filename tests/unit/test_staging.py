@@ -17,7 +17,7 @@ from seal_ray.distributed.launch import prepare_job
 from seal_ray.errors import DataError
 from seal_ray.recipe import Job, Placement
 from seal_ray.storage.paths import ObjectPath, cache_folder, storage_path
-from seal_ray.train.loop import fit
+from seal_ray.training.loop import fit
 from tests.runs import tiny_recipe, without_speeds
 
 

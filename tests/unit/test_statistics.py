@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_ray.sweep.statistics import Difference, estimate, paired, sign_flip_p, smallest_p
+from seal_ray.sweeps.statistics import Difference, estimate, paired, sign_flip_p, smallest_p
 
 
 def sample(n: int, seed: int = 0, mean: float = 50.0) -> list[float]:

@@ -14,7 +14,7 @@ from seal_ray.networks import Parts
 from seal_ray.phases.schedule import Budget, Group, Phase
 from seal_ray.phases.steps import Descend, Masked, Sam, Step
 from seal_ray.recipe import Optimizer
-from seal_ray.train.optimizer import build_optimizer, set_learning_rate
+from seal_ray.training.optimizer import build_optimizer, set_learning_rate
 
 
 class Line(nn.Module):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from seal_ray.data.subset import noisy_labels, training_indices
 from seal_ray.errors import ConfigError
-from seal_ray.train.run import Execution, Run
-from seal_ray.train.world import World
+from seal_ray.training.run import Execution, Run
+from seal_ray.training.world import World
 from tests.runs import tiny_images, tiny_recipe
 
 LABELS = np.random.default_rng(0).integers(0, 5, 300)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from seal_ray.sweep.progress import SweepScreen, clock
+from seal_ray.sweeps.progress import SweepScreen, clock
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
 from tests.unit.conftest import Command
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
-from seal_ray.sweep.file import MAX_RUNS, load_sweep
+from seal_ray.sweeps.file import MAX_RUNS, load_sweep
 from tests.unit.test_sweep import RUN, file
 
 SHIPPED = sorted((Path(__file__).parents[2] / "jobs/sweeps").glob("*.yaml"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seal_ray.runs.lineage import can_start_after, generation_keys, run_id
 from seal_ray.runs.sharing import Branching, Work, branchings, epochs_to_train, next_to_start, shapes
-from seal_ray.sweep.file import load_sweep
+from seal_ray.sweeps.file import load_sweep
 
 
 def work(name: str, keys: str, startable: bool = True) -> Work:

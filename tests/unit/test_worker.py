@@ -7,7 +7,7 @@ from pathlib import Path
 from seal_ray.distributed.workers import train_to_end
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.folder import open_store
-from seal_ray.train.world import World
+from seal_ray.training.world import World
 from tests.faults.conftest import images_of, same_as_undisturbed
 from tests.ray.conftest import small_job
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import yaml
 
-from seal_ray.report.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
-from seal_ray.report.source import fields_of
-from seal_ray.report.study import RunFacts, SettingFacts, Study
-from seal_ray.report.words import warnings
+from seal_ray.reports.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
+from seal_ray.reports.source import fields_of
+from seal_ray.reports.study import RunFacts, SettingFacts, Study
+from seal_ray.reports.words import warnings
 
 FOLDED = 12
 """Tables of more rows than this are shown on demand."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seal_ray.errors import ConfigError
-from seal_ray.sweep.statistics import Difference, Estimate, estimate, paired
+from seal_ray.sweeps.statistics import Difference, Estimate, estimate, paired
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from seal_ray.train.world import World
+from seal_ray.training.world import World
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from seal_ray.data.dataset import Pixels
 from seal_ray.data.loaders import open_loader
 from seal_ray.errors import SealRayError
 from seal_ray.recipe import Job
-from seal_ray.report.blocks import Picture
-from seal_ray.report.study import MomentFacts
+from seal_ray.reports.blocks import Picture
+from seal_ray.reports.study import MomentFacts
 
 SHOWN = 8
 """Images of a grid."""

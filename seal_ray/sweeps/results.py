@@ -21,8 +21,8 @@ from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.runs.weights import weights_digest
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.file import Setting, Sweep
-from seal_ray.sweep.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.sweeps.file import Setting, Sweep
+from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.tracking.wandb import tags_of, track_tables
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from seal_ray.report.blocks import alike
-from seal_ray.report.study import RunFacts, SettingFacts, Study
+from seal_ray.reports.blocks import alike
+from seal_ray.reports.study import RunFacts, SettingFacts, Study
 from seal_ray.runs.folder import ENDED
-from seal_ray.sweep.leaderboard import notes
-from seal_ray.sweep.statistics import SIGNIFICANCE_FROM, Difference, Estimate
+from seal_ray.sweeps.leaderboard import notes
+from seal_ray.sweeps.statistics import SIGNIFICANCE_FROM, Difference, Estimate
 
 MANY = 4
 """From so many comparisons on they are counted and not named one by one."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.leaderboard import Line
-from seal_ray.sweep.statistics import Difference, Estimate
+from seal_ray.sweeps.leaderboard import Line
+from seal_ray.sweeps.statistics import Difference, Estimate
 
 
 @dataclass(frozen=True)

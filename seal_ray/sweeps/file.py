@@ -24,7 +24,7 @@ from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import using
 from seal_ray.recipe import Analysis, Job, Recipe
-from seal_ray.sweep.distributions import is_distribution, sample
+from seal_ray.sweeps.distributions import is_distribution, sample
 
 MAX_RUNS = 10_000
 NAME = r"[\w-][\w.-]{0,99}"

@@ -16,11 +16,11 @@ from seal_ray.errors import ConfigError
 from seal_ray.phases.schedule import Position
 from seal_ray.runs.branch import finished_generations
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, shapes
-from seal_ray.sweep.plan import PlannedPhase, make_plan
-from seal_ray.sweep.results import SweepRuns
-from seal_ray.train.gradients import gradient_passes
-from seal_ray.train.run import Execution, Run
-from seal_ray.train.world import World
+from seal_ray.sweeps.plan import PlannedPhase, make_plan
+from seal_ray.sweeps.results import SweepRuns
+from seal_ray.training.gradients import gradient_passes
+from seal_ray.training.run import Execution, Run
+from seal_ray.training.world import World
 
 START_UP = 15.0
 """Seconds that a run takes before its first step, roughly; side by side they overlap with training."""

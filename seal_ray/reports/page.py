@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 import seal_ray
 from seal_ray.errors import ConfigError
-from seal_ray.report import accuracy, reasons, record
-from seal_ray.report.blocks import Target
-from seal_ray.report.charts import look
-from seal_ray.report.curves import drawn
-from seal_ray.report.source import find_source
-from seal_ray.report.study import Study, read_study
-from seal_ray.report.svg import element, path, svg
-from seal_ray.report.words import answer, question, unbroken, warnings
+from seal_ray.reports import accuracy, reasons, record
+from seal_ray.reports.blocks import Target
+from seal_ray.reports.charts import look
+from seal_ray.reports.curves import drawn
+from seal_ray.reports.source import find_source
+from seal_ray.reports.study import Study, read_study
+from seal_ray.reports.svg import element, path, svg
+from seal_ray.reports.words import answer, question, unbroken, warnings
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
@@ -76,10 +76,10 @@ def render(study: Study, target: Target) -> str:
     sections = [make(study, target) for make in SECTIONS]
     # A method's swatch looks like the first of its curves.
     shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
-    assets = files("seal_ray.report")
+    assets = files("seal_ray.reports")
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("seal_ray.report", ""),
+        loader=jinja2.PackageLoader("seal_ray.reports", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

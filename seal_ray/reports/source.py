@@ -13,8 +13,8 @@ from seal_ray.config.document import stored_in
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.recipe import Recipe
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.file import Setting, is_sweep, load_sweep
-from seal_ray.sweep.results import SweepRuns, prepare_sweep
+from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
+from seal_ray.sweeps.results import SweepRuns, prepare_sweep
 
 Kind = Literal["run", "sweep", "storage"]
 

@@ -25,10 +25,10 @@ from seal_ray.errors import Diverged
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.weights import pinned
-from seal_ray.train.gradients import Backward, gradient_passes
-from seal_ray.train.optimizer import set_learning_rate, signed_rate
-from seal_ray.train.run import EVALUATION_BATCH, Execution, Run
-from seal_ray.train.world import World
+from seal_ray.training.gradients import Backward, gradient_passes
+from seal_ray.training.optimizer import set_learning_rate, signed_rate
+from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.data.images import Shard

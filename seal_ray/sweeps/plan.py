@@ -14,7 +14,7 @@ from seal_ray.networks import Parts, ResNet, stages
 from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of
 from seal_ray.recipe import Recipe
 from seal_ray.runs.weights import beginning
-from seal_ray.train.optimizer import owner
+from seal_ray.training.optimizer import owner
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from seal_ray.report.charts import NARROW, shortened
-from seal_ray.report.scale import Scale, brief
-from seal_ray.report.shapes import COLOURS
-from seal_ray.report.svg import element, line, path, rect, svg, text
+from seal_ray.reports.charts import NARROW, shortened
+from seal_ray.reports.scale import Scale, brief
+from seal_ray.reports.shapes import COLOURS
+from seal_ray.reports.svg import element, line, path, rect, svg, text
 from seal_ray.runs.sharing import Branching
 
 PANEL = 292

@@ -11,8 +11,8 @@ from seal_ray.analysis.evaluations import Kind
 from seal_ray.analysis.results import read_arrays
 from seal_ray.analysis.scores import Column
 from seal_ray.errors import SealRayError
-from seal_ray.report import curves as of
-from seal_ray.report.blocks import (
+from seal_ray.reports import curves as of
+from seal_ray.reports.blocks import (
     Block,
     Figure,
     Grid,
@@ -30,11 +30,11 @@ from seal_ray.report.blocks import (
     several,
     span,
 )
-from seal_ray.report.charts import NARROW, WIDE, Axes, Mark, line_chart
-from seal_ray.report.pictures import by_depth, most_forgotten
-from seal_ray.report.shapes import Curve
-from seal_ray.report.small_charts import DOMINANT, PANEL, histogram
-from seal_ray.report.study import MomentFacts, SettingFacts, Study
+from seal_ray.reports.charts import NARROW, WIDE, Axes, Mark, line_chart
+from seal_ray.reports.pictures import by_depth, most_forgotten
+from seal_ray.reports.shapes import Curve
+from seal_ray.reports.small_charts import DOMINANT, PANEL, histogram
+from seal_ray.reports.study import MomentFacts, SettingFacts, Study
 
 SPLITS = ("train", "val")
 SPECTRUM = 160

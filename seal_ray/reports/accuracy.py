@@ -7,16 +7,27 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from seal_ray.report import curves as of
-from seal_ray.report.blocks import Block, Figure, Missing, Row, Section, Table, Target, finished, number, span
-from seal_ray.report.charts import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
-from seal_ray.report.scale import around
-from seal_ray.report.shapes import Curve
-from seal_ray.report.small_charts import Named, interval_bar, share_bar, tree_chart
-from seal_ray.report.study import SettingFacts, Study
+from seal_ray.reports import curves as of
+from seal_ray.reports.blocks import (
+    Block,
+    Figure,
+    Missing,
+    Row,
+    Section,
+    Table,
+    Target,
+    finished,
+    number,
+    span,
+)
+from seal_ray.reports.charts import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
+from seal_ray.reports.scale import around
+from seal_ray.reports.shapes import Curve
+from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
+from seal_ray.reports.study import SettingFacts, Study
 from seal_ray.runs.sharing import branchings, shapes
-from seal_ray.sweep.leaderboard import Line, meanings, other_top1
-from seal_ray.sweep.statistics import Difference, Estimate
+from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
+from seal_ray.sweeps.statistics import Difference, Estimate
 
 RIBBONS = 8
 """Settings whose phases are drawn below the curves at most."""

@@ -28,11 +28,11 @@ from seal_ray.errors import ClusterError, ConfigError, SealRayError
 from seal_ray.recipe import Job, check_sendable
 from seal_ray.runs.folder import ENDED
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.desk import Desk, Task, follow_for_tune
-from seal_ray.sweep.file import EarlyStopping
-from seal_ray.sweep.progress import SweepScreen
-from seal_ray.sweep.queue import Claim, Queue
-from seal_ray.sweep.results import SweepRuns
+from seal_ray.sweeps.desk import Desk, Task, follow_for_tune
+from seal_ray.sweeps.file import EarlyStopping
+from seal_ray.sweeps.progress import SweepScreen
+from seal_ray.sweeps.queue import Claim, Queue
+from seal_ray.sweeps.results import SweepRuns
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -184,7 +184,7 @@ def train_on_ray(
     """Train the queue's runs, of these jobs, `concurrent` at once, under a Ray that is initialised."""
     import ray
 
-    from seal_ray.sweep.slots import Slots
+    from seal_ray.sweeps.slots import Slots
 
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -215,7 +215,7 @@ def train_on_ray(
 def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
     """Train the queue's runs one after the other in this process, without Ray, until none is left."""
     from seal_ray.distributed.workers import train_to_end
-    from seal_ray.train.world import World
+    from seal_ray.training.world import World
 
     with _stop_on_signal(queue):
         while queue.left:

@@ -23,8 +23,8 @@ from seal_ray.runs.folder import SLOTS, Store
 from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import hold_lease, owns, take_lead
 from seal_ray.storage.paths import AnyPath, on_this_host, storage_path
-from seal_ray.sweep.desk import Task, ask
-from seal_ray.train.world import World
+from seal_ray.sweeps.desk import Task, ask
+from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.phases.schedule import Row

@@ -12,8 +12,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from seal_ray.networks import NORMS, Norm
-from seal_ray.train.optimizer import owner
-from seal_ray.train.shard_sums import Partial, WorkersSum, add_partial
+from seal_ray.training.optimizer import owner
+from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seal_ray.data.images import Shard
     from seal_ray.phases.losses import Loss
     from seal_ray.phases.schedule import Phase
-    from seal_ray.train.run import Run
+    from seal_ray.training.run import Run
 
 Backward = Callable[[Sequence["Shard"], Tensor | None], None]
 
@@ -29,10 +29,10 @@ Backward = Callable[[Sequence["Shard"], Tensor | None], None]
 def gradient_passes(run: Run, phase: Phase) -> Backward:
     """`backward(batch, outcomes)` for a phase: afterwards every `.grad` is the global batch's.
 
-    That is the mean over its shards, added in the order of `seal_ray.train.shard_sums`, so that the number of
-    workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 2) to be filled
-    with each shard's loss and number of correct predictions; None also means that no running statistics
-    move. They move with the worker's first shard only, so that rank 0's are those of shard 0.
+    That is the mean over its shards, added in the order of `seal_ray.training.shard_sums`, so that the number
+    of workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 2) to be
+    filled with each shard's loss and number of correct predictions; None also means that no running
+    statistics move. They move with the worker's first shard only, so that rank 0's are those of shard 0.
     """
     network, world, shards = run.network, run.world, run.recipe.shards
     smoothing = run.recipe.loss.label_smoothing

@@ -23,8 +23,8 @@ from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import begin_with
 from seal_ray.streams import stream
-from seal_ray.train.optimizer import build_optimizer, load_optimizer_state, optimizer_state
-from seal_ray.train.world import World
+from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Recipe

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from seal_ray.report.scale import Scale, around, brief, spread
-from seal_ray.report.shapes import COLOURS, Curve, Stretch
-from seal_ray.report.svg import element, line, path, rect, svg, text
+from seal_ray.reports.scale import Scale, around, brief, spread
+from seal_ray.reports.shapes import COLOURS, Curve, Stretch
+from seal_ray.reports.svg import element, line, path, rect, svg, text
 
 DASHES = 4
 WIDTHS = 3

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from seal_ray.methods import Method
 from seal_ray.phases.schedule import Budget
-from seal_ray.report.shapes import Curve, Stretch, shades
-from seal_ray.report.study import MomentFacts, RunFacts, SettingFacts, Study
-from seal_ray.sweep.statistics import Estimate
+from seal_ray.reports.shapes import Curve, Stretch, shades
+from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study
+from seal_ray.sweeps.statistics import Estimate
 
 POINTS = 240
 """Points of a curve that are drawn at most: more cannot be told apart on a screen."""

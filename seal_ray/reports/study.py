@@ -14,15 +14,15 @@ from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, load_job
-from seal_ray.report.shapes import shades
-from seal_ray.report.source import Kind, Member, Source
+from seal_ray.reports.shapes import shades
+from seal_ray.reports.source import Kind, Member, Source
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import Work, work_of
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweep.file import Setting
-from seal_ray.sweep.leaderboard import Line, RunResult, leaderboard, notes
+from seal_ray.sweeps.file import Setting
+from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, notes
 
 WHAT = ("depth", "curvature", "calibration")
 """The analyses that the page shows."""
