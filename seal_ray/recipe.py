@@ -18,10 +18,9 @@ from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_file
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.networks import Parts, ResNet, stages
-from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate
+from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate, owner
 from seal_ray.plugins import files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
-from seal_ray.training.optimizer import owner
 
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1

@@ -19,6 +19,7 @@ from seal_ray.phases.losses import CrossEntropy
 from seal_ray.phases.steps import Descend
 
 if TYPE_CHECKING:
+    from seal_ray.networks import Parts
     from seal_ray.phases.edits import Edit
     from seal_ray.phases.losses import Loss
     from seal_ray.phases.steps import Step
@@ -187,6 +188,16 @@ def group_rate(group: Group, rows: Sequence[Row], phase_epoch: int) -> float:
     before = len(losses) - phase_epoch
     assert before > 0, "an ascent follows at least one epoch of descent"
     return group.lr.rate(losses[before - 1], losses[before:])
+
+
+def owner(groups: Sequence[Group], parts: Parts, stage: str) -> int | None:
+    """Index of the group that moves a stage: the most specific one that holds it; None when frozen."""
+    breadth = {"all": 3, "early": 2, "late": 2, "head": 1}
+    holding = [i for i, group in enumerate(groups) if stage in parts.stages_of(group.part)]
+    if not holding:
+        return None
+    best = min(holding, key=lambda i: breadth.get(groups[i].part, 0))
+    return None if groups[best].lr == 0 else best
 
 
 def first_epochs(phases: Sequence[Phase]) -> tuple[int, ...]:

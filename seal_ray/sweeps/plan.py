@@ -11,10 +11,17 @@ from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.device import dtype_of, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.networks import Parts, ResNet, stages
-from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of
+from seal_ray.phases.schedule import (
+    Phase,
+    Position,
+    Rise,
+    first_epochs,
+    learning_rate,
+    moments_of,
+    owner,
+)
 from seal_ray.recipe import Recipe
 from seal_ray.runs.weights import beginning
-from seal_ray.training.optimizer import owner
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from seal_ray.networks import NORMS, Norm
-from seal_ray.training.optimizer import owner
+from seal_ray.phases.schedule import owner
 from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial
 
 if TYPE_CHECKING:

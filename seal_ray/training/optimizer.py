@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.networks import Parts
-from seal_ray.phases.schedule import Group, Phase, Row, group_rate
+from seal_ray.phases.schedule import Phase, Row, group_rate, owner
 
 
 class Settings(Protocol):
@@ -24,16 +24,6 @@ class Settings(Protocol):
     def weight_decay(self) -> float:
         """Weight decay of every parameter, norms and biases too."""
         ...
-
-
-def owner(groups: Sequence[Group], parts: Parts, stage: str) -> int | None:
-    """Index of the group that moves a stage: the most specific one that holds it; None when frozen."""
-    breadth = {"all": 3, "early": 2, "late": 2, "head": 1}
-    holding = [i for i, group in enumerate(groups) if stage in parts.stages_of(group.part)]
-    if not holding:
-        return None
-    best = min(holding, key=lambda i: breadth.get(groups[i].part, 0))
-    return None if groups[best].lr == 0 else best
 
 
 def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Settings) -> torch.optim.SGD:

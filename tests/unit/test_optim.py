@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from seal_ray.networks import Parts, build, stages
-from seal_ray.phases.schedule import Group, Phase, Rise
+from seal_ray.phases.schedule import Group, Phase, Rise, owner
 from seal_ray.recipe import Optimizer
 from seal_ray.streams import stream
 from seal_ray.training.optimizer import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
-    owner,
     set_learning_rate,
     signed_rate,
 )
