@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
 
-from seal_ray.config.document import override, read
+from seal_ray.config.document import dump, override, read
 from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
@@ -153,8 +152,8 @@ class Recipe(BaseModel):
         return load_job(path, overrides).recipe
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, every field written out; `Recipe(**yaml.safe_load(text))` reads it back."""
-        return _yaml(self.model_dump(mode="json"))
+        """The recipe as YAML, every field written out, in YAML 1.2."""
+        return dump(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -302,11 +301,7 @@ def dump_job(job: Job) -> str:
     """
     held = job.model_dump(mode="json", exclude={"plugins"})
     named = {"plugins": [f"{FOLDER}/{name}" for name in job.plugins]} if job.plugins else {}
-    return _yaml({"name": held.pop("name"), **named, **held})
-
-
-def _yaml(held: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(held, sort_keys=False, default_flow_style=None, width=110)
+    return dump({"name": held.pop("name"), **named, **held})
 
 
 @functools.cache

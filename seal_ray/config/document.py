@@ -1,19 +1,23 @@
 """YAML that remembers its lines, so that a complaint about a value can name the place it came from.
 
 A path is the tuple of keys and list positions that leads to a value. A place is `file:line`, or the
-`--set path=value` that gave the value. Only plain YAML is read: text, numbers, booleans, nulls, lists and
+`--set path=value` that gave the value. Only plain YAML 1.2 is read: text, numbers, booleans, nulls, lists and
 mappings with text keys. Anchors, aliases and merge keys work; tags do not, and dates are text.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from seal_ray.errors import ConfigError
 from seal_ray.storage.paths import AnyPath, storage_path
@@ -21,7 +25,6 @@ from seal_ray.storage.paths import AnyPath, storage_path
 Keys = tuple[str | int, ...]
 
 TAG = "tag:yaml.org,2002:"
-DECIMAL = re.compile(r"[-+]?(0|[1-9][\d_]{0,29})", re.ASCII)
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_VALUES = 10_000
 """Values in one file, aliases expanded: far above any use, far below what exhausts memory."""
@@ -47,6 +50,16 @@ def read(path: str | AnyPath) -> Document:
         what = "is empty" if value is None else f"holds a {type(value).__name__}"
         raise ConfigError(f"{path}:1: {what}; write a mapping of fields, one `name: value` a line")
     return Document(value, reader.places)
+
+
+def dump(value: object) -> str:
+    """Plain data as YAML 1.2 that `read` reads back: inner lists and mappings on one line, keys in order."""
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.width = 110
+    yaml.representer.default_flow_style = None
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def stored_in(storage: str | None) -> list[str]:
@@ -109,7 +122,7 @@ def _replaced(held: object, path: Keys, value: object) -> Any:
     return mapping | {path[0]: _replaced(mapping.get(path[0]), path[1:], value)}
 
 
-def at(value: Any, path: Keys) -> object:
+def at(value: Any, path: Keys) -> Any:
     """What `path` leads to; None when it leads nowhere."""
     key: Any
     for key in path:
@@ -144,18 +157,19 @@ class _Reader:
         self.source = source
         self.numbered = numbered
         self.places: dict[Keys, str] = {}
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []  # with their lines
         self.visits = 0
+        self.yaml = YAML(typ="safe", pure=True)
+        self.yaml.composer.warn_double_anchors = False
 
     def read(self, text: str) -> Any:
         """The value of `text`. ConfigError lists every problem when it has none."""
         try:
-            self.yaml = yaml.SafeLoader(text)
-            node = self.yaml.get_single_node()
+            node = self.yaml.compose(text)
             value = None if node is None else self.value(node, ())
-        except yaml.MarkedYAMLError as error:
+        except MarkedYAMLError as error:
             raise ConfigError(self.syntax(error)) from None
-        except yaml.reader.ReaderError as error:
+        except ReaderError as error:
             line = text.count("\n", 0, error.position)
             raise ConfigError(f"{self.line(line)}: holds U+{error.character:04X}; remove it") from None
         except RecursionError:
@@ -163,14 +177,14 @@ class _Reader:
         except (ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF"
             raise ConfigError(f"{self.source}: is not valid YAML: {error}") from None
         if self.problems:
-            raise ConfigError("\n".join(self.problems))
+            raise ConfigError("\n".join(text for _, text in sorted(self.problems)))
         return value
 
     def line(self, line: int) -> str:
         """The place of a 0-based line."""
         return f"{self.source}:{line + 1}" if self.numbered else self.source
 
-    def syntax(self, error: yaml.MarkedYAMLError) -> str:
+    def syntax(self, error: MarkedYAMLError) -> str:
         """What is wrong with text that is not YAML, and where."""
         mark = error.problem_mark or error.context_mark
         place = self.source if mark is None else self.line(mark.line)
@@ -179,85 +193,69 @@ class _Reader:
         remedy = "use spaces, not tabs" if tab else "check indentation, colons, brackets and quotes"
         return f"{place}{column}: is not valid YAML: {error.problem or error.context}; {remedy}"
 
-    def problem(self, node: yaml.Node, path: Keys, text: str) -> None:
+    def problem(self, node: Node, path: Keys, text: str) -> None:
         """Note what is wrong with a node."""
-        self.problems.append(f"{self.line(node.start_mark.line)}: {dotted(path)}: {text}")
+        line = node.start_mark.line
+        self.problems.append((line, f"{self.line(line)}: {dotted(path)}: {text}"))
 
-    def value(self, node: yaml.Node, path: Keys) -> Any:
+    def value(self, node: Node, path: Keys) -> Any:
         """The value of a node."""
-        self.visits += 1
-        if self.visits > MAX_VALUES:
-            raise ConfigError(f"{self.source}: holds more than {MAX_VALUES} values; use fewer aliases")
         self.places.setdefault(path, self.line(node.start_mark.line))
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node, ScalarNode):
+            self.count()
             return self.scalar(node, path)
         if node.tag not in (f"{TAG}map", f"{TAG}seq"):
             self.problem(node, path, f"the tag {node.tag!r} is not allowed; write plain YAML")
-        if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, path)
-        return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, SequenceNode):
+            self.count()
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        values = {}
+        assert isinstance(node, MappingNode)
+        for name, (key, value) in self.fields(node, path).items():
+            self.places[*path, name] = self.line(key.start_mark.line)
+            values[name] = self.value(value, (*path, name))
+        return values
 
-    def scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
+    def count(self) -> None:
+        """Count a value, each time that an alias repeats it."""
+        self.visits += 1
+        if self.visits > MAX_VALUES:
+            raise ConfigError(f"{self.source}: holds more than {MAX_VALUES} values; use fewer aliases")
+
+    def scalar(self, node: ScalarNode, path: Keys) -> Any:
         """Text, unless it is plain and reads as a number, a boolean or null."""
-        plain = self.yaml.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
-        if node.tag not in (plain, f"{TAG}str"):
+        plain = self.yaml.resolver.resolve(ScalarNode, node.value, (True, False))
+        tag = str(node.tag).removeprefix(TAG)
+        if node.tag not in (str(plain), f"{TAG}str"):
             self.problem(node, path, f"the tag {node.tag!r} is not allowed; write plain YAML")
-        elif node.tag == f"{TAG}null":
-            return None
-        elif node.tag == f"{TAG}bool":
-            return self.yaml.construct_yaml_bool(node)
-        elif node.tag in (f"{TAG}int", f"{TAG}float"):
-            return self.number(node, path)
+        elif tag in ("null", "bool", "int", "float"):
+            try:
+                return getattr(self.yaml.constructor, f"construct_yaml_{tag}")(node)
+            except ValueError:
+                self.problem(node, path, f"{node.value[:40]!r} is not a number; quote it if it is text")
         elif SURROGATE.search(node.value):
             self.problem(node, path, f"{node.value[:40]!r} is not Unicode text")
         else:
             return node.value
         return None
 
-    def number(self, node: yaml.ScalarNode, path: Keys) -> int | float | None:
-        """A decimal number. YAML 1.1 would read 010 as 8 and 1:30 as 90, which nobody means."""
-        if DECIMAL.fullmatch(node.value):
-            return int(node.value.replace("_", ""))
-        if node.tag == f"{TAG}float" and ":" not in node.value:
-            return self.yaml.construct_yaml_float(node)
-        self.problem(node, path, f"{node.value[:40]!r} is not a decimal number; quote it if it is text")
-        return None
-
-    def mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
-        """The fields of a mapping: those it merges, then its own."""
-        values: dict[str, Any] = {}
-        lines: dict[str, int] = {}
+    def fields(self, node: MappingNode, path: Keys) -> dict[str, tuple[Node, Node]]:
+        """Key and value of the fields of a mapping: those it merges, earlier ones first, then its own."""
+        self.count()
+        merged: dict[str, tuple[Node, Node]] = {}
+        own: dict[str, tuple[Node, Node]] = {}
         for key, value in node.value:
             if key.tag == f"{TAG}merge":
-                values = self.merged(value, path) | values
-        for key, value in node.value:
-            if key.tag == f"{TAG}merge":
-                continue
-            if key.tag != f"{TAG}str" or SURROGATE.search(key.value):
+                for source in value.value if isinstance(value, SequenceNode) else [value]:
+                    if isinstance(source, MappingNode):
+                        merged = self.fields(source, path) | merged
+                    else:
+                        self.problem(source, path, "<< takes a mapping, or a list of mappings")
+            elif key.tag != f"{TAG}str" or SURROGATE.search(key.value):
                 self.problem(key, path, "a field name must be text; quote it")
-                continue
-            name, line = key.value, key.start_mark.line
-            if name in lines:
-                self.problem(key, (*path, name), f"is given twice, first on line {lines[name] + 1}; keep one")
-                continue
-            if name in values:
-                self.drop((*path, name))
-            lines[name] = line
-            self.places[*path, name] = self.line(line)
-            values[name] = self.value(value, (*path, name))
-        return values
-
-    def merged(self, node: yaml.Node, path: Keys) -> dict[str, Any]:
-        """What `<<: node` brings in; earlier mappings of a list win."""
-        values: dict[str, Any] = {}
-        for source in reversed(node.value if isinstance(node, yaml.SequenceNode) else [node]):
-            if isinstance(source, yaml.MappingNode):
-                values |= self.value(source, path)
+            elif key.value in own:
+                first = own[key.value][0].start_mark.line + 1
+                self.problem(key, (*path, key.value), f"is given twice, first on line {first}; keep one")
             else:
-                self.problem(source, path, "<< takes a mapping, or a list of mappings")
-        return values
-
-    def drop(self, path: Keys) -> None:
-        """Forget the places of what a merge brought in and the mapping's own field replaces."""
-        for old in [old for old in self.places if old[: len(path)] == path]:
-            del self.places[old]
+                own[key.value] = (key, value)
+        return merged | own

@@ -6,6 +6,7 @@ ValidationError; `parse` turns it into a ConfigError that names the place of eve
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -34,7 +35,7 @@ from pydantic_core import (
     to_json,
 )
 
-from seal_ray.config.document import Document, Keys, dotted
+from seal_ray.config.document import Document, Keys, at, dotted
 from seal_ray.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -56,6 +57,9 @@ SYNONYMS = {
     "world_size": "workers",
 }
 """What other tools call a field of ours."""
+
+BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
+"""Words that are text in YAML 1.2."""
 
 KINDS = {
     "bool_type": "true or false",
@@ -83,11 +87,27 @@ RANGES = {
 
 
 def parse(document: Document, model: type[M]) -> M:
-    """The document as a `model`; ConfigError with a line `place: path: what is wrong` for each problem."""
+    """The document as a `model`; ConfigError with a line `place: path: what is wrong` for each problem.
+
+    Where a boolean is wanted, the words of YAML 1.1 for one are one.
+    """
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, model, document))) from None
+        meant = _with_booleans(error, document)
+        if meant is None:
+            raise ConfigError("\n".join(_explain(error, model, document))) from None
+    return parse(meant, model)
+
+
+def _with_booleans(error: ValidationError, document: Document) -> Document | None:
+    """The document with booleans in place of the words that an error is about, if it is about any."""
+    value: Any = copy.deepcopy(document.value)
+    paths = [_path(details, value) for details in error.errors() if details["type"] == "bool_type"]
+    words = [path for path in paths if str(at(value, path)).lower() in BOOLEANS]
+    for path in words:
+        at(value, path[:-1])[path[-1]] = BOOLEANS[at(value, path).lower()]
+    return dataclasses.replace(document, value=value) if words else None
 
 
 def refuse(title: str, problems: Sequence[str]) -> None:
@@ -314,18 +334,12 @@ def _hint(found: list[ErrorDetails], value: object) -> str:
     """How a value of the wrong kind was likely meant."""
     kinds = {details["type"] for details in found}
     if isinstance(value, str) and kinds & {"float_type", "int_type"}:
-        power = re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)", value)
-        if power and "float_type" in kinds:
-            whole, fraction, sign, exponent = power.groups()
-            return f"; YAML reads it as text: write {whole}{fraction or '.0'}e{sign or '+'}{exponent}"
-        return "; remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d*)?", value) else ""
+        return "; remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value) else ""
     if isinstance(value, str) and "literal_error" in kinds:
         expected = " ".join(details.get("ctx", {}).get("expected", "") for details in found)
         options = re.findall(r"'(.+?)'", expected)
         near = difflib.get_close_matches(value.lower().replace("-", ""), options, n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
-    if isinstance(value, bool) and kinds & {"literal_error", "string_type"}:
-        return "; YAML reads a bare on, off, yes or no as a boolean: quote it"
     return "; quote it" if isinstance(value, int | float) and "string_type" in kinds else ""
 
 

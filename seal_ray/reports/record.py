@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-import yaml
-
 from seal_ray.reports.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
 from seal_ray.reports.source import fields_of
 from seal_ray.reports.study import RunFacts, SettingFacts, Study
@@ -44,9 +42,7 @@ def recipes_section(study: Study, target: Target) -> Section:
         blocks.append(Missing("One setting: there is no other recipe to compare it with."))
     for setting, _ in known:
         assert setting.job is not None
-        text = yaml.safe_dump(
-            setting.job.recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
-        )
+        text = setting.job.recipe.to_yaml()
         blocks.append(Listing(f"The whole recipe of {setting.name}", text, setting.family))
     return Section("recipes", "Recipes", tuple(blocks))
 

@@ -5,10 +5,10 @@ from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
 
 from seal_ray.config.document import override, read
 from seal_ray.errors import ConfigError
@@ -154,7 +154,7 @@ def test_any_recipe_survives_json_and_yaml(recipe, folder):
     assert Recipe(**dumped) == recipe
     assert Recipe(**json.loads(json.dumps(dumped))) == recipe
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
-    assert Recipe(**yaml.safe_load(recipe.to_yaml())) == recipe
+    assert Recipe(**YAML(typ="safe", pure=True).load(recipe.to_yaml())) == recipe
     job = Job(name="trial", recipe=recipe)
     assert load_job(file(folder, dump_job(job))) == job
     assert hash(Recipe(**dumped)) == hash(recipe)
@@ -163,8 +163,8 @@ def test_any_recipe_survives_json_and_yaml(recipe, folder):
 def test_the_full_yaml_is_the_defaults_written_out(tmp_path):
     job = load_job(file(tmp_path, FULL))
     assert job.name == "tiny-imagenet-seal"
-    assert yaml.safe_load(dump_job(job)) == {
-        **(full := yaml.safe_load(FULL)),
+    assert YAML(typ="safe", pure=True).load(dump_job(job)) == {
+        **(full := YAML(typ="safe", pure=True).load(FULL)),
         "recipe": {
             **full["recipe"],
             "method": {

@@ -193,7 +193,7 @@ def test_entries_may_be_named(tmp_path: Path) -> None:
         ("method", "{name: seal, ascent_rate: {rise: 2.0}}", "seal(ascent_rate=rise=2)"),
         ("budget", "{epochs: 8, generation_length: 8}", "epochs=8, generation_length=8"),
         ("data.per_class", "null", "null"),
-        ("augment.flip", "no", "false"),
+        ("augment.flip", "no", "no"),
         ("optimizer.lr", "0.12345678", "0.12345678"),
         ("optimizer.lr", "1.0", "1"),
         ("seed", "123456789", "123456789"),

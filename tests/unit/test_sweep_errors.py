@@ -240,9 +240,9 @@ def test_a_base_that_cannot_be_read_is_named_with_the_line_that_names_it(tmp_pat
     missing = tmp_path / "runs/none.yaml"
     assert complaints(path) == [f"{path}:2: base: {missing}: no such file; give the path of a YAML file"]
     missing.parent.mkdir()
-    missing.write_text("recipe:\n  seed: 010\n  shards: 1\n  shards: 2\n")
+    missing.write_text("recipe:\n  seed: !x 1\n  shards: 1\n  shards: 2\n")
     first, second = complaints(path)
-    assert first.startswith(f"{path}:2: base: {missing}:2: recipe.seed: '010' is not a decimal number")
+    assert first.startswith(f"{path}:2: base: {missing}:2: recipe.seed: the tag '!x' is not allowed")
     assert second.startswith(f"{path}:2: base: {missing}:4: recipe.shards: is given twice")
     missing.write_text(RUN + "  retries: many\n")
     said = (
