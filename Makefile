@@ -70,7 +70,7 @@ lint: setup ## Check style, types, import layers and security
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seal_ray analysis jobs
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive seal_ray analysis
 
 format: setup ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

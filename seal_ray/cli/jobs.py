@@ -24,7 +24,7 @@ Address = Annotated[
         show_default=False,
     ),
 ]
-Id = Annotated[str, typer.Argument(help="A submission id, or a work's name for its last attempt.")]
+Id = Annotated[str, typer.Argument(help="A submission id, or a job's name for its last attempt.")]
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 """How `submit` reads its command line: options of the analyses are theirs to judge."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -67,11 +67,8 @@ def submit(
     """
     from seal_ray import jobs
     from seal_ray.errors import ConfigError
-    from seal_ray.head import connect
-    from seal_ray.work import Kind, read_analysis, read_work
 
-    asked: Kind = kind.value
-
+    asked: jobs.JobKind = kind.value
     options = ["--concurrent", str(concurrent)] if concurrent else []
     options += [] if share else ["--no-share"]
     if options and kind is not What.sweep:
@@ -81,16 +78,16 @@ def submit(
             raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
         if not isinstance(file, Path):
             raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
-        work = read_work(asked, file, overrides(set_, workers, storage), options, plugin or [])
+        spec = jobs.training_spec(asked, file, overrides(set_, workers, storage), options, plugin or [])
     else:
         if plugin:
             raise ConfigError(f"--plugin: is for train and sweep; this is {kind.value}")
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
         words += ["--workers", str(workers)] if workers else []
         words += ["--storage", storage] if storage else []
-        work = read_analysis(asked, file, _given(context, asked, [str(file), *words]))
-    client = connect(address)
-    job = jobs.submit(client, work, note)
+        spec = jobs.analysis_spec(asked, file, _given(context, asked, [str(file), *words]))
+    client = jobs.connect(address)
+    job = jobs.submit(client, spec, note)
     if follow and jobs.follow(client, job, write) != "succeeded":
         raise typer.Exit(1)
 
@@ -126,9 +123,9 @@ def list_(context: typer.Context, address: Address = "", json_: Json = False) ->
 @jobs_app.command()
 def status(id_: Id, address: Address = "", json_: Json = False) -> None:
     """Say how a job stands."""
-    from seal_ray.jobs import describe
+    from seal_ray.jobs import describe_job
 
-    found = describe(_connect(address), id_)
+    found = describe_job(_connect(address), id_)
     if json_:
         print(json.dumps(found, indent=1))
         return
@@ -143,13 +140,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job has printed."""
-    from seal_ray import jobs as work
+    from seal_ray import jobs
 
     client = _connect(address)
     if follow:
-        work.follow(client, id_, write)
+        jobs.follow(client, id_, write)
     else:
-        write(work.logs(client, id_))
+        write(jobs.logs(client, id_))
 
 
 @jobs_app.command()
@@ -159,10 +156,10 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of the epoch.")] = False,
 ) -> None:
     """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
-    from seal_ray import jobs as work
+    from seal_ray import jobs
 
     client = _connect(address)
-    out.print(f"{id_}: {work.stop(client, id_, note, now=now)}", markup=False)
+    out.print(f"{id_}: {jobs.stop(client, id_, note, now=now)}", markup=False)
 
 
 def note(text: str) -> None:
@@ -178,7 +175,7 @@ def write(text: str) -> None:
 
 def _connect(address: str) -> Any:
     from seal_ray.errors import ConfigError
-    from seal_ray.head import connect
+    from seal_ray.jobs import connect
 
     if not address:
         raise ConfigError("--address: name the cluster's dashboard, such as http://HEAD:8265")

@@ -94,11 +94,10 @@ def commands(script: str) -> list[list[str]]:
 
 
 def check_job(words: list[str]) -> None:
-    """`python jobs/train.py FILE ...` is a command of seal-ray whose file is valid, options included."""
-    kind, file = Path(words[1]).stem, ROOT / words[2]
-    assert words[0] == "python"
-    assert (ROOT / words[1]).exists()
-    check_seal_ray([kind, *words[2:]])
+    """`python -m seal_ray train FILE ...` is a command of seal-ray whose file is valid, options included."""
+    kind, file = words[3], ROOT / words[4]
+    assert words[:3] == ["python", "-m", "seal_ray"]
+    check_seal_ray(words[3:])
     overrides = [value for option, value in pairwise(words) if option == "--set"]
     assert is_sweep(file) == (kind == "sweep")
     if kind == "sweep":

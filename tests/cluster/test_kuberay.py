@@ -146,7 +146,7 @@ def test_a_job_names_a_command_and_a_valid_file_and_stores_on_the_shared_volume(
 
 def test_the_workers_of_a_run_are_there_when_it_starts() -> None:
     document = manifest("run.yaml")
-    workers = load_job(ROOT / shlex.split(document["spec"]["entrypoint"])[2]).placement.workers
+    workers = load_job(ROOT / shlex.split(document["spec"]["entrypoint"])[4]).placement.workers
     assert cluster_spec(document)["workerGroupSpecs"][0]["minReplicas"] >= workers
 
 

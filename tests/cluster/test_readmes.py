@@ -72,7 +72,7 @@ def test_ray_and_seal_ray_know_the_commands() -> None:
 def test_what_slurm_is_given_is_a_command_of_seal_ray(words: list[str]) -> None:
     at = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
     kind, file = words[at + 1 : at + 3]
-    check_job(["python", f"jobs/{kind}.py", file, *words[at + 3 :]])
+    check_job(["python", "-m", "seal_ray", kind, file, *words[at + 3 :]])
 
 
 def test_the_files_named_exist() -> None:

@@ -13,13 +13,11 @@ import pytest
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.distributed.elastic import LOOK
-from seal_ray.head import connect
-from seal_ray.jobs import follow, logs, submit
+from seal_ray.jobs import connect, follow, logs, submit, training_spec
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import open_store
 from seal_ray.sweeps.results import write_results
 from seal_ray.sweeps.tune import run_sweep
-from seal_ray.work import read_work
 from tests.faults.conftest import images_of, make_job, same_as_undisturbed
 from tests.hosts.hosts import Host, network, refusal, until
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
@@ -50,7 +48,7 @@ class Laptop:
         Path("run.yaml").write_text(dump_job(job))
         changes = {"budget": f"{{epochs: {epochs}, generation_length: 8}}", "model.width": 4}
         overrides = [f"recipe.{field}={value}" for field, value in changes.items()]
-        self.work = read_work("train", Path("run.yaml"), overrides)
+        self.work = training_spec("train", Path("run.yaml"), overrides)
         self.job = load_job("run.yaml", overrides)
         self.store = open_store(self.storage, self.job.recipe, images_of(self.job))
 
@@ -194,7 +192,7 @@ def test_a_sweep_gives_the_leaderboard_that_it_gives_here(
         host.kill()
     cluster[1].start()
     runs = small_sweep(laptop.data, laptop.storage, Path("sweep.yaml"))
-    laptop.work = read_work("sweep", Path("sweep.yaml"))
+    laptop.work = training_spec("sweep", Path("sweep.yaml"))
     laptop.submit()
     worked: set[int] = set()
     with ThreadPoolExecutor(1) as pool:

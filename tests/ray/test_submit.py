@@ -24,12 +24,20 @@ import yaml
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ClusterError
-from seal_ray.head import connect
-from seal_ray.jobs import describe, follow, list_jobs, logs, stop, submit
+from seal_ray.jobs import (
+    analysis_spec,
+    connect,
+    describe_job,
+    follow,
+    list_jobs,
+    logs,
+    stop,
+    submit,
+    training_spec,
+)
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import run_sweep
-from seal_ray.work import read_analysis, read_work
 from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
 from tests.plugins import shrink_and_perturb
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
@@ -119,14 +127,14 @@ def test_without_the_token_nothing_runs(address: str, client: Any, monkeypatch: 
             urllib.request.urlopen(request, timeout=30)
     assert list_jobs(client) == before
     with pytest.raises(ClusterError, match="has no job nobody-a1"):
-        describe(client, "nobody-a1")
+        describe_job(client, "nobody-a1")
 
 
 def test_two_who_submit_the_same_at_once_get_one_job_which_says_why_it_fails(
     client: Any, tmp_path: Path
 ) -> None:
     Path("run.yaml").write_text(dump_job(make_job(tmp_path / "none", tmp_path / "runs", "llf")))
-    work = read_work("train", Path("run.yaml"))
+    work = training_spec("train", Path("run.yaml"))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: submit(client, work, lambda _: None), range(4)))
     assert set(found) == {f"{work.name}-a1"}
@@ -149,15 +157,15 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
 
     def again(epochs: int) -> str:
         """The id of the job that has, once this returns, committed so many epochs."""
-        submitted = submit(client, read_work("train", Path("run.yaml"), LONGER), said.append)
-        until(lambda: len(store.rows()) >= epochs or describe(client, submitted)["status"] == "failed")
+        submitted = submit(client, training_spec("train", Path("run.yaml"), LONGER), said.append)
+        until(lambda: len(store.rows()) >= epochs or describe_job(client, submitted)["status"] == "failed")
         assert len(store.rows()) >= epochs, logs(client, submitted)
         return submitted
 
     first = again(2)
     assert first.startswith("faults-")
     assert first.endswith("-a1")
-    assert submit(client, read_work("train", Path("run.yaml"), LONGER), said.append) == first
+    assert submit(client, training_spec("train", Path("run.yaml"), LONGER), said.append) == first
     assert said[-1] == f"{first}: is running already, attached to it"
     [listed] = [one for one in list_jobs(client) if one["id"] == first]
     assert (listed["kind"], listed["file"], listed["status"]) == ("train", "run.yaml", "running")
@@ -186,7 +194,7 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
     assert text == logs(client, third)
     assert f"{store.run_id}: finished" in text
     assert stop(client, first, said.append) == "stopped"
-    assert describe(client, first.removesuffix("-a1"))["id"] == third
+    assert describe_job(client, first.removesuffix("-a1"))["id"] == third
     assert TOKEN not in text + "".join(said) + str(client.list_jobs())
     same_as_undisturbed(job, Store(store.folder, store.run_id), tmp_path / "alone")
 
@@ -196,7 +204,7 @@ def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path:
     job = yaml.safe_load(dump_job(make_job(digits, tmp_path / "runs", "llf")))
     job["recipe"]["method"] = "shrink_perturb"
     Path("run.yaml").write_text(yaml.safe_dump({"plugins": ["./shrink.py"], **job}))
-    submitted = submit(client, read_work("train", Path("run.yaml")), lambda _: None)
+    submitted = submit(client, training_spec("train", Path("run.yaml")), lambda _: None)
     printed: list[str] = []
     assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
     assert "code: shrink.py sha256 " in "".join(printed)
@@ -206,14 +214,14 @@ def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path:
 
 def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: Path, tmp_path: Path) -> None:
     runs = small_sweep(digits, tmp_path / "runs", Path("sweep.yaml"))
-    submitted = submit(client, read_work("sweep", Path("sweep.yaml")), lambda _: None)
+    submitted = submit(client, training_spec("sweep", Path("sweep.yaml")), lambda _: None)
     printed: list[str] = []
     assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
     here = small_sweep(digits, tmp_path / "here", Path("here.yaml"))
     run_sweep(here, screen()[0], share=True, address=None, concurrent=None, in_process=True)
     assert metrics_of(runs) == metrics_of(here)
     assert {run["status"] for run in leaderboard_of(runs)["runs"]} == {"finished"}
-    analysis = read_analysis("analyze", Path("sweep.yaml"), {"--what": ["calibration"], "--workers": ["1"]})
+    analysis = analysis_spec("analyze", Path("sweep.yaml"), {"--what": ["calibration"], "--workers": ["1"]})
     printed.clear()
     assert follow(client, submit(client, analysis, lambda _: None), printed.append) == "succeeded", "".join(
         printed

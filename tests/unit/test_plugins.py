@@ -22,6 +22,7 @@ from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.errors import ConfigError, SealRayWarning
+from seal_ray.jobs import analysis_spec, sent_files, training_spec
 from seal_ray.methods import METHODS, Method
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import (
@@ -41,7 +42,6 @@ from seal_ray.storage.paths import ObjectPath
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
 from seal_ray.training.loop import fit
-from seal_ray.work import contents, read_analysis, read_work
 from tests.plugins import plain_method, shrink_and_perturb, write_job
 
 
@@ -453,13 +453,13 @@ def test_a_job_sends_the_files_that_it_names(
     places = {"placement": {"storage": "/mnt/runs"}}
     path = write_job(tmp_path / "run.yaml", **places)
     path.write_text(path.read_text().replace("path: unused", "path: /data/x"))
-    work = read_work("train", Path("run.yaml"), plugins=[Path("more.py")])
-    assert {Path("run.yaml"), Path("mine.py"), Path("more.py")} <= set(contents(work))
-    assert work.arguments[:3] == ("run.yaml", "--plugin", "more.py")
-    before = read_work("train", Path("run.yaml")).name
+    spec = training_spec("train", Path("run.yaml"), plugins=[Path("more.py")])
+    assert {Path("run.yaml"), Path("mine.py"), Path("more.py")} <= set(sent_files(spec))
+    assert spec.arguments[:3] == ("run.yaml", "--plugin", "more.py")
+    before = training_spec("train", Path("run.yaml")).name
     mine.write_text(plain_method() + "\n# another version\n")
-    assert read_work("train", Path("run.yaml")).name != before
-    trusting = read_analysis("analyze", Path("/mnt/runs"), {"--trust-plugins": [], "--what": ["depth"]})
+    assert training_spec("train", Path("run.yaml")).name != before
+    trusting = analysis_spec("analyze", Path("/mnt/runs"), {"--trust-plugins": [], "--what": ["depth"]})
     assert trusting.arguments == ("/mnt/runs", "--trust-plugins", "--what", "depth", "--address", "auto")
 
 

@@ -15,12 +15,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from seal_ray import head, work
+from seal_ray import jobs
 from seal_ray.cli import app
 from seal_ray.errors import ClusterError, ConfigError
-from seal_ray.head import connect
-from seal_ray.jobs import attempts
-from seal_ray.work import Work, contents, read_analysis, read_work
+from seal_ray.jobs import JobSpec, analysis_spec, attempts, connect, sent_files, training_spec
 
 RUN = {
     "recipe": {
@@ -48,13 +46,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def run(*overrides: str) -> Work:
-    return read_work("train", Path("runs/run.yaml"), overrides)
+def run(*overrides: str) -> JobSpec:
+    return training_spec("train", Path("runs/run.yaml"), overrides)
 
 
 def test_the_command_of_a_job_is_that_of_the_user() -> None:
-    work = read_work("train", Path("runs/run.yaml"), ["recipe.method={name: llf}"], ["--workers", "1"])
-    words = shlex.split(work.entrypoint)
+    spec = training_spec("train", Path("runs/run.yaml"), ["recipe.method={name: llf}"], ["--workers", "1"])
+    words = shlex.split(spec.entrypoint)
     assert words[:5] == ["exec", "python", "-m", "seal_ray", "train"]
     assert words[5:8] == ["runs/run.yaml", "--set", "recipe.method={name: llf}"]
     assert words[8:] == ["--workers", "1", "--address", "auto"]
@@ -70,8 +68,8 @@ def test_a_name_says_what_is_computed_and_where_it_is_stored() -> None:
         run("recipe.seed=1"),
         run("recipe.data.path=/data/y"),
         run("placement.storage=/mnt/other"),
-        read_work("sweep", Path("sweeps/sweep.yaml")),
-        read_work("sweep", Path("sweeps/sweep.yaml"), ["seeds=3"]),
+        training_spec("sweep", Path("sweeps/sweep.yaml")),
+        training_spec("sweep", Path("sweeps/sweep.yaml"), ["seeds=3"]),
     ]
     assert len({name, *(other.name for other in others)}) == 1 + len(others)
 
@@ -84,7 +82,7 @@ def test_a_name_fits_into_an_address() -> None:
 
 def test_the_package_and_the_files_of_a_sweep_are_sent_and_nothing_else(here: Path) -> None:
     (here / ".env").write_text("WANDB_API_KEY=secret")
-    found = contents(read_work("sweep", Path("sweeps/sweep.yaml")))
+    found = sent_files(training_spec("sweep", Path("sweeps/sweep.yaml")))
     places = {str(place) for place in found}
     assert {"sweeps/sweep.yaml", "runs/run.yaml", "seal_ray/jobs.py", "seal_ray/methods/seal.py"} <= places
     assert "seal_ray/analysis/__init__.py" in places
@@ -93,24 +91,24 @@ def test_the_package_and_the_files_of_a_sweep_are_sent_and_nothing_else(here: Pa
 
 
 def test_more_than_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "LARGEST", 10_000)
+    monkeypatch.setattr(jobs, "UPLOAD_LIMIT", 10_000)
     with pytest.raises(ConfigError, match=r"MiB would be sent.*largest file is .*seal_ray"):
-        contents(run())
+        sent_files(run())
 
 
 def test_a_file_outside_the_working_directory_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="outside the working directory"):
         monkeypatch.chdir(here / "sweeps")
-        read_work("train", here / "runs" / "run.yaml")
+        training_spec("train", here / "runs" / "run.yaml")
     with pytest.raises(ConfigError, match=r"run\.yaml: is outside the working directory"):
-        read_work("sweep", Path("sweep.yaml"))
+        training_spec("sweep", Path("sweep.yaml"))
     monkeypatch.chdir(here)
-    assert read_work("train", here / "runs" / "run.yaml").files == (Path("runs/run.yaml"),)
+    assert training_spec("train", here / "runs" / "run.yaml").files == (Path("runs/run.yaml"),)
 
 
 def test_a_base_that_would_not_be_found_on_the_cluster_is_refused(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"base: .* is absolute"):
-        read_work("sweep", Path("sweeps/sweep.yaml"), [f"base={here}/runs/run.yaml"])
+        training_spec("sweep", Path("sweeps/sweep.yaml"), [f"base={here}/runs/run.yaml"])
 
 
 def test_paths_that_end_with_the_job_are_refused() -> None:
@@ -126,39 +124,39 @@ def test_paths_that_end_with_the_job_are_refused() -> None:
 def test_an_analysis_of_a_sweep_is_sent_with_its_evaluation(here: Path) -> None:
     (here / "cars.yaml").write_text("kind: transfer\ntargets: [cars]\n")
     options = {"--evaluation": [str(here / "cars.yaml")], "--data": ["/mnt/data"], "--workers": ["2"]}
-    sent = read_analysis("transfer", Path("sweeps/sweep.yaml"), options)
+    sent = analysis_spec("transfer", Path("sweeps/sweep.yaml"), options)
     assert shlex.split(sent.entrypoint)[4:] == [
         *["transfer", "sweeps/sweep.yaml", "--data", "/mnt/data", "--evaluation", "cars.yaml"],
         *["--workers", "2", "--address", "auto"],
     ]
-    assert {Path("sweeps/sweep.yaml"), Path("runs/run.yaml"), Path("cars.yaml")} <= set(contents(sent))
+    assert {Path("sweeps/sweep.yaml"), Path("runs/run.yaml"), Path("cars.yaml")} <= set(sent_files(sent))
     assert sent.name.startswith("transfer-sweep-")
     (here / "cars.yaml").write_text("kind: transfer\ntargets: [cars, dogs]\n")
     others = [
-        read_analysis("transfer", Path("sweeps/sweep.yaml"), options),
-        read_analysis("transfer", Path("sweeps/sweep.yaml"), {**options, "--data": ["/mnt/other"]}),
-        read_analysis("analyze", Path("sweeps/sweep.yaml"), {}),
-        read_analysis("analyze", Path("/mnt/runs"), {}),
-        read_analysis("analyze", Path("/mnt/runs"), {"--set": ["depth.k=3"]}),
+        analysis_spec("transfer", Path("sweeps/sweep.yaml"), options),
+        analysis_spec("transfer", Path("sweeps/sweep.yaml"), {**options, "--data": ["/mnt/other"]}),
+        analysis_spec("analyze", Path("sweeps/sweep.yaml"), {}),
+        analysis_spec("analyze", Path("/mnt/runs"), {}),
+        analysis_spec("analyze", Path("/mnt/runs"), {"--set": ["depth.k=3"]}),
     ]
     assert len({sent.name, *(other.name for other in others)}) == 1 + len(others)
 
 
 def test_an_analysis_that_would_not_find_its_things_on_the_cluster_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"runs/x: is no file here, and as a folder .* absolute"):
-        read_analysis("analyze", Path("runs/x"), {})
+        analysis_spec("analyze", Path("runs/x"), {})
     with pytest.raises(ConfigError, match="--data: name the folder"):
-        read_analysis("fewshot", Path("/mnt/runs"), {"--on": ["cars"]})
+        analysis_spec("fewshot", Path("/mnt/runs"), {"--on": ["cars"]})
     with pytest.raises(ConfigError, match="--in-process: is not for a job"):
-        read_analysis("analyze", Path("/mnt/runs"), {"--in-process": ["True"]})
+        analysis_spec("analyze", Path("/mnt/runs"), {"--in-process": ["True"]})
     with pytest.raises(ConfigError, match=r"placement\.storage: here is relative"):
-        read_analysis("analyze", Path("sweeps/sweep.yaml"), {"--storage": ["here"]})
+        analysis_spec("analyze", Path("sweeps/sweep.yaml"), {"--storage": ["here"]})
 
 
 def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[Work] = []
-    monkeypatch.setattr("seal_ray.head.connect", lambda address: address)
-    monkeypatch.setattr("seal_ray.jobs.submit", lambda client, work, note: sent.append(work))
+    sent: list[JobSpec] = []
+    monkeypatch.setattr("seal_ray.jobs.connect", lambda address: address)
+    monkeypatch.setattr("seal_ray.jobs.submit", lambda client, spec, note: sent.append(spec))
     words = ["submit", "analyze", "/mnt/runs", "--address", "http://h:1", "--what", "depth", "--workers", "2"]
     done = CliRunner().invoke(app, [*words, "--set", "depth.k=3", "--set", "depth.seed=1"])
     assert done.exit_code == 0, done.output
@@ -178,8 +176,8 @@ def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatc
 
 def test_attempts_at_the_same_work_are_told_by_their_number() -> None:
     ids = ["a-1-a10", "a-1-a2", None, "a-1-a0", "xa-1-a3", "a-1-a4-a1", "a.1-a5", "raysubmit_a-1-a1"]
-    jobs = [SimpleNamespace(submission_id=submitted) for submitted in ids]
-    assert list(attempts("a-1", jobs)) == [2, 10]
+    listed = [SimpleNamespace(submission_id=submitted) for submitted in ids]
+    assert list(attempts("a-1", listed)) == [2, 10]
 
 
 @contextmanager
@@ -250,7 +248,7 @@ def test_an_address_that_is_not_a_dashboards_is_refused(address: str) -> None:
 
 
 def test_a_head_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "PATIENCE", 0.2)
+    monkeypatch.setattr(jobs, "CONNECT_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ClusterError, match="no Ray dashboard answers"):
