@@ -27,8 +27,7 @@ def dashboard(
 ) -> None:
     """Save a view of all that is logged in W&B. Again: the same view, brought up to date."""
     from seal_ray.sweeps.file import NAME
-    from seal_ray.tracking.panels import project_view, sweep_view
-    from seal_ray.tracking.workspace import save_view, to_json
+    from seal_ray.tracking.workspace import project_view, save_view, sweep_view, view_json
 
     if sweep is not None and not re.fullmatch(NAME, sweep):
         raise ConfigError(
@@ -39,7 +38,7 @@ def dashboard(
         saved = save_view(view, project, entity)
         out.print(f"{view.name}: {'updated' if saved.existed else 'created'}, {saved.url}", markup=False)
         return
-    text = to_json(view, project, entity)
+    text = view_json(view, project, entity)
     if str(json_) == "-":
         sys.stdout.write(text)
         return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +17,18 @@ from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owner
 from seal_ray.storage.paths import AnyPath, listed
-from seal_ray.tracking.artifacts import log_moments
 from seal_ray.tracking.wandb import (
     data_name,
-    end_service,
     ends_generation,
     epochs_held,
     log_epoch,
+    log_moments,
+    speaking_to_wandb,
     start_run,
     wandb_mode,
 )
 
-AGAIN = "the same command again goes on where it stopped"
+SYNC_AGAIN = "the same command again goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -72,27 +71,21 @@ def _sync(folder: AnyPath, changes: dict[str, str], moments: bool) -> Synced:
         job, rows = load_job(folder / "job.yaml"), store.rows()
     except SealRayError as error:
         return Synced(folder.name, 0, skipped=str(error))
-    skipped = _reason_to_skip(folder, job, rows)
-    if skipped:
-        return Synced(folder.name, len(rows), skipped=skipped)
+    if job.placement.tracking.wandb == "off":
+        return Synced(folder.name, len(rows), skipped="not tracked (placement.tracking.wandb: off)")
+    if where := owner(folder):
+        return Synced(folder.name, len(rows), skipped=f"being trained by {where}")
+    if not rows:
+        return Synced(folder.name, 0, skipped="no epochs yet")
     tracking = job.placement.tracking.model_copy(update=changes)
     placement = job.placement.model_copy(update={"tracking": tracking})
     uploaded = _upload(job.model_copy(update={"placement": placement}), store, rows, moments)
     return Synced(folder.name, len(rows), uploaded)
 
 
-def _reason_to_skip(folder: AnyPath, job: Job, rows: list[Row]) -> str:
-    if job.placement.tracking.wandb == "off":
-        return "not tracked (placement.tracking.wandb: off)"
-    where = owner(folder)
-    if where:
-        return f"being trained by {where}"
-    return "" if rows else "no epochs yet"
-
-
 def _upload(job: Job, store: Store, rows: list[Row], moments: bool) -> int:
     """Log the rows that W&B lacks and wait until it has them; returns how many those were."""
-    with _speaking_to_wandb(store.run_id), tempfile.TemporaryDirectory() as scratch:
+    with speaking_to_wandb(f"{store.run_id}: ", SYNC_AGAIN), tempfile.TemporaryDirectory() as scratch:
         tracked = start_run(job, store.run_id, Path(scratch), data_name(job), "online")
         held = epochs_held(tracked)
         for row in rows[held:]:
@@ -103,18 +96,5 @@ def _upload(job: Job, store: Store, rows: list[Row], moments: bool) -> int:
         tracked.finish()
         missing = len(rows) - epochs_held(tracked)
     if missing > 0:
-        raise SealRayError(f"{store.run_id}: W&B did not take {missing} of {len(rows)} epochs; {AGAIN}")
+        raise SealRayError(f"{store.run_id}: W&B did not take {missing} of {len(rows)} epochs; {SYNC_AGAIN}")
     return max(0, len(rows) - held)
-
-
-@contextmanager
-def _speaking_to_wandb(run_id: str) -> Iterator[None]:
-    """What W&B raises becomes a SealRayError, and nothing waits for what cannot be uploaded."""
-    try:
-        yield
-    except BaseException as error:
-        end_service()
-        if isinstance(error, SealRayError) or not isinstance(error, Exception):
-            raise
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SealRayError(f"{run_id}: W&B cannot be reached or refuses ({what}); {AGAIN}") from error

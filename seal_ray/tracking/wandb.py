@@ -1,4 +1,4 @@
-"""Where an epoch's metrics go beside metrics.jsonl: Weights & Biases, or nowhere.
+"""Where an epoch's metrics and moments go beside the run's folder: Weights & Biases, or nowhere.
 
 Training never waits for a tracker. W&B is spoken to from a thread of its own; when it fails or hangs it
 is given up with one warning, and metrics.jsonl still has everything.
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import netrc
 import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import psutil
 
 from seal_ray.data.staging import describe
-from seal_ray.errors import DataError, SealRayWarning, StorageError
+from seal_ray.errors import CheckpointError, DataError, SealRayError, SealRayWarning, StorageError
 from seal_ray.phases.schedule import Row
+from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
-from seal_ray.storage.paths import AnyPath, on_this_host, storage_path
-from seal_ray.tracking.artifacts import log_moments
+from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
@@ -39,18 +40,6 @@ RETRIES: dict[str, Any] = {
     for limit, value in (("max", 20), ("wait_min_seconds", 1), ("wait_max_seconds", 15))
 }
 """W&B's process outlives a trainer that was killed for as long as it still tries to upload: some minutes."""
-
-
-class Tracker(Protocol):
-    """Receives each committed epoch, in order."""
-
-    def log(self, row: Row) -> None:
-        """One epoch; returns at once."""
-        ...
-
-    def close(self) -> None:
-        """No more epochs come."""
-        ...
 
 
 class NoTracker:
@@ -67,27 +56,17 @@ def wandb_mode(asked: str) -> str:
     """`auto` as what it means here: `online` where W&B has an API key, `offline` elsewhere."""
     if asked != "auto":
         return asked
-    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
-
-
-def _netrc_has_key() -> bool:
-    """Whether `wandb login` has left a key."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    key: object = os.environ.get("WANDB_API_KEY")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        key = key or netrc.netrc().authenticators(host)  # where `wandb login` leaves it
+    return "online" if key else "offline"
 
 
-def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Tracker:
+def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Wandb | NoTracker:
     """The tracker that the placement asks for. data: the data set's name, a tag."""
     mode = wandb_mode(job.placement.tracking.wandb)
     return NoTracker() if mode == "off" else Wandb(job, Store(folder, run_id), data, mode)
-
-
-@dataclass(frozen=True)
-class _Closed:
-    """The last thing in the queue."""
 
 
 class Wandb:
@@ -98,7 +77,7 @@ class Wandb:
     """
 
     def __init__(self, job: Job, store: Store, data: str, mode: str) -> None:
-        self._queue: queue.SimpleQueue[Row | _Closed] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Row | None] = queue.SimpleQueue()  # None: closed
         self._failed = threading.Event()
         self._thread = threading.Thread(target=self._feed, args=(job, store, data, mode), daemon=True)
         self._thread.start()
@@ -110,7 +89,7 @@ class Wandb:
 
     def close(self) -> None:
         """Let the thread finish, for PATIENCE seconds at most."""
-        self._queue.put(_Closed())
+        self._queue.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             self._give_up(f"W&B did not finish within {PATIENCE:g} s and is left behind")
@@ -120,7 +99,7 @@ class Wandb:
             first = mode == "online" or not list(on_this_host(store.folder).glob("wandb/offline-run-*"))
             run = start_run(job, store.run_id, store.folder, data, mode)
             held = epochs_held(run) if mode == "online" else 0 if first else None
-            while not isinstance(row := self._queue.get(), _Closed):
+            while (row := self._queue.get()) is not None:
                 epoch = row["global_epoch"]
                 for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
                     log_epoch(run, missing, job, store)
@@ -287,6 +266,43 @@ def log_epoch(run: Any, row: Row, job: Job, store: Store, *, upload: bool = Fals
         warnings.warn(text, SealRayWarning, stacklevel=2)
 
 
+def log_moments(run: Any, row: Row, store: Store, *, upload: bool = False) -> None:
+    """Log the moments of the generation that ends with `row` as artifacts `<run id>-<moment>`.
+
+    They refer to the files where they lie, of which none is read but the manifest, or with `upload` hold
+    them. Damaged moments are left out; whoever reads them says so. StorageError when S3 does not answer.
+    """
+    import wandb
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+    known = store.generations()
+    generation = row["generation"]
+    for folder in listed(store.folder, f"moments/g{generation:03d}-*"):
+        try:
+            manifest = read_manifest(folder)
+        except CheckpointError:
+            continue
+        facts = {
+            "run": store.run_id,
+            "generation": generation,
+            "parent": {"run": row["trained_by"], "generation_key": known.keys[generation] if known else None},
+            **{key: manifest[key] for key in ("moment", "position", "weights_sha256")},
+        }
+        artifact = wandb.Artifact(f"{store.run_id}-{folder.name}", type="moment", metadata=facts)
+        described = (folder / "manifest.json").read_bytes()
+        itself = {"bytes": len(described), "sha256": hashlib.sha256(described).hexdigest()}
+        for name, held in {**manifest["files"], "manifest.json": itself}.items():
+            path = folder / name
+            if upload:
+                with artifact.new_file(name, mode="wb") as file:
+                    file.write(path.read_bytes())
+            else:  # W&B's add_reference would need boto3
+                uri = path.absolute().as_uri() if isinstance(path, Path) else str(path)
+                entry = ArtifactManifestEntry(path=name, ref=uri, digest=held["sha256"], size=held["bytes"])
+                artifact.manifest.add_entry(entry)
+        run.log_artifact(artifact)
+
+
 def ends_generation(row: Row, job: Job) -> bool:
     """Whether an epoch is the last one of its generation."""
     return bool((row["global_epoch"] + 1) % job.recipe.budget.length == 0)
@@ -314,3 +330,16 @@ def end_service() -> None:
     # It raises that its process is gone, and then leaves with that one's exit status.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
+
+
+@contextlib.contextmanager
+def speaking_to_wandb(who: str, remedy: str) -> Iterator[None]:
+    """What W&B raises becomes a SealRayError, and nothing waits for what cannot be uploaded."""
+    try:
+        yield
+    except BaseException as error:
+        end_service()
+        if isinstance(error, SealRayError) or not isinstance(error, Exception):
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SealRayError(f"{who}W&B cannot be reached or refuses ({what}); {remedy}") from error

@@ -1,26 +1,181 @@
-"""Views of `seal_ray.tracking.panels` as W&B's saved views: the one module that knows wandb-workspaces.
+"""What W&B's workspace shows: views of sections of panels of metrics, named as in this folder's README.md.
 
-W&B finds a saved view by its internal name, `nw-<11 characters>-v`, which ours take from the view's own name;
-saved with the id that was found, it is overwritten, so that saving twice leaves one.
+Views are data, so that what is shown can be checked against what is logged; this is the one module that
+knows wandb-workspaces. W&B finds a saved view by its internal name, `nw-<11 characters>-v`, which ours take
+from the view's own name; saved with the id that was found it is overwritten, so saving twice leaves one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
-from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.tracking.panels import Panel, Section, View, pattern
-from seal_ray.tracking.wandb import wandb_mode
+from seal_ray.errors import ConfigError
+from seal_ray.tracking.wandb import speaking_to_wandb, wandb_mode
 
+PanelKind = Literal["lines", "area", "bars", "table", "pictures"]
+"""Lines and stacked areas over an axis; bars of a last or best value; a logged table; logged images."""
 OFFLINE = "`--json FILE` writes the view without W&B"
 MOST_RUNS = 100
 """Runs, or groups of them, that a panel draws at most."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Some metrics in one frame.
+
+    metrics: names; one with a <placeholder> stands for every name that fits. unit: of the values.
+    summary: which value of a run bars show, of a metric that has several: "last" or "max".
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    kind: PanelKind = "lines"
+    unit: str = ""
+    axis: str = "global_epoch"
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class PanelSection:
+    """Panels under a heading."""
+
+    name: str
+    panels: tuple[Panel, ...]
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view of a project.
+
+    group: the W&B group whose runs it shows; None: all. grouped_by: what runs of one line have in common:
+    "group", or fields of the recipe. The lines of a panel are means over the runs of a group.
+    """
+
+    name: str
+    sections: tuple[PanelSection, ...]
+    grouped_by: tuple[str, ...]
+    group: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What the view is found by when it is saved again: the same for the same name, 11 digits."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:11]
+
+
+SETTING = ("method.name", "budget.generation_length")
+"""Fields of the recipe that tell the lines of a sweep apart: runs that differ by seed are one line."""
+
+
+def project_view() -> View:
+    """All runs of a project; a line for each sweep, method and generation length."""
+    return View("seal-ray", SECTIONS, ("group", *SETTING))
+
+
+def sweep_view(name: str) -> View:
+    """The runs of one sweep and their analyses; a line for each method and generation length."""
+    return View(f"seal-ray: {name}", SECTIONS, SETTING, group=name)
+
+
+def pattern(metric: str) -> str:
+    """The regular expression of a metric's name: <any> is a piece without a slash, [part] may be left out."""
+    pieces = re.split(r"(<[^>]*>|\[|\])", metric)
+    meaning = {"[": "(?:", "]": ")?"}
+    return "".join("[^/]+" if piece[:1] == "<" else meaning.get(piece, re.escape(piece)) for piece in pieces)
+
+
+SECTIONS = (
+    PanelSection(
+        "Leaderboard and accuracy",
+        (
+            Panel("Leaderboard of each sweep", ("leaderboard",), "table"),
+            Panel("Top-1 after the last epoch", ("val_top1",), "bars", "%", summary="last"),
+            Panel("Top-1 of the best epoch", ("val_top1",), "bars", "%", summary="max"),
+            Panel("Top-1, and at each generation's end", ("val_top1", "generation_top1"), unit="%"),
+            Panel("Validation loss", ("val_loss",), unit="nats"),
+            Panel("Generation: its steps are the borders", ("generation",)),
+        ),
+        is_open=True,
+    ),
+    PanelSection(
+        "Phases and learning rates",
+        (
+            Panel("Learning rate, early part: below 0 it climbs the loss", ("lr_early",)),
+            Panel("Learning rate, late part: below 0 it climbs the loss", ("lr_late",)),
+            Panel("Loss, as trained and of validation", ("train_loss", "val_loss"), unit="nats"),
+            Panel("Top-1, as trained and of validation", ("train_top1", "val_top1"), unit="%"),
+            Panel("Gradient norm of each part", ("grad_norm_early", "grad_norm_late")),
+            Panel("Weight norm of each part", ("weight_norm_early", "weight_norm_late")),
+        ),
+        is_open=True,
+    ),
+    PanelSection(
+        "Generations",
+        (
+            Panel("Last top-1 of each generation", ("generation_top1",), unit="%", axis="generation"),
+            Panel("Loss barrier to the generation before", ("barrier",), unit="nats", axis="generation"),
+        ),
+        is_open=True,
+    ),
+    PanelSection(
+        "Prediction depth",
+        (
+            Panel("Mean depth, validation", ("depth/val_mean",), unit="probes"),
+            Panel("Mean depth, training images", ("depth/train_mean",), unit="probes"),
+            Panel("Right and wrong", ("depth/val_mean_correct", "depth/val_mean_wrong"), unit="probes"),
+            Panel("After each ascent", ("ascended/depth/val_mean",), unit="probes"),
+            Panel("Figures", ("figures/depth-histogram", "figures/depth-mean"), "pictures"),
+            Panel("Deepest and shallowest images", ("depth/examples",), "table"),
+        ),
+    ),
+    PanelSection(
+        "Curvature",
+        (
+            Panel("Largest eigenvalue", ("curvature/top",)),
+            Panel("Smallest eigenvalue", ("curvature/bottom",)),
+            Panel("Trace", ("curvature/trace",)),
+            Panel("Negative mass", ("curvature/negative_mass",), unit="share"),
+            Panel("Gradient within the top space", ("curvature/gradient_overlap",), unit="share"),
+            Panel("Ascent within the top space", ("ascended/curvature/ascent_within_top",), unit="share"),
+            Panel("Figures", ("figures/spectral-density", "figures/curvature"), "pictures"),
+        ),
+    ),
+    PanelSection(
+        "Similarity, calibration, forgetting",
+        (
+            Panel("CKA with the moment before", ("cka_before/<stage>",)),
+            Panel("CKA with the baseline", ("cka_baseline/<stage>",)),
+            Panel("Distance moved", ("movement/<stage>_distance",)),
+            Panel("Calibration error", ("calibration/ece",), unit="share"),
+            Panel("Forgetting events of an image", ("forgetting/mean_events",)),
+            Panel("Never learned; never forgotten", ("forgetting/never_learned", "forgetting/unforgettable")),
+        ),
+    ),
+    PanelSection(
+        "Transfer and few-shot",
+        (
+            Panel("Linear probes and fine-tuning", ("transfer/<target>", "finetune/<target>"), unit="%"),
+            Panel("Few-shot episodes", ("fewshot/<target>/<n>_shots",), unit="%"),
+            Panel("Linear probes: settings compared", ("transfer_leaderboard",), "table"),
+            Panel("Fine-tuning: settings compared", ("finetune_leaderboard",), "table"),
+            Panel("Few-shot: settings compared", ("fewshot_leaderboard",), "table"),
+        ),
+    ),
+    PanelSection(
+        "Throughput and time",
+        (
+            Panel("Training images a second", ("images_per_second",)),
+            Panel("Seconds of an epoch", ("seconds_data", "seconds_compute", "seconds_eval"), "area", "s"),
+            Panel("Workers", ("workers",)),
+        ),
+    ),
+)
+"""The sections of every view, from top to bottom."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +197,7 @@ def save_view(view: View, project: str, entity: str | None) -> Saved:
     package = _wandb_workspaces()
     import wandb
 
-    with _speaking_to_wandb():
+    with speaking_to_wandb("", f"the same command again saves the view, and {OFFLINE}"):
         owner = entity or wandb.Api().default_entity
         there = _find(package, view, project, owner)
         workspace = _workspace(package, view, project, owner)
@@ -51,7 +206,7 @@ def save_view(view: View, project: str, entity: str | None) -> Saved:
         return Saved(workspace.url, existed=bool(there))
 
 
-def to_json(view: View, project: str, entity: str | None) -> str:
+def view_json(view: View, project: str, entity: str | None) -> str:
     """The view as W&B stores it: equal views give equal text. ConfigError without the package."""
     model = _workspace(_wandb_workspaces(), view, project, entity or "")._to_model()
     held = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
@@ -71,18 +226,6 @@ def _wandb_workspaces() -> Any:
     return SimpleNamespace(panels=panels, expr=expr, workspaces=workspaces, internal=internal)
 
 
-@contextmanager
-def _speaking_to_wandb() -> Iterator[None]:
-    """What W&B and its packages raise becomes a SealRayError."""
-    try:
-        yield
-    except Exception as error:
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SealRayError(
-            f"W&B cannot be reached or refuses ({what}); the same command again saves the view, and {OFFLINE}"
-        ) from error
-
-
 def _find(package: Any, view: View, project: str, entity: str) -> str:
     """W&B's id of the view; empty when there is none. Raises when there is no such project."""
     try:
@@ -94,38 +237,31 @@ def _find(package: Any, view: View, project: str, entity: str) -> str:
 
 
 def _workspace(package: Any, view: View, project: str, entity: str) -> Any:
-    settings = package.workspaces.WorkspaceSettings(x_axis="global_epoch", max_runs=MOST_RUNS)
-    made = package.workspaces.Workspace(
+    expr, workspaces = package.expr, package.workspaces
+    sections = []
+    for section in view.sections:
+        panels = [_panel(package.panels, panel) for panel in section.panels]
+        for panel, made in zip(section.panels, panels, strict=True):
+            named = f"{view.key} {section.name} {panel.title}"
+            made._id = hashlib.sha256(named.encode()).hexdigest()[:12]
+        sections.append(workspaces.Section(name=section.name, panels=panels, is_open=section.is_open))
+    group = expr.Metric("Group")
+    # W&B keeps a field of the recipe under `<section>.value.<field>`.
+    fields = [name.replace(".", ".value.", 1) for name in view.grouped_by]
+    workspace = workspaces.Workspace(
         entity=entity,
         project=project,
         name=view.name,
-        sections=[_section(package, section, view) for section in view.sections],
-        settings=settings,
-        runset_settings=package.workspaces.RunsetSettings(
-            filters=package.expr.And(package.expr.Metric("Group") == view.group) if view.group else "",
-            groupby=[_grouping(package, name) for name in view.grouped_by],
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis="global_epoch", max_runs=MOST_RUNS),
+        runset_settings=workspaces.RunsetSettings(
+            filters=expr.And(group == view.group) if view.group else "",
+            groupby=[group if field == "group" else expr.Config(field) for field in fields],
         ),
     )
-    made._internal_name = f"nw-{view.key}-v"
-    made._internal_runset_id = view.key
-    return made
-
-
-def _grouping(package: Any, name: str) -> Any:
-    """A key of W&B's runs table. It keeps a field of the recipe under `<section>.value.<field>`."""
-    if name == "group":
-        return package.expr.Metric("Group")
-    section, _, field = name.partition(".")
-    return package.expr.Config(f"{section}.value.{field}")
-
-
-def _section(package: Any, section: Section, view: View) -> Any:
-    panels = []
-    for panel in section.panels:
-        made = _panel(package.panels, panel)
-        made._id = hashlib.sha256(f"{view.key} {section.name} {panel.title}".encode()).hexdigest()[:12]
-        panels.append(made)
-    return package.workspaces.Section(name=section.name, panels=panels, is_open=section.is_open)
+    workspace._internal_name = f"nw-{view.key}-v"
+    workspace._internal_runset_id = view.key
+    return workspace
 
 
 def _panel(panels: Any, panel: Panel) -> Any:

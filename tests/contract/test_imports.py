@@ -79,7 +79,7 @@ def test_the_command_line_explains_itself_without_torch_or_ray() -> None:
 def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> None:
     shells = (
         "distributed.launch distributed.workers distributed.scaling sweep.tune distributed.session "
-        "tracking.wandb tracking.artifacts cli.doctor jobs"
+        "tracking.wandb cli.doctor jobs"
     )
     loaded = loaded_after("\n".join(f"import seal_ray.{name}" for name in shells.split()))
     assert not loaded & {"ray", "wandb", "ffcv", "numba"}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import seal_ray.tracking
 from seal_ray.cli import app
-from seal_ray.tracking.panels import SECTIONS, Panel, pattern
+from seal_ray.tracking.workspace import SECTIONS, Panel, pattern
 from tests.sweeps import small_sweep
 from tests.unit.test_tracking import records
 

@@ -19,7 +19,7 @@ from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.tracking import wandb as tracking
-from seal_ray.tracking.wandb import NoTracker, Tracker, open_tracker, track_tables, wandb_mode
+from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker, track_tables, wandb_mode
 from tests.runs import open_store, tiny_recipe, train_run
 
 ROWS = [
@@ -44,7 +44,7 @@ def job(mode: str = "offline", method: str = "seal") -> Job:
     return Job(name="tiny-seal", recipe=tiny_recipe(method), placement=placement)
 
 
-def track(folder: Path, rows: list[dict[str, Any]], mode: str = "offline") -> Tracker:
+def track(folder: Path, rows: list[dict[str, Any]], mode: str = "offline") -> Wandb | NoTracker:
     tracker = open_tracker(job(mode), "seal-s0-x", folder, "digits")
     for row in rows:
         tracker.log(row)
@@ -224,7 +224,7 @@ def test_after_a_failure_rows_are_not_piled_up(tmp_path: Path, monkeypatch: pyte
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracker = open_tracker(job(), "seal-s0-x", tmp_path, "digits")
-        assert isinstance(tracker, tracking.Wandb)
+        assert isinstance(tracker, Wandb)
         until(tracker._failed.is_set)
         for row in ROWS:
             tracker.log(row)

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from seal_ray.cli import app
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.tracking.panels import SECTIONS, pattern, project_view, sweep_view
-from seal_ray.tracking.workspace import save_view, to_json
+from seal_ray.tracking.workspace import SECTIONS, pattern, project_view, save_view, sweep_view, view_json
 from tests.wandb_server import Server
 
 
@@ -42,7 +41,7 @@ def shown(text: str) -> set[str]:
 
 
 def test_every_section_panel_and_metric_is_in_the_view() -> None:
-    text = to_json(project_view(), "trial", None)
+    text = view_json(project_view(), "trial", None)
     sections = section_of(text)["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == [section.name for section in SECTIONS]
     for section, made in zip(SECTIONS, sections, strict=True):
@@ -59,20 +58,20 @@ def test_every_section_panel_and_metric_is_in_the_view() -> None:
 
 
 def test_a_view_of_a_sweep_has_its_runs_alone_and_a_line_for_each_setting() -> None:
-    (runs,) = section_of(to_json(sweep_view("frequency"), "trial", "team"))["runSets"]
+    (runs,) = section_of(view_json(sweep_view("frequency"), "trial", "team"))["runSets"]
     (rule,) = runs["filters"]["filters"]
     assert (rule["key"], rule["op"], rule["value"]) == ({"section": "run", "name": "group"}, "=", "frequency")
     settings = ["method.value.name", "budget.value.generation_length"]
     assert [key["name"] for key in runs["grouping"]] == settings
-    (everything,) = section_of(to_json(project_view(), "trial", "team"))["runSets"]
+    (everything,) = section_of(view_json(project_view(), "trial", "team"))["runSets"]
     assert everything["filters"]["filters"] == []
     assert [key["name"] for key in everything["grouping"]] == ["group", *settings]
 
 
 def test_equal_views_are_equal_texts_and_others_are_found_elsewhere() -> None:
-    texts = [to_json(view, "trial", None) for view in (project_view(), project_view(), sweep_view("a"))]
+    texts = [view_json(view, "trial", None) for view in (project_view(), project_view(), sweep_view("a"))]
     assert texts[0] == texts[1]
-    names = {json.loads(text)["name"] for text in (*texts, to_json(sweep_view("b"), "trial", None))}
+    names = {json.loads(text)["name"] for text in (*texts, view_json(sweep_view("b"), "trial", None))}
     assert len(names) == 3
     ids = [
         panel["__id__"] for s in section_of(texts[0])["panelBankConfig"]["sections"] for panel in s["panels"]
@@ -90,7 +89,7 @@ def test_saving_twice_leaves_one_view(server: Server) -> None:
     assert not other.existed
     assert "/someone/trial?" in other.url  # whose the key is
     assert [view["displayName"] for view in server.views] == ["seal-ray", "seal-ray: frequency"]
-    held = json.loads(to_json(project_view(), "trial", "team"))
+    held = json.loads(view_json(project_view(), "trial", "team"))
     assert json.loads(server.views[0]["spec"]) == held["spec"]
     assert server.views[0]["name"] == held["name"]
 
@@ -134,7 +133,7 @@ def test_json_needs_neither_key_nor_network(tmp_path: Path, monkeypatch: pytest.
     done = CliRunner().invoke(app, ["dashboard", "--project", "trial", "--json", str(written)])
     assert done.exit_code == 0, done.output
     printed = CliRunner().invoke(app, ["dashboard", "--project", "trial", "--json", "-"])
-    assert written.read_text() == printed.stdout == to_json(project_view(), "trial", None)
+    assert written.read_text() == printed.stdout == view_json(project_view(), "trial", None)
     nowhere = CliRunner().invoke(
         app, ["dashboard", "--project", "trial", "--json", str(tmp_path / "no/where.json")]
     )
@@ -161,7 +160,7 @@ def test_without_the_package_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     with pytest.raises(ConfigError, match=r"needs wandb-workspaces .*pip install 'seal-ray\[dashboard\]'"):
-        to_json(project_view(), "trial", None)
+        view_json(project_view(), "trial", None)
 
 
 def test_a_server_that_cannot_be_reached_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
