@@ -29,10 +29,9 @@ from seal_ray.distributed.scaling import check_resources, room_that_stays, team_
 from seal_ray.distributed.session import check_hosts
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.recipe import Job, check_sendable, dump_job
-from seal_ray.runs.branch import branch
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.lineage import generation_keys, run_id
-from seal_ray.runs.sharing import Work, work_of
+from seal_ray.runs.sharing import RunKeys, branch, run_keys
 from seal_ray.runs.weights import beginning, pinned
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
@@ -74,9 +73,9 @@ class Planned:
         return self.store.run_id
 
     @property
-    def work(self) -> Work:
+    def run_keys(self) -> RunKeys:
         """The run as the generation tree sees it."""
-        return work_of(self.run_id, self.keys, self.job.recipe)
+        return run_keys(self.run_id, self.keys, self.job.recipe)
 
     def train_labels(self) -> Labels:
         """Labels of the training images, from the .beton file."""

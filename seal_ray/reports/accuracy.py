@@ -286,13 +286,13 @@ def frequency_section(study: Study, target: Target) -> Section:
 def tree_section(study: Study, target: Target) -> Section:
     """Which generations were the same work, and what that saved."""
     title = "What was shared"
-    works = study.works
-    if not works:
+    if not study.run_keys:
         why = "No run has recorded its generations; a launch of its run does."
         return Section("tree", title, (Missing(why, _go_on(study, target)),))
     by_run = {run.id: (one, run) for one in study.settings for run in one.runs}
-    named = {work.run_id: (by_run[work.run_id][0].name, by_run[work.run_id][1].result.seed) for work in works}
-    trees = [(tree, _seeds(some)) for tree, some in shapes(branchings(works), named)]
+    drawn = {one.run_id: by_run[one.run_id] for one in study.run_keys}
+    named = {run_id: (setting.name, run.result.seed) for run_id, (setting, run) in drawn.items()}
+    trees = [(tree, _seeds(some)) for tree, some in shapes(branchings(study.run_keys), named)]
     shown = trees
     while len(shown) > 1 and sum(len(tree.runs) for tree, _ in shown) > TREES:
         shown = shown[:-1]
@@ -303,8 +303,8 @@ def tree_section(study: Study, target: Target) -> Section:
     label = f"Generation tree. {said}"
     runs = Named(
         {run: name for run, (name, _) in named.items()},
-        {run: by_run[run][0].family for run in named},
-        {work.run_id: work.length for work in works},
+        {run: setting.family for run, (setting, _) in drawn.items()},
+        {one.run_id: one.length for one in study.run_keys},
     )
     wide, narrow = (tree_chart(shown, runs, label, width=width) for width in (WIDE, NARROW))
     caption = (

@@ -18,7 +18,7 @@ from seal_ray.reports.shapes import shades
 from seal_ray.reports.source import Kind, Member, Source
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
-from seal_ray.runs.sharing import Work, work_of
+from seal_ray.runs.sharing import RunKeys, run_keys
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.storage.paths import AnyPath
 from seal_ray.sweeps.file import Setting
@@ -94,7 +94,7 @@ class Study:
     settings: tuple[SettingFacts, ...]
     baseline: Setting
     columns: tuple[Column, ...]
-    works: tuple[Work, ...]
+    run_keys: tuple[RunKeys, ...]
     notes: tuple[str, ...]
     unreadable: Mapping[str, str]
 
@@ -145,7 +145,7 @@ def read_study(source: Source) -> Study:
         settings=settings,
         baseline=baseline,
         columns=columns_of(jobs, results, baseline),
-        works=tuple(_works(runs)),
+        run_keys=tuple(_run_keys(runs)),
         notes=tuple(notes(lines)),
         unreadable=source.unreadable,
     )
@@ -202,12 +202,12 @@ def _identity(job: Job) -> str:
     return ""
 
 
-def _works(runs: Sequence[RunFacts]) -> Iterator[Work]:
+def _run_keys(runs: Sequence[RunFacts]) -> Iterator[RunKeys]:
     """The runs as the generation tree sees them, as far as they have recorded their generations."""
     for run in runs:
         known = Store(run.folder, run.id).generations()
         if known is not None and run.job is not None:
-            yield work_of(run.id, known.keys, run.job.recipe)
+            yield run_keys(run.id, known.keys, run.job.recipe)
 
 
 def _varying(settings: Sequence[Setting]) -> tuple[str, ...]:

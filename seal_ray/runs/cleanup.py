@@ -15,12 +15,11 @@ from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import newest_first, remove_snapshot
-from seal_ray.runs.folder import CHECKPOINT, SLOTS, SWEEPS, Store
+from seal_ray.runs.folder import CHECKPOINT, MOMENT, SLOTS, SWEEPS, Store
 from seal_ray.storage.files import size_of
 from seal_ray.storage.lease import hold_lease, owner, unowned
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed, on_this_host
 
-MOMENT = re.compile(r"g\d{3,}-[a-z]+", re.ASCII)
 TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
 """What write_durably leaves when it is killed."""
 

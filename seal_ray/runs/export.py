@@ -6,7 +6,6 @@ Weights are read and written as tensors alone; nothing is ever unpickled.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,14 +24,13 @@ from seal_ray.errors import CheckpointError, ConfigError, DataError, StorageErro
 from seal_ray.networks import RESNETS, ResNet
 from seal_ray.recipe import Job, load_job
 from seal_ray.runs.checkpoint import Snapshot, State, weights_sha256
-from seal_ray.runs.folder import Store
+from seal_ray.runs.folder import MOMENT, Store
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import misfits, read_weights
 from seal_ray.storage.files import write_durably
 from seal_ray.storage.paths import AnyPath
 
 Format = Literal["safetensors", "torch", "onnx"]
-MOMENT = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 FAMILIES = ("resnet*", "resnext*", "wide_resnet*")
 ONNX_TOLERANCE = 1e-4  # of the largest logit, or of 1 if that is larger
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

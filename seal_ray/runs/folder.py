@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Recipe
 
 CHECKPOINT = re.compile(r"g\d{3,}-e\d{3,}")
+MOMENT = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 GENERATIONS = "generations.json"
 ENDED = ("finished", "diverged")
 """Statuses of a run that is never trained any further."""
@@ -166,10 +167,6 @@ class Store:
             raise CheckpointError(f"{self._moment(name, generation)}: holds another moment; it was copied")
         return snapshot
 
-    def has_moment(self, name: str, generation: int) -> bool:
-        """Whether a moment was completed; reading it may still find it damaged."""
-        return (self._moment(name, generation) / "manifest.json").exists()
-
     def completed_moments(self) -> frozenset[str]:
         """The labels `gGGG-<name>` of the moments that were completed."""
         return frozenset(path.parent.name for path in self.folder.glob("moments/*/manifest.json"))
@@ -195,7 +192,14 @@ class Store:
 
     def status(self) -> dict[str, Any]:
         """What was last recorded: {"status": "running" | "finished" | "stopped" | "diverged", ...}."""
-        return _read_json(self.folder / "status.json")
+        path = self.folder / "status.json"
+        try:
+            held = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            held = None
+        return held if isinstance(held, dict) else {"status": "unknown", "reason": f"{path} is damaged"}
 
     def set_status(self, status: str, **details: Any) -> None:
         """Record how the run stands."""
@@ -240,10 +244,7 @@ class Store:
 
     def warnings(self) -> list[str]:
         """What the run has warned of, oldest first."""
-        try:
-            return (self.folder / "warnings.txt").read_text().splitlines()
-        except FileNotFoundError:
-            return []
+        return _whole_lines(self.folder / "warnings.txt").decode().splitlines()
 
     def record_start(self) -> None:
         """Note that workers begin here, after so many epochs; like a warning it may be dropped."""
@@ -253,8 +254,8 @@ class Store:
     def starts(self) -> list[int]:
         """After how many epochs workers began, in order: more than one where the run was resumed."""
         try:
-            return [int(line) for line in (self.folder / "starts.txt").read_text().splitlines()]
-        except (FileNotFoundError, ValueError):
+            return [int(line) for line in _whole_lines(self.folder / "starts.txt").splitlines()]
+        except ValueError:
             return []
 
     def request_stop(self) -> None:
@@ -334,13 +335,3 @@ def _whole_lines(path: AnyPath) -> bytes:
         return b"".join(path.read_bytes().rpartition(b"\n")[:2])
     except FileNotFoundError:
         return b""
-
-
-def _read_json(path: AnyPath) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        return {"status": "unknown", "reason": f"{path} is damaged"}
-    return value if isinstance(value, dict) else {"status": "unknown", "reason": f"{path} is damaged"}

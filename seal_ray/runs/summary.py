@@ -32,13 +32,16 @@ def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
     job: what it trains, where that is known; else its job.yaml is read.
     """
     store = Store(folder, folder.name)
-    status = store.status()
+    status, damage = store.status(), ""
     try:
         job = job or load_job(folder / "job.yaml")
-        measured = _measured(store)
+        measured = _summed(store.rows())
     except (ConfigError, CheckpointError) as error:
-        job, measured = None, _summed([])
-        status = {"status": "damaged", "reason": str(error)}
+        damage = str(error)
+    except (KeyError, TypeError, AttributeError) as error:  # some other JSON
+        damage = f"{folder / 'metrics.jsonl'}: damaged ({error!r})"
+    if damage:
+        job, measured, status = None, _summed([]), {"status": "damaged", "reason": damage}
     name = status.get("status", "new")
     if name == "running" and owner(folder) is None:
         name = "interrupted"
@@ -54,24 +57,17 @@ def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
     }
 
 
-def _measured(store: Store) -> dict[str, Any]:
-    """The run's metrics summed up. CheckpointError when they are damaged, or are some other JSON."""
-    try:
-        return _summed(store.rows())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{store.folder / 'metrics.jsonl'}: damaged ({error!r})") from None
-
-
 def _summed(rows: Sequence[Row]) -> dict[str, Any]:
     last: Row = rows[-1] if rows else {}
     scored = [row["val_top1"] for row in rows if row["val_top1"] is not None]
+    speeds = [row["images_per_second"] for row in rows]
     return {
         "generation": last.get("generation"),
         "epoch": last.get("epoch"),
         "epochs_done": len(rows),
         "top1": scored[-1] if scored else None,
         "best_top1": max(scored, default=None),
-        "images_per_second": _mean([row["images_per_second"] for row in rows]),
+        "images_per_second": round(sum(speeds) / len(speeds), 1) if speeds else None,
         "weights_sha256": last.get("weights_sha256"),
         "ascents": ascents(rows),
     }
@@ -101,7 +97,3 @@ def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
             losses = {"loss_before": start, "loss_after": row["val_loss"]}
             found[row["generation"]] = {"generation": row["generation"], **losses}
     return list(found.values())
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 1) if values else None

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from seal_ray.distributed.launch import Planned, begin, pause
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
-from seal_ray.runs.branch import finished_generations
 from seal_ray.runs.folder import GENERATIONS, Store
-from seal_ray.runs.sharing import next_to_start
+from seal_ray.runs.sharing import finished_generations, next_to_start
 from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import Pulse, hold_lease, locked
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed
@@ -49,7 +48,7 @@ class Queue:
             )
         self._storage = planned[0].store.folder.parent
         self._waiting = {one.run_id: one for one in planned}
-        self._works = {one.run_id: one.work for one in planned}
+        self._keys = {one.run_id: one.run_keys for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._pulse = Pulse()
         self._looked = -math.inf
@@ -141,7 +140,7 @@ class Queue:
             return waiting[0] if waiting else None
         done = {key for key, _ in finished_generations(self._storage, self._moments)}
         training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
-        chosen = next_to_start([self._works[one.run_id] for one in waiting], training, done)
+        chosen = next_to_start([self._keys[one.run_id] for one in waiting], training, done)
         return self._waiting[chosen.run_id] if chosen else None
 
 

@@ -14,8 +14,7 @@ from seal_ray.data.images import Images
 from seal_ray.device import prepare_process, usable_cores
 from seal_ray.errors import ConfigError
 from seal_ray.phases.schedule import Position
-from seal_ray.runs.branch import finished_generations
-from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, shapes
+from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.sweeps.plan import PlannedPhase, make_plan
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.gradients import gradient_passes
@@ -62,13 +61,13 @@ class SweepPlan:
 
 def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     """The plan of a sweep whose data is prepared or assumed. Errors as make_plan."""
-    works = [one.work for one in runs.planned]
+    keys = [one.run_keys for one in runs.planned]
     plans = {one.run_id: make_plan(one) for one in runs.planned}
     first = runs.planned[0]
     moments = first.job.placement.keep.moments
     there = {key for key, _ in finished_generations(first.store.folder.parent, moments)}
-    own = dict(zip(plans, epochs_to_train(works), strict=True))
-    todo = dict(zip(plans, epochs_to_train(works, there), strict=True))
+    own = dict(zip(plans, epochs_to_train(keys), strict=True))
+    todo = dict(zip(plans, epochs_to_train(keys, there), strict=True))
     left = {run: min(todo[run], plan.epochs - plan.done) for run, plan in plans.items()}
     images = sum(plan.images // plan.epochs * left[run] for run, plan in plans.items())
     at_once = max(1, usable_cores() // first.job.placement.max_workers)
@@ -88,7 +87,7 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
         seconds=images_per_second and images / images_per_second + START_UP * starts / at_once,
         at_once=at_once,
         cores=usable_cores(),
-        tree=tuple(_drawn_trees(branchings(works), runs)),
+        tree=tuple(_drawn_trees(branchings(keys), runs)),
         phases=tuple((some, tuple(names)) for some, names in phases.items()),
     )
 

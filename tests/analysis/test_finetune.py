@@ -32,8 +32,8 @@ from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe, load_job
-from seal_ray.runs.branch import finished_generations
 from seal_ray.runs.export import export
+from seal_ray.runs.sharing import finished_generations
 from seal_ray.runs.summary import list_runs
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep, write_results

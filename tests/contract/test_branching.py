@@ -11,10 +11,10 @@ import pytest
 from seal_ray.errors import SealRayWarning
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.runs.branch import Branch, branch
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.runs.sharing import Branch, branch
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
 from tests.runs import EVERYTHING, case_id, same_tensors, tiny_images, tiny_recipe, without_speeds

@@ -10,9 +10,9 @@ import pytest
 from seal_ray.errors import CheckpointError
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.runs.branch import branch
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.runs.sharing import branch
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
 from tests.ranks import on_ranks

@@ -104,7 +104,7 @@ def test_two_sweeps_at_once_train_each_generation_once(digits: Path, tmp_path: P
     ]
     printed = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
-    works = {one.run_id: one.work for runs in sweeps for one in runs.planned}
+    works = {one.run_id: one.run_keys for runs in sweeps for one in runs.planned}
     made = {run: makers for runs in sweeps for run, makers in trained_where(runs).items()}
     trained = sum(makers.count(run) for run, makers in made.items())
     assert trained == sum(epochs_to_train(list(works.values()))) == 2 * (6 + 4 + 4)

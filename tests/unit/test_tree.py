@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seal_ray.runs.lineage import can_start_after, generation_keys, run_id
-from seal_ray.runs.sharing import Branching, Work, branchings, epochs_to_train, next_to_start, shapes
+from seal_ray.runs.sharing import Branching, RunKeys, branchings, epochs_to_train, next_to_start, shapes
 from seal_ray.sweeps.file import load_sweep
 
 
-def work(name: str, keys: str, startable: bool = True) -> Work:
-    return Work(name, tuple(keys), (startable,) * (len(keys) - 1) + (True,), length=2)
+def work(name: str, keys: str, startable: bool = True) -> RunKeys:
+    return RunKeys(name, tuple(keys), (startable,) * (len(keys) - 1) + (True,), length=2)
 
 
 NORMAL, LLF, SEAL = work("normal", "abc"), work("llf", "ade"), work("seal", "afg")
 
 
-def sweep_works(path: str = "tests/data/tree.yaml") -> list[Work]:
+def sweep_works(path: str = "tests/data/tree.yaml") -> list[RunKeys]:
     works = []
     for run in load_sweep(path).runs:
         recipe = run.job.recipe
         keys = generation_keys(recipe, "digits")
         startable = tuple(can_start_after(recipe, g) for g in range(len(keys)))
-        works.append(Work(run_id(recipe, "digits"), keys, startable, recipe.budget.length))
+        works.append(RunKeys(run_id(recipe, "digits"), keys, startable, recipe.budget.length))
     return works
 
 
@@ -83,7 +83,7 @@ def test_a_run_waits_for_the_deepest_generation_it_shares() -> None:
 def test_whatever_the_order_each_generation_is_trained_once_and_no_run_waits_for_ever(names, random) -> None:
     """Simulated: several at once, ending in any order; a key names its whole past, as real ones do."""
     works = [
-        Work(f"{i}-{name}", tuple(itertools.accumulate(name)), (True,) * len(name), 1)
+        RunKeys(f"{i}-{name}", tuple(itertools.accumulate(name)), (True,) * len(name), 1)
         for i, name in enumerate(names)
     ]
     waiting, training, done, trained = list(works), {}, set(), []
