@@ -20,11 +20,11 @@ from seal_ray.reports.blocks import (
     number,
     span,
 )
-from seal_ray.reports.charts import NARROW, RANGES, WIDE, Axes, Ribbon, line_chart
-from seal_ray.reports.scale import around
+from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Ribbon, line_chart
 from seal_ray.reports.shapes import Curve
 from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
 from seal_ray.reports.study import SettingFacts, Study
+from seal_ray.reports.svg import around
 from seal_ray.runs.sharing import branchings, shapes
 from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
 from seal_ray.sweeps.statistics import Difference, Estimate
@@ -203,7 +203,7 @@ def _over_seeds(found: Sequence[Curve], what: str) -> str:
     )
     if most == 1:
         return f", one seed{left}"
-    drawn = f", {what} from the least to the greatest" if len(found) <= RANGES else ""
+    drawn = f", {what} from the least to the greatest" if len(found) <= MOST_RANGES else ""
     return f": mean over up to {most} seeds{drawn}{left}"
 
 

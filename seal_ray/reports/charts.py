@@ -10,19 +10,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from markupsafe import Markup
 
-from seal_ray.reports.scale import Scale, around, brief, spread
 from seal_ray.reports.shapes import COLOURS, Curve, Stretch
-from seal_ray.reports.svg import element, line, path, rect, svg, text
+from seal_ray.reports.svg import Scale, around, brief, element, line, path, rect, spread, svg, text
 
-DASHES = 4
-WIDTHS = 3
 WIDE, NARROW = 920, 358
 """Widths that charts are drawn in, in CSS pixels: for a page, and for a phone."""
 RIBBON = 15
-RANGES = 6
+MOST_RANGES = 6
 """With more curves than this their ranges would hide everything, and are only said when read off."""
 
 
@@ -93,12 +91,17 @@ def line_chart(
     left, top = (70 if ribbons else 46), (24 if axes.y_title else 10)
     below = 44 + RIBBON * len(ribbons) + (6 if ribbons else 0)
     box = Box(left, top, width - left - right, height - top - 44)
-    x = Scale(*(axes.x_range or _x_range(curves, dots)), 0, box.width)
+    xs = [v for curve in curves for v in curve.x]
+    # All there is, with room for whole dots.
+    all_x = (min(xs), max(xs)) if min(xs) < max(xs) and not dots else around(xs, 0.03)
+    x = Scale(*(axes.x_range or all_x), 0, box.width)
     low, high = axes.y_range or around(v for curve in curves for v in (*curve.low, *curve.high))
     y = Scale(low, high, box.height, 0, axes.log)
-    ranges = len(curves) <= RANGES
-    shifts = _shifts(curves) if dots and ranges else [0.0] * len(curves)
-    drawn = (_drawn(curve, x, y, shift, dots, ranges) for curve, shift in zip(curves, shifts, strict=True))
+    ranges = len(curves) <= MOST_RANGES
+    # Pixels by which curves are moved aside, so that their ranges at the same x do not hide each other.
+    apart = 5.0 if dots and ranges and any(curve.n > 1 for curve in curves) else 0.0
+    middle = (len(curves) - 1) / 2
+    drawn = (_drawn(curve, x, y, (i - middle) * apart, dots, ranges) for i, curve in enumerate(curves))
     plot = [*_shaded(ribbons, x, box), *drawn]
     parts = [
         _grid(x, y, axes, box),
@@ -113,17 +116,11 @@ def line_chart(
     return svg("chart lines", width, total, parts, role="img", aria_label=label, data_chart=held)
 
 
-def _x_range(curves: Sequence[Curve], dots: bool) -> tuple[float, float]:
-    """All there is, with room for whole dots."""
-    xs = [v for curve in curves for v in curve.x]
-    return (min(xs), max(xs)) if min(xs) < max(xs) and not dots else around(xs, 0.03)
-
-
 def _numbers(
     curves: Sequence[Curve], axes: Axes, x: tuple[float, float], y: tuple[float, float], box: Box
 ) -> str:
     """What the script needs to say values and to zoom, as JSON."""
-    held = {
+    held: dict[str, Any] = {
         "x": x,
         "y": y,
         "log": axes.log,
@@ -131,23 +128,17 @@ def _numbers(
         "box": [box.left, box.top, box.width, box.height],
         "xTitle": axes.x_title,
         "ticks": axes.ticks,
-        "curves": [
-            {
-                "name": curve.name,
-                "family": curve.family,
-                "x": [float(f"{v:.6g}") for v in curve.x],
-                "y": [_said(v, axes) for v in curve.y],
-                **({"low": [_said(v, axes) for v in curve.low]} if curve.n > 1 else {}),
-                **({"high": [_said(v, axes) for v in curve.high]} if curve.n > 1 else {}),
-            }
-            for curve in curves
-        ],
+        "curves": [],
     }
+    for curve in curves:
+        said = {"y": curve.y, **({"low": curve.low, "high": curve.high} if curve.n > 1 else {})}
+        numbers = {
+            key: [float(f"{v:.3g}") if axes.log else round(v, axes.digits) for v in values]
+            for key, values in said.items()
+        }
+        xs = [float(f"{v:.6g}") for v in curve.x]
+        held["curves"].append({"name": curve.name, "family": curve.family, "x": xs, **numbers})
     return json.dumps(held, separators=(",", ":"))
-
-
-def _said(value: float, axes: Axes) -> float:
-    return float(f"{value:.3g}") if axes.log else round(value, axes.digits)
 
 
 def _inner(name: str, box: Box, parts: Iterable[Markup]) -> Markup:
@@ -184,18 +175,12 @@ def _grid(x: Scale, y: Scale, axes: Axes, box: Box) -> Markup:
 
 
 def look(family: int, shade: int = 0) -> str:
-    """The classes that give a curve its colour, dashes and width.
+    """The classes that give a curve its colour, one of 4 kinds of dashes and one of 3 widths.
 
     shade: its place among the curves of its colour; twelve of them look different.
     """
     colour = family % COLOURS
-    return f"c{colour} d{(colour + shade) % DASHES} w{shade // DASHES % WIDTHS}"
-
-
-def _shifts(curves: Sequence[Curve]) -> list[float]:
-    """Pixels by which curves are moved aside, so that their ranges at the same x do not hide each other."""
-    apart = 5.0 if any(curve.n > 1 for curve in curves) else 0.0
-    return [(i - (len(curves) - 1) / 2) * apart for i in range(len(curves))]
+    return f"c{colour} d{(colour + shade) % 4} w{shade // 4 % 3}"
 
 
 def _drawn(curve: Curve, x: Scale, y: Scale, shift: float, dots: bool, ranges: bool) -> Markup:
@@ -220,16 +205,11 @@ def _ends(curves: Sequence[Curve], x: Scale, y: Scale, box: Box, letters: int) -
     """The name of each curve beside its last point, moved apart where they would overlap."""
     wanted = [box.top + y(curve.y[-1]) for curve in curves]
     placed = spread(wanted, 14, box.top + 4, box.top + box.height)
-    return [
-        text(
-            box.left + box.width + 8,
-            at + 4,
-            shortened(curve.name, letters),
-            class_=f"name c{curve.family % COLOURS}",
-            data_family=str(curve.family),
-        )
-        for curve, at in zip(curves, placed, strict=True)
-    ]
+    parts = []
+    for curve, at in zip(curves, placed, strict=True):
+        said, look = shortened(curve.name, letters), f"name c{curve.family % COLOURS}"
+        parts.append(text(box.left + box.width + 8, at + 4, said, class_=look, data_family=str(curve.family)))
+    return parts
 
 
 def shortened(name: str, letters: int) -> str:
@@ -249,49 +229,30 @@ def _shaded(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
     """Ascents, once where several settings ascend in the same epochs, and borders that all have in common."""
     ascents = dict.fromkeys((s.start, s.end) for one in ribbons for s in one.stretches if s.ascends)
     parts = [rect(x(start), 0, x(end) - x(start), box.height, class_="ascent") for start, end in ascents]
-    borders = [set(_borders(one.stretches)) for one in ribbons]
+    borders = [
+        {b.start for a, b in pairwise(one.stretches) if b.generation > a.generation} for one in ribbons
+    ]
     common = sorted(set.intersection(*borders)) if borders else []
     return parts + [line(x(at), 0, x(at), box.height, class_="border") for at in common]
 
 
-def _borders(stretches: Sequence[Stretch]) -> list[int]:
-    return [b.start for a, b in pairwise(stretches) if b.generation > a.generation]
-
-
 def _ribbons(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
     """A row a setting: its phases, ascents in another colour and hatched."""
-    parts = []
+    parts, high = [], RIBBON - 4
     for i, ribbon in enumerate(ribbons):
         top = box.top + box.height + 25 + RIBBON * i
-        bars = [
-            rect(
-                x(one.start) + 0.5,
-                0,
-                x(one.end) - x(one.start) - 1,
-                RIBBON - 4,
-                element("title", phase_said(ribbon.name, one)),
-                class_=f"phase {'up' if one.ascends else 'odd' if one.generation % 2 else 'even'}",
-            )
-            for one in ribbon.stretches
-        ]
-        edits = [
-            path([(x(one.start), 0), (x(one.start), RIBBON - 4)], class_="edit")
-            for one in ribbon.stretches
-            if one.edits
-        ]
-        inner = _inner("strip", Box(box.left, top, box.width, RIBBON - 4), [*bars, *edits])
-        name = text(
-            box.left - 7,
-            top + 9,
-            shortened(ribbon.name, 10),
-            class_=f"tick y c{ribbon.family % COLOURS} name",
-        )
+        bars, edits = [], []
+        for one in ribbon.stretches:
+            start, end, first = x(one.start), x(one.end), one.start + 1
+            epochs = f"epoch {first}" if one.end == first else f"epochs {first} to {one.end}"
+            how = ", climbing the loss" * one.ascends + ", after an edit of weights" * one.edits
+            said = element("title", f"{ribbon.name}: {one.name}{how}, generation {one.generation}, {epochs}")
+            kind = "up" if one.ascends else "odd" if one.generation % 2 else "even"
+            bars.append(rect(start + 0.5, 0, end - start - 1, high, said, class_=f"phase {kind}"))
+            if one.edits:
+                edits.append(path([(start, 0), (start, high)], class_="edit"))
+        inner = _inner("strip", Box(box.left, top, box.width, high), [*bars, *edits])
+        look = f"tick y c{ribbon.family % COLOURS} name"
+        name = text(box.left - 7, top + 9, shortened(ribbon.name, 10), class_=look)
         parts.append(element("g", inner, name, data_family=str(ribbon.family)))
     return parts
-
-
-def phase_said(name: str, one: Stretch) -> str:
-    """A phase in words."""
-    epochs = f"epoch {one.start + 1}" if one.end == one.start + 1 else f"epochs {one.start + 1} to {one.end}"
-    how = (", climbing the loss" if one.ascends else "") + (", after an edit of weights" if one.edits else "")
-    return f"{name}: {one.name}{how}, generation {one.generation}, {epochs}"

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from seal_ray.reports.charts import NARROW, shortened
-from seal_ray.reports.scale import Scale, brief
 from seal_ray.reports.shapes import COLOURS
-from seal_ray.reports.svg import element, line, path, rect, svg, text
+from seal_ray.reports.svg import Scale, brief, element, line, path, rect, svg, text
 from seal_ray.runs.sharing import Branching
 
 PANEL = 292
