@@ -8,18 +8,7 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from seal_ray.reports import curves as of
-from seal_ray.reports.blocks import (
-    Block,
-    Figure,
-    Missing,
-    Row,
-    Section,
-    Table,
-    Target,
-    finished,
-    number,
-    span,
-)
+from seal_ray.reports.blocks import Figure, Missing, Row, Section, Table, Target, number, span, standing
 from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Ribbon, line_chart
 from seal_ray.reports.shapes import Curve
 from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
@@ -27,7 +16,7 @@ from seal_ray.reports.study import SettingFacts, Study
 from seal_ray.reports.svg import around
 from seal_ray.runs.sharing import branchings, shapes
 from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
-from seal_ray.sweeps.statistics import Difference, Estimate
+from seal_ray.sweeps.statistics import Estimate
 
 RIBBONS = 8
 """Settings whose phases are drawn below the curves at most."""
@@ -38,22 +27,12 @@ TREES = 40
 def leaderboard_section(study: Study, target: Target) -> Section:
     """The settings with their intervals, and how they differ from the baseline."""
     lines = study.lines
-    within = _common([line.difference for line in lines if line.difference is not None])
-    rows = [_leaderboard_row(setting, study, within) for setting in study.settings]
+    known = [line.difference for line in lines if line.difference is not None]
+    reach = max((abs(v) for d in known for v in (d.mean, d.low, d.high) if v is not None), default=0.0)
+    rows = [_leaderboard_row(setting, study, reach * 1.05 or 1.0) for setting in study.settings]
     named = _heading(study) if study.axes else ("method",)
-    headings = (
-        *named,
-        "n",
-        "top-1 %",
-        "95 % interval",
-        "difference",
-        "its 95 % interval",
-        "",
-        "p",
-        "epochs",
-        "trained",
-        "shared",
-    )
+    compared = ("n", "top-1 %", "95 % interval", "difference", "its 95 % interval", "", "p")
+    headings = (*named, *compared, "epochs", "trained", "shared")
     caption = (
         "Validation top-1 after the last epoch of the last generation: mean over n seeds. Differences are to "
         "the baseline, paired by seed; p is of a two-sided sign-flip test. Epochs are of each run; trained "
@@ -65,17 +44,10 @@ def leaderboard_section(study: Study, target: Target) -> Section:
         caption = ". ".join(
             ["Validation top-1 of other epochs than the last, with 95 % intervals", *meanings(lines)]
         )
-        rows = [
-            Row(
-                (
-                    *_names(setting, study),
-                    str(setting.line.runs),
-                    *(_with_interval(of[i], setting.line) for of in others.values()),
-                ),
-                setting.family,
-            )
-            for i, setting in enumerate(study.settings)
-        ]
+        rows = []
+        for i, setting in enumerate(study.settings):
+            tops = (_with_interval(top1s[i], setting.line) for top1s in others.values())
+            rows.append(Row((*_names(setting, study), str(setting.line.runs), *tops), setting.family))
         headings = (*named, "seeds", *(f"{heading} %" for heading in others))
         tables.append(Table(f"{caption}.", headings, tuple(rows), text=words))
     return Section("leaderboard", "Leaderboard", tuple(tables))
@@ -95,31 +67,17 @@ def _heading(study: Study) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in named)  # so that it may break into lines
 
 
-def _common(differences: Sequence[Difference]) -> tuple[float, float]:
-    ends = [0.0, *(v for d in differences for v in (d.mean, d.low, d.high) if v is not None)]
-    reach = max(map(abs, ends)) * 1.05 or 1.0
-    return -reach, reach
-
-
-def _leaderboard_row(setting: SettingFacts, study: Study, within: tuple[float, float]) -> Row:
+def _leaderboard_row(setting: SettingFacts, study: Study, reach: float) -> Row:
+    """reach: of the scale from -reach to reach that differences are drawn on, in points."""
     line = setting.line
-    top1, difference = line.top1, line.difference
-    cells = [
-        *_names(setting, study),
-        finished(line),
-        number(top1.mean if top1 else None),
-        span(top1),
-        _difference(line, study),
-        span(difference, "+z.2f"),
-        interval_bar(difference.mean, difference.low, difference.high, within, setting.family)
-        if difference
-        else "",
-        number(difference.p, ".3g") if difference and difference.p is not None else "–",
-        f"{line.epochs:,}",
-        f"{line.epochs_trained:,}",
-        f"{line.epochs_shared:,}",
-    ]
-    return Row(tuple(cells), setting.family)
+    *compared, p = standing(line)
+    bar = ""
+    if (d := line.difference) is not None:
+        bar = interval_bar(d.mean, d.low, d.high, (-reach, reach), setting.family)
+    elif line.is_baseline and study.baseline:
+        compared[3] = "baseline"
+    epochs = (f"{count:,}" for count in (line.epochs, line.epochs_trained, line.epochs_shared))
+    return Row((*_names(setting, study), *compared, bar, p, *epochs), setting.family)
 
 
 def _names(setting: SettingFacts, study: Study) -> list[str]:
@@ -128,49 +86,34 @@ def _names(setting: SettingFacts, study: Study) -> list[str]:
     return [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
 
 
-def _difference(line: Line, study: Study) -> str:
-    if line.difference is not None:
-        return number(line.difference.mean, "+z.2f")
-    return "baseline" if line.is_baseline and study.baseline else "–"
-
-
 def accuracy_section(study: Study, target: Target) -> Section:
     """Accuracy over epochs, with the phases of each setting."""
+    title = "Accuracy over training"
     found = of.curves(study, of.accuracy)
     if not found:
-        return Section(
-            "accuracy",
-            "Accuracy over training",
-            (Missing("No epoch has been evaluated yet.", _go_on(study, target)),),
-        )
+        missing = Missing("No epoch has been evaluated yet.", _go_on(study, target))
+        return Section("accuracy", title, (missing,))
     shown = of.drawn(study)
     ribbons = [
         Ribbon(one.name, one.family, tuple(of.stretches(one))) for one in shown[:RIBBONS] if of.stretches(one)
     ]
-    caption = [
-        f"Validation top-1 after each epoch{_over_seeds(found, 'band')}.",
-        f"Strips: the phases of each setting, darker and lighter by generation{_key(ribbons)}.",
-    ]
-    if any(_is_shared(one) for one in shown):
-        caption.append(
-            "Where settings begin alike their curves lie on each other: those epochs were trained once."
+    phases = [one for ribbon in ribbons for one in ribbon.stretches]
+    key = "; hatched: climbing the loss (ascent), shaded in the chart too" * any(p.ascends for p in phases)
+    key += "; bars: weights are edited" * any(phase.edits for phase in phases)
+    caption = (
+        f"Validation top-1 after each epoch{_over_seeds(found, 'band')}. "
+        f"Strips: the phases of each setting, darker and lighter by generation{key}."
+    )
+    if any(run.result.epochs_shared for one in shown for run in one.runs):
+        caption += (
+            " Where settings begin alike their curves lie on each other: those epochs were trained once."
         )
+    if len(shown) < len(study.settings):
+        base = ", the baseline among them" * bool(study.baseline)
+        caption += f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}."
     axes = Axes("epochs trained", "top-1 %", whole=True, x_range=(0, max(one.x[-1] for one in found)))
-    figure = _figure(
-        found, axes, "Validation accuracy over epochs", " ".join([*caption, *_left_out(study)]), ribbons
-    )
-    return Section("accuracy", "Accuracy over training", (figure,))
-
-
-def _key(ribbons: Sequence[Ribbon]) -> str:
-    """What else is to be seen in the strips."""
-    there = [one for ribbon in ribbons for one in ribbon.stretches]
-    said = (
-        "; hatched: climbing the loss (ascent), shaded in the chart too"
-        if any(s.ascends for s in there)
-        else ""
-    )
-    return said + ("; bars: weights are edited" if any(one.edits for one in there) else "")
+    figure = _figure(found, axes, "Validation accuracy over epochs", caption, ribbons)
+    return Section("accuracy", title, (figure,))
 
 
 def _figure(
@@ -196,32 +139,12 @@ def _figure(
 def _over_seeds(found: Sequence[Curve], what: str) -> str:
     """How many seeds a mean is over, and how their range is drawn where that leaves something to be seen."""
     most = max(one.n for one in found)
-    left = (
-        "; what not all seeds of a setting have reached, and seeds given up, are left out"
-        if any(one.partial for one in found)
-        else ""
-    )
+    left = "; what not all seeds of a setting have reached, and seeds given up, are left out"
+    left *= any(one.partial for one in found)
     if most == 1:
         return f", one seed{left}"
     drawn = f", {what} from the least to the greatest" if len(found) <= MOST_RANGES else ""
     return f": mean over up to {most} seeds{drawn}{left}"
-
-
-def _left_out(study: Study) -> list[str]:
-    few, all_ = len(of.drawn(study)), len(study.settings)
-    return (
-        [
-            f"The {few} best of {all_} settings are drawn, the baseline among them."
-            if study.baseline
-            else f"The {few} best of {all_} settings are drawn."
-        ]
-        if few < all_
-        else []
-    )
-
-
-def _is_shared(setting: SettingFacts) -> bool:
-    return any(run.result.epochs_shared for run in setting.runs)
 
 
 def _go_on(study: Study, target: Target) -> str:
@@ -235,24 +158,18 @@ def generations_section(study: Study, target: Target) -> Section:
     """The last accuracy of each generation, and the forgetting frequency where lengths vary."""
     found = of.curves(study, of.generation_ends)
     found = [one for one in found if len(one.x) > 1] or found
-    blocks: list[Block] = []
-    if found:
-        last = max(one.x[-1] for one in found)
-        every = max(1, round(last / 20))
-        axes = Axes(
-            "generation",
-            "top-1 %",
-            ticks=tuple((float(g), str(g)) for g in range(0, int(last) + 1, every)),
-            x_range=(-0.15, last + 0.15),
-        )
-        caption = (
-            "Validation top-1 at the end of each generation, when everything has been "
-            f"relearned{_over_seeds(found, 'bars')}."
-        )
-        blocks.append(_figure(found, axes, "Last top-1 of each generation", caption, dots=True, height=270))
-    else:
-        blocks.append(Missing("No run has finished a generation yet.", _go_on(study, target)))
-    return Section("generations", "Generations", tuple(blocks))
+    if not found:
+        missing = Missing("No run has finished a generation yet.", _go_on(study, target))
+        return Section("generations", "Generations", (missing,))
+    last = max(one.x[-1] for one in found)
+    ticks = tuple((float(g), str(g)) for g in range(0, int(last) + 1, max(1, round(last / 20))))
+    axes = Axes("generation", "top-1 %", ticks=ticks, x_range=(-0.15, last + 0.15))
+    caption = (
+        "Validation top-1 at the end of each generation, when everything has been "
+        f"relearned{_over_seeds(found, 'bars')}."
+    )
+    figure = _figure(found, axes, "Last top-1 of each generation", caption, dots=True, height=270)
+    return Section("generations", "Generations", (figure,))
 
 
 def frequency_section(study: Study, target: Target) -> Section:
@@ -266,8 +183,8 @@ def frequency_section(study: Study, target: Target) -> Section:
             if len(lengths) == 1
             else "No settings that differ in the length of a generation alone have finished yet."
         )
-        command = "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml"
-        return Section("frequency", title, (Missing(why, command),))
+        missing = Missing(why, "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml")
+        return Section("frequency", title, (missing,))
     xs = sorted({x for one in found for x in one.x})
     margin = (xs[-1] - xs[0]) * 0.04
     axes = Axes(
@@ -292,13 +209,15 @@ def tree_section(study: Study, target: Target) -> Section:
     by_run = {run.id: (one, run) for one in study.settings for run in one.runs}
     drawn = {one.run_id: by_run[one.run_id] for one in study.run_keys}
     named = {run_id: (setting.name, run.result.seed) for run_id, (setting, run) in drawn.items()}
-    trees = [(tree, _seeds(some)) for tree, some in shapes(branchings(study.run_keys), named)]
+    trees = [
+        (tree, f"seed{'s' * (len(some) > 1)} {', '.join(map(str, some))}")
+        for tree, some in shapes(branchings(study.run_keys), named)
+    ]
     shown = trees
     while len(shown) > 1 and sum(len(tree.runs) for tree, _ in shown) > TREES:
         shown = shown[:-1]
-    asked = sum(run.result.epochs for run in study.runs)
-    trained = sum(run.result.epochs_trained for run in study.runs)
-    shared = sum(run.result.epochs_shared for run in study.runs)
+    counts = [(r.epochs, r.epochs_trained, r.epochs_shared) for r in (run.result for run in study.runs)]
+    asked, trained, shared = map(sum, zip(*counts, strict=True))
     said = f"Of {asked:,} epochs {trained:,} were trained, and {shared:,} taken over from another run."
     label = f"Generation tree. {said}"
     runs = Named(
@@ -316,24 +235,17 @@ def tree_section(study: Study, target: Target) -> Section:
     return Section("tree", title, (Figure(caption, wide, narrow),), (said,))
 
 
-def _seeds(some: Sequence[int]) -> str:
-    return f"seed {some[0]}" if len(some) == 1 else f"seeds {', '.join(map(str, some))}"
-
-
 def speed_section(study: Study, target: Target) -> Section:
     """Where the time went, by setting."""
     rows = []
     for setting in study.settings:
         own = [row for run in setting.runs for row in run.own_rows]
         if own:
-            seconds = {
-                "data": sum(row["seconds_data"] for row in own) / len(own),
-                "compute": sum(row["seconds_compute"] for row in own) / len(own),
-                "evaluation": sum(row["seconds_eval"] for row in own) / len(own),
-            }
-            speed = sum(row["images_per_second"] for row in own) / len(own)
-            split = [number(value, ".2f") for value in seconds.values()]
-            cells = (setting.name, f"{speed:,.0f}", *split, share_bar(seconds), f"{len(own):,}")
+            keys = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval")
+            speed, *seconds = (sum(row[key] for row in own) / len(own) for key in keys)
+            split = [number(value) for value in seconds]
+            bar = share_bar(dict(zip(("data", "compute", "evaluation"), seconds, strict=True)))
+            cells = (setting.name, f"{speed:,.0f}", *split, bar, f"{len(own):,}")
             rows.append(Row(cells, setting.family))
     if not rows:
         missing = Missing("No epoch has been trained yet.", _go_on(study, target))

@@ -157,9 +157,17 @@ def alike(found: Estimate | Difference) -> str:
     return f"the same in all {found.n} seeds"
 
 
-def finished(line: Line) -> str:
-    """How many seeds have finished, of how many where not all have."""
-    return str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}"
+def standing(line: Line) -> tuple[str, ...]:
+    """n, mean top-1, its interval, the difference to the baseline, its interval and p, each as a cell."""
+    top1, difference = line.top1, line.difference
+    return (
+        str(line.runs) if line.finished == line.runs else f"{line.finished} of {line.runs}",
+        number(top1.mean if top1 else None),
+        span(top1),
+        number(difference.mean if difference else None, "+z.2f"),
+        span(difference, "+z.2f"),
+        number(difference.p if difference else None, ".3g"),
+    )
 
 
 def seeds(count: int) -> str:

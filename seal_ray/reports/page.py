@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
 import seal_ray
 from seal_ray.errors import ConfigError
@@ -27,7 +26,7 @@ MARK = b"<!doctype html>\n<!-- seal-ray report -->"
 """How a page begins: a file that begins otherwise is not replaced."""
 STICKY = 8
 """With more methods than this their names do not stay in view: there would be no room for anything else."""
-SECTIONS = (
+CONTENTS = (
     accuracy.leaderboard_section,
     accuracy.accuracy_section,
     accuracy.generations_section,
@@ -54,28 +53,29 @@ def write_report(
     """
     study = read_study(find_source(path, storage))
     page = output or study.folder / "report.html"
-    _check(page)
+    if page.is_dir():
+        raise ConfigError(f"--output: {page} is a folder; name a file in it, such as {page / 'report.html'}")
+    if page.exists() and not page.read_bytes().startswith(MARK):
+        raise ConfigError(f"--output: {page} is there and is no report; name another file, or remove it")
     html = render(study, Target(path, storage))
     with saving(page.parent):
         write_durably(page, html.encode())
     return page, study
 
 
-def _check(output: AnyPath) -> None:
-    """ConfigError for what must not be replaced."""
-    if output.is_dir():
-        raise ConfigError(
-            f"--output: {output} is a folder; name a file in it, such as {output / 'report.html'}"
-        )
-    if output.exists() and not output.read_bytes().startswith(MARK):
-        raise ConfigError(f"--output: {output} is there and is no report; name another file, or remove it")
-
-
 def render(study: Study, target: Target) -> str:
     """The whole page. Equal studies give equal text."""
-    sections = [make(study, target) for make in SECTIONS]
+    sections = [make(study, target) for make in CONTENTS]
     # A method's swatch looks like the first of its curves.
     shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
+    line = path([(1, 6), (27, 6)], class_="curve")
+    swatches = [
+        svg("swatch", 28, 12, [element("g", line, class_=look(i, shade[i]))], aria_hidden="true")
+        for i in range(len(study.families))
+    ]
+    epochs = sum(run.result.epochs_trained for run in study.runs)
+    counts = ((len(study.runs), "run"), (len(study.settings), "setting"), (epochs, "epoch"))
+    facts = " · ".join(f"{count:,} {word}{'s' * (count != 1)}" for count, word in counts)
     assets = files("seal_ray.reports")
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -89,10 +89,10 @@ def render(study: Study, target: Target) -> str:
         study=study,
         question=question(study),
         answer=unbroken(answer(study)),
-        facts=_facts(study),
+        facts=f"{study.kind} · {facts} trained",
         warned=len(warnings(study)),
         sections=sections,
-        methods=[(i, name, _swatch(i, shade[i])) for i, name in enumerate(study.families)],
+        methods=list(zip(range(len(swatches)), study.families, swatches, strict=True)),
         sticky=len(study.families) <= STICKY,
         style=style,
         script=script,
@@ -107,17 +107,3 @@ def render(study: Study, target: Target) -> str:
 def _hash(text: str) -> str:
     """What a Content-Security-Policy calls a text that it allows."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _facts(study: Study) -> str:
-    """How much the page is of, in a line."""
-    runs, settings = len(study.runs), len(study.settings)
-    epochs = sum(run.result.epochs_trained for run in study.runs)
-    counted = [(runs, "run"), (settings, "setting"), (epochs, "epoch")]
-    said = [f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in counted]
-    return f"{study.kind} · {' · '.join(said)} trained"
-
-
-def _swatch(family: int, shade: int) -> Markup:
-    line = path([(1, 6), (27, 6)], class_="curve")
-    return svg("swatch", 28, 12, [element("g", line, class_=look(family, shade))], aria_hidden="true")

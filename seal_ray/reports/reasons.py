@@ -24,11 +24,10 @@ from seal_ray.reports.blocks import (
     Section,
     Table,
     Target,
-    finished,
     number,
     seeds,
     several,
-    span,
+    standing,
 )
 from seal_ray.reports.charts import NARROW, WIDE, Axes, Mark, line_chart
 from seal_ray.reports.pictures import by_depth, most_forgotten
@@ -277,19 +276,8 @@ def _carried_table(study: Study, columns: Sequence[Column], title: str) -> Table
     rows = []
     for column in columns:
         for setting, line in zip(study.settings, column.lines, strict=True):
-            top1, difference = line.top1, line.difference
-            cells = (
-                column.target,
-                *((str(column.shots),) if column.shots else ()),
-                setting.name,
-                finished(line),
-                number(top1.mean if top1 else None),
-                span(top1),
-                number(difference.mean, "+z.2f") if difference else "–",
-                span(difference, "+z.2f"),
-                number(difference.p, ".3g") if difference and difference.p is not None else "–",
-            )
-            rows.append(Row(cells, setting.family))
+            shots = (str(column.shots),) if column.shots else ()
+            rows.append(Row((column.target, *shots, setting.name, *standing(line)), setting.family))
     few = columns[0].shots is not None
     headings = (
         "data set",

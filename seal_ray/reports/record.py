@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from seal_ray.reports.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
 from seal_ray.reports.source import fields_of
@@ -15,6 +15,8 @@ FOLDED = 12
 WARNINGS = 60
 """Warnings that are listed at most."""
 
+Runs = Sequence[tuple[SettingFacts, RunFacts]]
+
 
 def warnings_section(study: Study, target: Target) -> Section:
     """What must be known before the rest is believed."""
@@ -23,9 +25,8 @@ def warnings_section(study: Study, target: Target) -> Section:
         return Section(
             "warnings", "Warnings", (Missing("None: every run finished, and nothing was unusual."),)
         )
-    items = tuple(said[:WARNINGS])
-    more = len(said) - len(items)
-    return Section("warnings", "Warnings", (), items=(*items, *([f"and {more} more"] if more else [])))
+    more = [f"and {len(said) - WARNINGS} more"] if len(said) > WARNINGS else []
+    return Section("warnings", "Warnings", (), items=(*said[:WARNINGS], *more))
 
 
 def recipes_section(study: Study, target: Target) -> Section:
@@ -62,52 +63,34 @@ def _differences(known: list[tuple[SettingFacts, dict[str, str]]], differing: li
 
 def runs_section(study: Study, target: Target) -> Section:
     """Every run: how it stands, what it was trained on, its digest, and how to train it again."""
-    rows = [
-        Row(
-            (
-                run.id,
-                setting.name,
-                str(run.result.seed),
-                run.result.status,
-                f"{len(run.rows):,} of {run.result.epochs:,}",
-                number(run.result.top1),
-                number(run.result.best_top1),
-                _speed(run),
-            ),
-            setting.family,
+    runs = [(setting, run) for setting in study.settings for run in setting.runs]
+    rows = []
+    for setting, run in runs:
+        speeds = [row["images_per_second"] for row in run.own_rows]
+        cells = (
+            *(run.id, setting.name, str(run.result.seed), run.result.status),
+            f"{len(run.rows):,} of {run.result.epochs:,}",
+            *(number(run.result.top1), number(run.result.best_top1)),
+            f"{sum(speeds) / len(speeds):,.0f}" if speeds else "–",
         )
-        for setting in study.settings
-        for run in setting.runs
-    ]
+        rows.append(Row(cells, setting.family))
     headings = ("run", "setting", "seed", "status", "epochs", "top-1 %", "best", "images/s")
     many = len(rows) > FOLDED
     caption = "Every run. Top-1 is after the last epoch; best is the highest, chosen on the images it is of."
     standing = Table(caption, headings, tuple(rows), text=2, code=(0,), folded=many)
-    return Section("runs", "Runs", (standing, *_hardware(study, many), *_commands(study, target, many)))
-
-
-def _speed(run: RunFacts) -> str:
-    own = run.own_rows
-    return f"{sum(row['images_per_second'] for row in own) / len(own):,.0f}" if own else "–"
+    commands = _commands(study, target, runs, many)
+    return Section("runs", "Runs", (standing, *_hardware(study, runs, many), *commands))
 
 
 PRINTED = ("device", "torch", "workers", "threads", "loader", "deterministic", "compile", "channels_last")
 
 
-def _hardware(study: Study, many: bool) -> list[Block]:
-    rows = [
-        Row(
-            (
-                run.id,
-                *(str(run.moments[-1].fingerprint.get(key, "–")) for key in PRINTED),
-                run.data[:16] or "–",
-            ),
-            setting.family,
-        )
-        for setting in study.settings
-        for run in setting.runs
-        if run.moments
-    ]
+def _hardware(study: Study, runs: Runs, many: bool) -> list[Block]:
+    rows = []
+    for setting, run in runs:
+        if run.moments:
+            printed = (str(run.moments[-1].fingerprint.get(key, "–")) for key in PRINTED)
+            rows.append(Row((run.id, *printed, run.data[:16] or "–"), setting.family))
     caption = (
         "What each run's last kept moment was trained with; bits are claimed to be equal between equal rows "
         "only. Data: the first digits of the identity of the data set at the run's path."
@@ -117,14 +100,9 @@ def _hardware(study: Study, many: bool) -> list[Block]:
     if rows:
         blocks.append(Table(caption, headings, tuple(rows), text=len(headings), code=(0, 9), folded=many))
     if made := _versions(study):
-        blocks.append(
-            Table(
-                "What analyses were computed with.",
-                ("analysis", *made[0][1]),
-                tuple(Row((what, *versions.values())) for what, versions in made),
-                text=5,
-            )
-        )
+        made_with = tuple(Row((what, *versions.values())) for what, versions in made)
+        headings = ("analysis", *made[0][1])
+        blocks.append(Table("What analyses were computed with.", headings, made_with, text=5))
     return blocks
 
 
@@ -139,14 +117,14 @@ def _versions(study: Study) -> list[tuple[str, Mapping[str, str]]]:
     return list(found.values())
 
 
-def _commands(study: Study, target: Target, many: bool) -> list[Block]:
+def _commands(study: Study, target: Target, runs: Runs, many: bool) -> list[Block]:
     """How to repeat the whole, and each run by itself, beside the digest that it must end with."""
-    rows = [
-        Row((_command(run), str(run.rows[-1]["weights_sha256"]) if run.rows else "–"), setting.family)
-        for setting in study.settings
-        for run in setting.runs
-        if run.job is not None
-    ]
+    rows = []
+    for setting, run in runs:
+        if run.job is not None:
+            words = ["train", short_path(run.folder / "job.yaml"), "--storage", "reproduced"]
+            digest = str(run.rows[-1]["weights_sha256"]) if run.rows else "–"
+            rows.append(Row((shlex.join(["seal-ray", *words]), digest), setting.family))
     caption = (
         "How to train each run again, into another storage folder. On equal hardware and versions it ends "
         "with the same weights: SHA-256 of parameters and buffers after the last epoch so far."
@@ -158,7 +136,3 @@ def _commands(study: Study, target: Target, many: bool) -> list[Block]:
     if rows:
         blocks.append(Table(caption, ("command", "weights"), tuple(rows), text=2, code=(0, 1), folded=many))
     return blocks
-
-
-def _command(run: RunFacts) -> str:
-    return shlex.join(["seal-ray", "train", short_path(run.folder / "job.yaml"), "--storage", "reproduced"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from seal_ray.reports.blocks import alike
+from seal_ray.reports.blocks import alike, number
 from seal_ray.reports.study import RunFacts, SettingFacts, Study
 from seal_ray.runs.folder import ENDED
 from seal_ray.sweeps.leaderboard import notes
@@ -35,16 +35,23 @@ def question(study: Study) -> str:
 
 def answer(study: Study) -> str:
     """What the differences allow to say: with few seeds not much, and that is said."""
-    finished = [one for one in study.settings if one.line.top1 is not None]
+    finished = [(one, one.line.top1) for one in study.settings if one.line.top1 is not None]
     if not finished:
-        counts = _listed([f"{n} {status}" for status, n in _statuses(study.runs).items()], "and")
-        return f"No answer yet: no run has finished ({counts})."
+        statuses = [run.result.status for run in study.runs]
+        counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+        return f"No answer yet: no run has finished ({_listed(counts, 'and')})."
     so_far = "So far: " if _goes_on(study) else ""
+    first, top1 = finished[0]
     if len(study.settings) == 1:
-        return so_far + _alone(finished[0])
-    compared = [(one, one.line.difference) for one in finished if one.line.difference is not None]
+        reached = f"{so_far}{first.name} reached {top1.mean:.2f} % top-1 after {first.line.epochs:,} epochs"
+        if top1.low is None:
+            return f"{reached}, with one seed: there is no interval, and nothing to compare it with."
+        return f"{reached} ({_within(top1)}). There is nothing to compare it with."
+    compared = [(one, one.line.difference) for one, _ in finished if one.line.difference is not None]
+    if not compared and len(finished) == 1:
+        return f"Only {first.name} has finished: {top1.mean:.2f} % ({_within(top1)})."
     if not compared:
-        return _only(finished[0]) if len(finished) == 1 else so_far + _highest(study, finished)
+        return so_far + _highest(study, finished)
     if len(compared) >= MANY:
         said = [_counted(compared, sum(not one.line.is_baseline for one in study.settings))]
     else:
@@ -60,35 +67,19 @@ def _goes_on(study: Study) -> bool:
     return any(run.result.status not in (*ENDED, "pruned") for run in study.runs)
 
 
-def _alone(setting: SettingFacts) -> str:
-    top1 = setting.line.top1
-    assert top1 is not None
-    reached = f"{setting.name} reached {top1.mean:.2f} % top-1 after {setting.line.epochs:,} epochs"
-    if top1.low is None:
-        return f"{reached}, with one seed: there is no interval, and nothing to compare it with."
-    return f"{reached} ({_within(top1)}). There is nothing to compare it with."
-
-
 def _within(top1: Estimate) -> str:
     if top1.low is None or top1.high is None:
         return f"n = {top1.n}"
     return alike(top1) or f"95 % interval {top1.low:.2f} to {top1.high:.2f}, n = {top1.n}"
 
 
-def _only(setting: SettingFacts) -> str:
-    top1 = setting.line.top1
-    assert top1 is not None
-    return f"Only {setting.name} has finished: {top1.mean:.2f} % ({_within(top1)})."
-
-
-def _highest(study: Study, finished: Sequence[SettingFacts]) -> str:
+def _highest(study: Study, finished: Sequence[tuple[SettingFacts, Estimate]]) -> str:
     """The best of settings of which none could be compared."""
-    best = max(finished, key=lambda one: one.line.top1.mean if one.line.top1 else 0.0)
-    top1 = best.line.top1
-    assert top1 is not None
+    settings = [one for one, _ in finished]
+    best, top1 = max(finished, key=lambda one: one[1].mean)
     if not study.baseline:
         why = "there is no baseline"
-    elif all(one.line.is_baseline for one in finished):
+    elif all(one.line.is_baseline for one in settings):
         why = "only baselines have finished"
     else:
         why = "the baseline has finished none of their seeds"
@@ -96,8 +87,8 @@ def _highest(study: Study, finished: Sequence[SettingFacts]) -> str:
         f"{best.name} has the highest mean of {len(finished)} settings, {top1.mean:.2f} % ({_within(top1)}); "
         f"{why}, so no difference was tested, and being the best of several it is biased upwards."
     )
-    left = [one for one in study.settings if one not in finished]
-    differ = [BUDGETS_DIFFER] if len({one.line.epochs for one in finished}) > 1 else []
+    left = [one for one in study.settings if one not in settings]
+    differ = [BUDGETS_DIFFER] if len({one.line.epochs for one in settings}) > 1 else []
     return " ".join([highest, *_not(study, left, "finished"), *differ])
 
 
@@ -132,11 +123,11 @@ def _unclear(compared: Sequence[tuple[SettingFacts, Difference]]) -> str:
 
 def _numbers(difference: Difference) -> str:
     """A difference with its interval and p, as far as there are such."""
-    points = f"{signed(difference.mean)} points"
+    mean, low, high = (number(v, "+z.2f") for v in (difference.mean, difference.low, difference.high))
     if difference.low is None or difference.high is None or difference.p is None:
-        return points
-    within = alike(difference) or (f"95 % interval {signed(difference.low)} to {signed(difference.high)}")
-    return f"{points} ({within}, p = {difference.p:.2g})"
+        return f"{mean} points"
+    within = alike(difference) or f"95 % interval {low} to {high}"
+    return f"{mean} points ({within}, p = {difference.p:.2g})"
 
 
 def _clear(name: str, difference: Difference) -> str:
@@ -186,20 +177,8 @@ def unbroken(said: str) -> str:
     )
 
 
-def signed(value: float) -> str:
-    """+0.84, −0.84 with a true minus."""
-    return f"{value:+z.2f}".replace("-", "−")
-
-
 def _listed(words: Sequence[str], last: str) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def _statuses(runs: Sequence[RunFacts]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for run in runs:
-        counts[run.result.status] = counts.get(run.result.status, 0) + 1
-    return counts
 
 
 def warnings(study: Study) -> list[str]:
@@ -207,17 +186,16 @@ def warnings(study: Study) -> list[str]:
     said = [f"{name} cannot be read and is left out: {why}" for name, why in study.unreadable.items()]
     said += [line for run in study.runs for line in _of_run(run)]
     said += [one for one in study.notes if not any(one.startswith(run.id) for run in study.runs)]
-    said += _of_columns(study)
-    said += _unlike(study)
+    known = (*study.notes, *(line for one in study.settings for line in one.line.problems))
+    for column in study.columns:  # evaluations on other data sets, beyond what is said of runs
+        said += [f"{column.name}: {note}" for note in notes(column.lines) if note not in known]
+    prints = [one.fingerprint for run in study.runs for one in run.moments]
+    for key in ("device", "torch", "threads", "deterministic"):
+        values = dict.fromkeys(str(one.get(key)) for one in prints)
+        if len(values) > 1:
+            said.append(f"runs differ in {key}: {', '.join(values)}; last bits may differ for it")
     own = dict.fromkeys(f"{run.id} warned: {text}" for run in study.runs for text in run.warnings)
     return said + list(own)
-
-
-def _of_columns(study: Study) -> Iterator[str]:
-    """What is to be known of evaluations on other data sets beyond what is said of runs and of them all."""
-    known = (*study.notes, *(line for one in study.settings for line in one.line.problems))
-    for column in study.columns:
-        yield from (f"{column.name}: {note}" for note in notes(column.lines) if note not in known)
 
 
 def _of_run(run: RunFacts) -> Iterator[str]:
@@ -242,12 +220,3 @@ def resumptions(run: RunFacts) -> list[int]:
     """After how many epochs a run went on that it had itself begun to train."""
     own = {row["global_epoch"] + 1 for row in run.own_rows}
     return sorted({start for start in run.starts if start in own and start < run.result.epochs})
-
-
-def _unlike(study: Study) -> Iterator[str]:
-    """What runs that are compared were not trained alike in."""
-    prints = [one.fingerprint for run in study.runs for one in run.moments]
-    for key in ("device", "torch", "threads", "deterministic"):
-        values = dict.fromkeys(str(one.get(key)) for one in prints)
-        if len(values) > 1:
-            yield f"runs differ in {key}: {', '.join(values)}; last bits may differ for it"
