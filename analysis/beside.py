@@ -11,7 +11,6 @@ from rich.console import Console
 
 from seal_ray.analysis.moments import Target
 from seal_ray.analysis.run import analyze_target, summary
-from seal_ray.analysis.settings import What
 from seal_ray.errors import SealRayError
 from seal_ray.runs.folder import Store
 
@@ -21,7 +20,7 @@ PAUSE = 5.0
 
 @contextlib.contextmanager
 def analysing(
-    find: Callable[[], Target], what: Sequence[What], rich: Console, *, busy: int, use_gpu: bool
+    find: Callable[[], Target], what: Sequence[str], rich: Console, *, busy: int, use_gpu: bool
 ) -> Iterator[None]:
     """Analyse moments under a Ray that is initialised, while the block trains and what is left after it.
 
@@ -47,7 +46,7 @@ def analysing(
 
 
 def analyse_after(
-    find: Callable[[], Target], what: Sequence[What], rich: Console, *, in_process: bool = False
+    find: Callable[[], Target], what: Sequence[str], rich: Console, *, in_process: bool = False
 ) -> None:
     """What is left to analyse once training has ended; nothing, where it was only stopped."""
     try:
@@ -62,7 +61,7 @@ def analyse_after(
     rich.print(f"analyses: {summary(outcomes)}", markup=False)
 
 
-def _watch(find: Callable[[], Target], what: Sequence[What], free: int, over: threading.Event) -> None:
+def _watch(find: Callable[[], Target], what: Sequence[str], free: int, over: threading.Event) -> None:
     """Do what there is to do until it is over; the last call, after training, says what went wrong."""
     quiet = Console(file=io.StringIO())
     while not over.wait(PAUSE):

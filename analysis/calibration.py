@@ -2,13 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from seal_ray.analysis.base import Analysis, Result
+from seal_ray.analysis.features import extract
+from seal_ray.config.messages import STRICT
 from seal_ray.errors import DataError
+from seal_ray.phases.schedule import Position
+from seal_ray.runs.folder import Store
+from seal_ray.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from seal_ray.analysis.inputs import Inputs
+    from seal_ray.analysis.moments import Moment, Subject
+
+FORGOTTEN_LISTED = 16
+
+
+class CalibrationSettings(BaseModel):
+    """Confidence against accuracy on all validation images."""
+
+    model_config = STRICT
+
+    bins: int = Field(default=15, ge=1, description="bins of the calibration error")
+
+
+class Calibration(Analysis):
+    """How far confidences can be trusted, accuracy by class, and how often images were forgotten."""
+
+    name = "calibration"
+    Settings = CalibrationSettings
+
+    def depends_on(self, moment: Moment, run: Subject, settings: CalibrationSettings) -> Mapping[str, Any]:
+        """How many epochs were tracked by then."""
+        return {"tracked": len(run.tracked(run.facts(moment).epochs))}
+
+    def compute(self, inputs: Inputs, settings: CalibrationSettings) -> Result:
+        """Confidence and prediction of each validation image, and of tracked epochs the forgetting events."""
+        data = inputs.data
+        batches = data.batches("val", torch.arange(len(data.val_labels)))
+        logits = extract(inputs.network(), batches, (), max_features=1, device=inputs.device).logits
+        confidence, predictions = logits.double().softmax(dim=1).max(dim=1)
+        accuracy = per_class_accuracy(predictions, data.val_labels, data.images.classes)
+        numbers = {
+            "images": len(data.val_labels),
+            "top1": 100 * float((predictions == data.val_labels).double().mean()),
+            "ece": expected_calibration_error(logits, data.val_labels, bins=settings.bins),
+            "nll": negative_log_likelihood(logits, data.val_labels),
+            "confidence": float(confidence.mean()),
+            "per_class_top1": [100 * share for share in accuracy.tolist()],
+        }
+        arrays: dict[str, Any] = {
+            "confidence": confidence.numpy().astype(np.float32),
+            "predictions": predictions.numpy().astype(np.int32),
+            "labels": data.val_labels.numpy().astype(np.int32),
+        }
+        if positions := inputs.tracked():
+            numbers["forgetting"], arrays["forgetting_events"] = _forgetting(inputs.moment.run, positions)
+        return Result(numbers, arrays)
+
+    def scalars(self, result: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Errors of confidence, and how much was forgotten."""
+        forgotten = result.get("forgetting", {})
+        return {
+            **{f"calibration/{name}": result[name] for name in ("ece", "nll", "top1", "confidence")},
+            **{
+                f"forgetting/{name}": forgotten.get(name)
+                for name in ("mean_events", "never_learned", "unforgettable")
+            },
+        }
+
+
+def _forgetting(run: AnyPath, positions: Sequence[Position]) -> tuple[dict[str, Any], Any]:
+    """How often validation images went from right to wrong between the epochs that were tracked."""
+    store = Store(run, run.name)
+    kept = [right for right in map(store.examples, positions) if right is not None]
+    found = forgetting_events(torch.from_numpy(np.stack(kept)))
+    order = found.events.argsort(stable=True, descending=True)[:FORGOTTEN_LISTED]
+    numbers = {
+        "epochs": len(kept),
+        "mean_events": float(found.events.double().mean()),
+        "never_learned": float((~found.learned).double().mean()),
+        "unforgettable": float(found.unforgettable.double().mean()),
+        "most_forgotten": [{"index": int(i), "events": int(found.events[i])} for i in order],
+    }
+    return numbers, found.events.numpy().astype(np.int32)
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:

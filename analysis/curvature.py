@@ -6,14 +6,18 @@ fixed class-balanced subset of the training set, without augmentation; the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import BaseModel, Field, Strict
 from torch import Tensor, nn
 
+from seal_ray.analysis.base import Analysis, Result, Seed
 from seal_ray.analysis.hessian import HessianOperator, hessian_operator
 from seal_ray.analysis.lanczos import (
     Density,
@@ -30,18 +34,147 @@ from seal_ray.analysis.lanczos import (
     spectral_density,
     trace,
 )
-from seal_ray.analysis.shards import MakeOperator
+from seal_ray.analysis.shards import MakeOperator, sharding
 from seal_ray.analysis.similarity import weight_norms
+from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
-from seal_ray.networks import Parts
+from seal_ray.networks import Parts, stages
 from seal_ray.streams import stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from seal_ray.analysis.figures import Found
+    from seal_ray.analysis.inputs import Inputs
+    from seal_ray.analysis.moments import Moment, Subject
 
 TRACE_PROBES = 10
 SHARPNESS_STEPS = 20
+GRAPH_BYTES = 2 << 30
+"""What a process's second derivatives may keep in memory, if there is as much."""
+
+
+class CurvatureSettings(BaseModel):
+    """See `measure_curvature`."""
+
+    model_config = STRICT
+
+    images: int = Field(default=200, ge=1, description="training images of the loss")
+    probes: int = Field(default=2, ge=2, description="Lanczos runs")
+    steps: int = Field(default=40, ge=2, description="products of each run")
+    top: int = Field(default=5, ge=1, description="eigenvalues at each end")
+    parts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)] = Field(
+        default=("all",), min_length=1, description="all, early, late, head or stages"
+    )
+    batch: int = Field(default=100, ge=1, description="images of one pass")
+    shards: int = Field(default=1, ge=1, description="processes that share a moment's images; no new numbers")
+    seed: Seed = 0
+
+
+class Curvature(Analysis):
+    """The Hessian of the training loss: its extreme eigenvalues, trace, spectral density and sharpness."""
+
+    name = "curvature"
+    Settings = CurvatureSettings
+    paper = CurvatureSettings(images=2_000, probes=10, steps=100, top=10, parts=("all", "early", "late"))
+    version = 2
+
+    def compared_with(self, moment: Moment, run: Subject) -> Mapping[str, Moment]:
+        """Of the end of an ascent, where that began: `before`."""
+        start = run.before_ascent(moment) if moment.name == "ascended" else None
+        return {} if start is None else {"before": start}
+
+    def depends_on(self, moment: Moment, run: Subject, settings: CurvatureSettings) -> Mapping[str, Any]:
+        """The loss, and where early and late meet."""
+        recipe = run.job.recipe
+        split = {"split_at": recipe.method.split_at} if {"early", "late"} & set(settings.parts) else {}
+        return {"loss": recipe.loss.label_smoothing, **split}
+
+    def compute(self, inputs: Inputs, settings: CurvatureSettings) -> Result:
+        """The spectrum of each part, and how far an ascent went along its top."""
+        recipe, network = inputs.recipe, inputs.network()
+        batches, labels = inputs.data.training_subset(settings.images, settings.seed)
+        images, labels = torch.cat(batches).to(inputs.device), labels.to(inputs.device)
+        before = inputs.others["before"].weights() if "before" in inputs.others else None
+        room = psutil.virtual_memory().available // (4 * inputs.processes)
+        numbers: dict[str, dict[str, Any]] = {}
+        arrays: dict[str, Any] = {}
+        for part in settings.parts:
+            with sharding(settings.shards) as make:
+                found = measure_curvature(
+                    network,
+                    images,
+                    labels,
+                    parts=Parts(stages(network), recipe.method.split_at),
+                    part=part,
+                    label_smoothing=recipe.loss.label_smoothing,
+                    steps=settings.steps,
+                    probes=settings.probes,
+                    top=settings.top,
+                    seed=settings.seed,
+                    batch=settings.batch,
+                    graph_bytes=min(GRAPH_BYTES, room),
+                    make=make,
+                )
+            numbers[part] = found.to_json()
+            density = numbers[part].pop("density")
+            numbers[part]["density_sigma"] = density.pop("sigma")
+            arrays |= {f"{part}_{name}": np.asarray(values) for name, values in density.items()}
+            if before is not None:
+                numbers[part]["ascent_within_top"] = {
+                    "share": found.movement_share(before, inputs.weights),
+                    "of_a_random_direction": settings.top / found.dim,
+                }
+        return Result({"parts": numbers}, arrays)
+
+    def scalars(self, result: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Extremes, trace, negative mass and shares of each part; of the whole network without its name."""
+        named: dict[str, float | None] = {}
+        for part, found in result["parts"].items():
+            name = "curvature" if part == "all" else f"curvature/{part}"
+            mass = found["negative_mass"].get("resolved") or {}  # results of before have neither
+            named |= {
+                f"{name}/top": found["largest"][0]["value"],
+                f"{name}/bottom": found["smallest"][0]["value"],
+                f"{name}/trace": found["trace"]["value"],
+                f"{name}/negative_mass": mass.get("value"),
+                f"{name}/negative_mass_low": mass.get("low"),
+                f"{name}/negative_mass_high": mass.get("high"),
+                f"{name}/negative_mass_threshold": mass.get("relative"),
+                f"{name}/sharpness": found["sharpness"]["value"],
+                f"{name}/gradient_overlap": found["gradient_overlap"],
+                f"{name}/ascent_within_top": found.get("ascent_within_top", {}).get("share"),
+            }
+        return named
+
+    def media(self, moment: Moment, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The spectral density of each part."""
+        import wandb
+
+        from seal_ray.analysis.results import read_arrays
+
+        arrays, shown = read_arrays(moment, self.name), {}
+        for part in result["parts"]:
+            grid, density = arrays[f"{part}_grid"], arrays[f"{part}_values"]
+            rows = [[float(x), float(y)] for x, y in zip(grid, density, strict=True)]
+            table = wandb.Table(columns=["eigenvalue", "density"], data=rows)
+            shown[f"curvature/{part}_density"] = wandb.plot.line(
+                table, "eigenvalue", "density", title=f"Spectral density, {part}, {moment.label}"
+            )
+        return shown
+
+    def figures(self, found: Sequence[Found]) -> Mapping[str, Figure]:
+        """Densities at the last ends of generations; the largest eigenvalue and the trace over epochs."""
+        from seal_ray.analysis import figures
+
+        whole = [one for one in found if "all" in one.results["curvature"]["parts"]]
+        if not figures.has_ends(whole):
+            return {}
+        return {"spectral-density": figures.spectral_density(whole), "curvature": figures.curvature(whole)}
 
 
 @dataclass(frozen=True)
-class Settings:
+class SpectrumSettings:
     """All that a result depends on besides weights and images."""
 
     loss: str
@@ -67,7 +200,7 @@ class Eigenvalue:
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature:
+class Spectrum:
     """The Hessian of the mean training loss by the parameters of one part, dim of them.
 
     pairs: the `top` lowest and highest eigenpairs. rounding: how far the operator in float32 is from that in
@@ -78,7 +211,7 @@ class Curvature:
     free of that scale.
     """
 
-    settings: Settings
+    settings: SpectrumSettings
     names: tuple[str, ...]  # of the parameters, in the order of the vectors
     dim: int
     loss: float
@@ -168,8 +301,8 @@ def measure_curvature(
     graph_bytes: int = 2 << 30,
     basis_bytes: int = 2 << 30,
     make: MakeOperator = hessian_operator,
-) -> Curvature:
-    """All of `Curvature` from the same `probes` Lanczos runs of `steps` steps.
+) -> Spectrum:
+    """All of `Spectrum` from the same `probes` Lanczos runs of `steps` steps.
 
     network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
     probes x steps, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks; 4 in float64, for rounding. As
@@ -201,8 +334,8 @@ def measure_curvature(
     (sharpest,) = lanczos(scaled, draws("sharpness", 0)[None], SHARPNESS_STEPS)
     normalised = ritz_pairs(sharpest, 1)
     bound = normalised.residuals[-1].item() + normalised.rounding(scaled.exact)
-    return Curvature(
-        settings=Settings(
+    return Spectrum(
+        settings=SpectrumSettings(
             loss="cross entropy",
             label_smoothing=label_smoothing,
             part=part,

@@ -5,17 +5,149 @@ Source: Baldock, Maennel and Neyshabur, NeurIPS 2021, arXiv 2106.09647, section 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from seal_ray.analysis.base import Analysis, Result, Seed
 from seal_ray.analysis.features import Features, extract, probes
 from seal_ray.analysis.neighbours import nearest, vote
+from seal_ray.config.messages import STRICT
+from seal_ray.data.dataset import Labels
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from seal_ray.analysis.figures import Found
+    from seal_ray.analysis.inputs import Data, Inputs
+    from seal_ray.analysis.moments import Moment
+
+SPLITS = ("train", "val")
+
+
+class DepthSettings(BaseModel):
+    """See `measure_depth`."""
+
+    model_config = STRICT
+
+    k: int = Field(default=30, ge=1, description="neighbours that vote")
+    support_size: int = Field(default=1_000, ge=1, description="training images that are neighbours")
+    points: int | None = Field(
+        default=500, ge=1, description="images of each split that are measured; null: all"
+    )
+    max_features: int = Field(default=2048, ge=1, description="numbers an embedding is pooled to at most")
+    exclude_self: bool = Field(default=True, description="a training image is no neighbour of itself")
+    listed: int = Field(default=16, ge=1, description="deepest and shallowest images that are listed")
+    seed: Seed = 0
+
+
+class Depth(Analysis):
+    """From which place in the network on k-NN probes agree with its prediction, of images of both splits."""
+
+    name = "depth"
+    Settings = DepthSettings
+    paper = DepthSettings(support_size=10_000, points=None)
+
+    def compute(self, inputs: Inputs, settings: DepthSettings) -> Result:
+        """Depths of each image, their means and histograms, and the images at either end."""
+        data, asked = inputs.data, settings.model_dump(exclude={"listed"})
+        depths = measure_depth(
+            inputs.network(), data.examples("train"), data.examples("val"), device=inputs.device, **asked
+        )
+        found = {"train": depths.train, "val": depths.val}
+        indices = {"train": data.used[depths.train.indices.numpy()], "val": depths.val.indices.numpy()}
+        ends = {split: _ends(found[split], indices[split], data, settings.listed) for split in SPLITS}
+        numbers = {
+            **depths.summary(),
+            "listed": {
+                split: {end: [asdict(example) for example in some] for end, some in both.items()}
+                for split, both in ends.items()
+            },
+        }
+        arrays: dict[str, Any] = {}
+        for split, points in found.items():
+            arrays |= {
+                f"{split}_indices": indices[split],
+                f"{split}_depths": points.depths.numpy().astype(np.int16),
+                f"{split}_predictions": points.predictions.numpy().astype(np.int32),
+                f"{split}_labels": points.labels.numpy().astype(np.int32),
+                f"{split}_probe_predictions": points.probe_predictions.numpy().astype(np.int32),
+            }
+        chosen = torch.tensor([example.index for end in ends["val"].values() for example in end])
+        arrays["val_listed_pixels"] = shown = data.pixels("val", chosen).numpy()
+        from seal_ray.analysis.figures import picture
+
+        return Result(numbers, arrays, picture(ends["val"], shown, len(depths.probes)))
+
+    def scalars(self, result: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Mean depths: of all images, and of those predicted rightly and wrongly."""
+        return {
+            f"depth/{split}_mean" + ("" if group == "all" else f"_{group}"): result[split][group]["mean"]
+            for split in SPLITS
+            for group in ("all", "correct", "wrong")
+        }
+
+    def media(self, moment: Moment, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A histogram of each split, and a table of the listed images."""
+        import wandb
+
+        from seal_ray.analysis.results import read_arrays
+
+        shown: dict[str, Any] = {}
+        for split in SPLITS:
+            counts = np.asarray(result[split]["all"]["histogram"])
+            edges = np.arange(len(counts) + 1) - 0.5
+            shown[f"depth/{split}_histogram"] = wandb.Histogram(np_histogram=(counts, edges))
+        columns = ["end", "image", "index", "depth", "label", "prediction"]
+        table = wandb.Table(columns=columns)
+        pixels = iter(read_arrays(moment, self.name)["val_listed_pixels"])
+        for end, examples in result["listed"]["val"].items():
+            for one in examples:
+                table.add_data(end, wandb.Image(next(pixels)), *(one[name] for name in columns[2:]))
+        return shown | {"depth/examples": table}
+
+    def figures(self, found: Sequence[Found]) -> Mapping[str, Figure]:
+        """Histograms at the last ends of generations, and means over epochs."""
+        from seal_ray.analysis.figures import depth_histogram, depth_mean, has_ends
+
+        if not has_ends(found):
+            return {}
+        return {"depth-histogram": depth_histogram(found), "depth-mean": depth_mean(found)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image of a split, by its index there, with its prediction depth and what it was taken for."""
+
+    index: int
+    depth: int
+    label: str
+    prediction: str
+
+
+def _ends(points: Points, indices: Labels, data: Data, count: int) -> dict[str, list[Example]]:
+    """The `count` deepest and shallowest points of a split, by (depth, index)."""
+
+    def example(i: int) -> Example:
+        return Example(
+            index=int(indices[i]),
+            depth=int(points.depths[i]),
+            label=data.class_name(int(points.labels[i])),
+            prediction=data.class_name(int(points.predictions[i])),
+        )
+
+    order = {
+        "deepest": points.depths.argsort(stable=True, descending=True),
+        "shallowest": points.depths.argsort(stable=True),
+    }
+    return {end: [example(int(i)) for i in some[:count]] for end, some in order.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -18,10 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from seal_ray.analysis.found import Found, gather
-from seal_ray.analysis.moments import Target
-from seal_ray.analysis.results import FOLDER, read_arrays
+from seal_ray.analysis.depth import Example
+from seal_ray.analysis.moments import Moment, Target
+from seal_ray.analysis.results import FOLDER, read_arrays, read_result
+from seal_ray.data.dataset import Pixels
 from seal_ray.errors import CheckpointError
+from seal_ray.recipe import ANALYSES
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
@@ -48,29 +51,56 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 COLUMNS = 4
+PICTURES = 8
+"""Example images beside each other."""
+WRONG = "#B3400B"
+"""The colour of a wrong prediction, `label→prediction`."""
 DOMINANT = 50.0
 """With more images (%) than this at one depth the histogram is drawn on a log axis."""
 FEWEST = 0.1
 """Where such an axis begins (%)."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was found of a moment of a run: results by analysis."""
+
+    label: str  # what runs of one setting have in common
+    seed: int
+    length: int  # epochs of a generation
+    moment: Moment
+    epochs: int
+    results: Mapping[str, Mapping[str, Any]]
+
+
+def gather(target: Target) -> list[Found]:
+    """All results of a target's runs that can be read, in the order of runs and moments."""
+    found = []
+    for subject in target.subjects:
+        for moment in subject.moments():
+            held = {what: read_result(moment, what) for what in ANALYSES}
+            results = {what: one["result"] for what, one in held.items() if one is not None}
+            epochs = next((one["epochs"] for one in held.values() if one is not None), 0)
+            if results:
+                recipe = subject.job.recipe
+                found.append(Found(subject.label, recipe.seed, recipe.budget.length, moment, epochs, results))
+    return found
+
+
 def write_figures(target: Target) -> list[AnyPath]:
     """Draw what there are results for into `<target>/analysis/`; returns the files that were written."""
     found = gather(target)
-    depth = [one for one in found if "depth" in one.results]
-    curved = [one for one in found if "all" in one.results.get("curvature", {}).get("parts", {})]
-    drawn: list[tuple[str, Figure]] = []
     with mpl.rc_context(STYLE):
-        if _last(depth):
-            drawn += [("depth-histogram", depth_histogram(depth)), ("depth-mean", depth_mean(depth))]
-        if _last(curved):
-            drawn += [("spectral-density", spectral_density(curved)), ("curvature", curvature(curved))]
+        drawn: dict[str, Figure] = {}
+        for name, kind in ANALYSES.items():
+            if some := [one for one in found if name in one.results]:
+                drawn |= kind().figures(some)
         written: list[AnyPath] = []
         with saving(target.folder):
-            for name, figure in drawn:
-                for kind in ("png", "svg"):
-                    path = target.folder / FOLDER / f"{name}.{kind}"
-                    write_durably(path, _rendered(figure, kind))
+            for name, figure in drawn.items():
+                for suffix in ("png", "svg"):
+                    path = target.folder / FOLDER / f"{name}.{suffix}"
+                    write_durably(path, _rendered(figure, suffix))
                     written.append(path)
     return written
 
@@ -91,6 +121,11 @@ def _last(found: Sequence[Found]) -> dict[str, list[Found]]:
     ends = {(one.label, one.seed): one for one in found if one.moment.name == "relearned"}
     last = {label: [one for (of, _), one in ends.items() if of == label] for label in _labels(found)}
     return {label: some for label, some in last.items() if some}
+
+
+def has_ends(found: Sequence[Found]) -> bool:
+    """Whether there is an end of a generation among results."""
+    return bool(_last(found))
 
 
 def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -330,3 +365,46 @@ def _density(one: Found) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     except CheckpointError:
         return np.array([]), np.array([])
     return arrays["all_grid"], arrays["all_values"]
+
+
+def picture(ends: Mapping[str, Sequence[Example]], pixels: Pixels, greatest: int) -> bytes:
+    """A PNG: a block of rows for each of `ends`, under each image its depth and label.
+
+    pixels: (N, H, W, 3) uint8, of the examples of all ends in turn. greatest: the largest depth there is.
+    """
+    rows = [
+        (end, list(some[i : i + PICTURES]))
+        for end, some in ends.items()
+        for i in range(0, len(some), PICTURES)
+    ]
+    size = pixels.shape[1]
+    across, down = size * 1.08, size * 1.45  # of a cell, in pixels
+    figure = Figure(figsize=(1.05 * PICTURES + 0.3, 1.4 * len(rows) + 0.4))
+    axis = figure.add_axes((0.04, 0.0, 0.95, 1 - 0.35 / figure.get_figheight()))
+    axis.set(xlim=(0, across * PICTURES), ylim=(down * len(rows), 0), xticks=[], yticks=[])
+    axis.axis("off")
+    shown = iter(pixels)
+    for i, (end, examples) in enumerate(rows):
+        top = i * down
+        axis.text(-0.08 * size, top + size / 2, end, rotation=90, ha="right", va="center", fontsize=9)
+        for j, example in enumerate(examples):
+            left = j * across
+            axis.imshow(next(shown), extent=(left, left + size, top + size, top), interpolation="nearest")
+            right = example.label == example.prediction
+            named = (
+                _short(example.label) if right else f"{_short(example.label)}→{_short(example.prediction)}"
+            )
+            said = f"depth {example.depth}\n{named}"
+            colour = "black" if right else WRONG
+            axis.text(
+                left + size / 2, top + 1.04 * size, said, ha="center", va="top", fontsize=7.5, color=colour
+            )
+    axis.set(xlim=(0, across * PICTURES), ylim=(down * len(rows), 0), aspect="auto")
+    figure.suptitle(f"Prediction depth, 0 to {greatest}: validation images at either end", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 10 else f"{name[:9]}…"

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seal_ray.analysis.base import Result
 from seal_ray.analysis.destination import Destination
 from seal_ray.analysis.probe import training_share
-from seal_ray.analysis.results import Computed
 from seal_ray.analysis.scoring import Normalisation
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
@@ -67,7 +67,7 @@ def finetune(
     settings: Mapping[str, Any],
     device: torch.device,
     folder: AnyPath,
-) -> Computed:
+) -> Result:
     """The accuracy (per cent) on a data set that all weights of `source` were trained on.
 
     source: a network with `init_from`. settings: the fields of an
@@ -83,7 +83,7 @@ def finetune(
         job = dump_job(Job(name=destination.label, recipe=recipe))
         rows = _train(store, recipe, images, job, device)
     last = rows[-1]
-    return Computed(
+    return Result(
         {
             "target": destination.facts(),
             "normalised_with": asdict(normalisation),

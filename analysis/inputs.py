@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seal_ray.analysis.depth import Examples, balanced_subset
 from seal_ray.analysis.features import Features, extract
-from seal_ray.analysis.moments import trained_on
+from seal_ray.analysis.moments import Moment, tracked_epochs, trained_on
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
@@ -18,6 +18,7 @@ from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader
 from seal_ray.data.subset import noisy_labels, training_indices
 from seal_ray.networks import build, stages
+from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.runs.checkpoint import State, weights_sha256
 from seal_ray.storage.paths import AnyPath
@@ -99,7 +100,7 @@ class Data:
         return self.dataset.classes[label].words.split(",")[0]
 
 
-class Material:
+class InputCache:
     """Data, networks and features by run, on a device: read when first asked for, and then kept.
 
     Of data those of one data set are held at a time, of features those of the last few moments.
@@ -158,3 +159,42 @@ class Material:
             job = load_job(run / "job.yaml")
             self._runs[run] = job, trained_on(run, job)
         return self._runs[run]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What an analysis may read of a moment.
+
+    epochs: trained by then. others: the moments that it is compared with, by role. processes: how many share
+    this machine's memory.
+    """
+
+    moment: Moment
+    weights: State
+    epochs: int
+    others: Mapping[str, Moment]
+    cache: InputCache
+    processes: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are."""
+        return self.cache.device
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the run computes."""
+        return self.cache.recipe(self.moment.run)
+
+    @property
+    def data(self) -> Data:
+        """The images that the run sees. DataError when they are not there, damaged, or others."""
+        return self.cache.data(self.moment.run)
+
+    def network(self) -> nn.Module:
+        """The run's network with the moment's weights, in eval mode, on the device: a new one each time."""
+        return self.cache.network(self.moment.run, self.weights)
+
+    def tracked(self) -> list[Position]:
+        """The epochs by then of which it was kept which validation images were right."""
+        return tracked_epochs(self.moment.run, self.recipe.budget, self.epochs)

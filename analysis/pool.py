@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from seal_ray.analysis.compute import work_off
-from seal_ray.analysis.inputs import Material
+from seal_ray.analysis.inputs import InputCache
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.tasks import Piece
 from seal_ray.device import prepare_process
@@ -79,15 +79,15 @@ def work_here(pieces: Sequence[Piece]) -> Generator[Done]:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     prepare_process(device, deterministic=True, precision="fp32")
-    material = Material(device)
+    cache = InputCache(device)
     for piece in pieces:
-        yield _attempt(piece, material, processes=1)
+        yield _attempt(piece, cache, processes=1)
 
 
-def _attempt(piece: Piece, material: Material, processes: int) -> Done:
+def _attempt(piece: Piece, cache: InputCache, processes: int) -> Done:
     """What is wrong with a moment, its data or the settings is the outcome of that piece alone."""
     try:
-        return Done(piece, work_off(piece, material, processes=processes))
+        return Done(piece, work_off(piece, cache, processes=processes))
     except SealRayError as error:
         return Done(piece, reason=str(error), unreadable=isinstance(error, CheckpointError))
 
@@ -100,14 +100,14 @@ class Worker:
             pass
         device = torch.device("cuda" if gpu else "cpu")
         prepare_process(device, deterministic=True, precision="fp32")
-        self._material, self._processes = Material(device), processes
+        self._cache, self._processes = InputCache(device), processes
 
     def ready(self) -> None:
         """Answers once the process has started."""
 
     def work(self, piece: Piece) -> Done:
         """Work a piece off."""
-        return _attempt(piece, self._material, self._processes)
+        return _attempt(piece, self._cache, self._processes)
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,18 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seal_ray.analysis.base import Result
 from seal_ray.analysis.moments import Moment
 from seal_ray.errors import CheckpointError
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
 FOLDER = "analysis"
-Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What an analysis found: small numbers, arrays, and a PNG where there is something to look at."""
-
-    numbers: Mapping[str, Any]
-    arrays: Arrays = field(default_factory=dict)
-    picture: bytes | None = None
 
 
 def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:
@@ -62,16 +52,16 @@ def read_arrays(moment: Moment, what: str) -> dict[str, npt.NDArray[Any]]:
         raise CheckpointError(problem) from None
 
 
-def write_result(moment: Moment, what: str, head: Mapping[str, Any], computed: Computed) -> None:
+def write_result(moment: Moment, what: str, head: Mapping[str, Any], result: Result) -> None:
     """Write a result, as a whole or not at all. CheckpointError when the storage does not take it."""
     files = {}
-    if computed.arrays:
+    if result.arrays:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **dict(computed.arrays))  # type: ignore[arg-type]
+        np.savez_compressed(buffer, **dict(result.arrays))  # type: ignore[arg-type]
         files[".npz"] = buffer.getvalue()
-    if computed.picture is not None:
-        files[".png"] = computed.picture
-    _write(moment, what, files, {**head, "files": sorted(files), "result": plain(computed.numbers)})
+    if result.picture is not None:
+        files[".png"] = result.picture
+    _write(moment, what, files, {**head, "files": sorted(files), "result": plain(result.numbers)})
 
 
 def copy_result(source: Moment, moment: Moment, what: str, head: Mapping[str, Any]) -> None:

@@ -15,12 +15,12 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from seal_ray.analysis import BUILT_IN
 from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.moments import Moment, Subject, Target, find_target
 from seal_ray.analysis.pool import Done, work_here, work_on_ray
 from seal_ray.analysis.results import FOLDER, copy_result
-from seal_ray.analysis.settings import WHAT, Settings, What, choose
-from seal_ray.analysis.tasks import Outcome, Piece, Plan, Status, plan
+from seal_ray.analysis.tasks import AnalysisSettings, Outcome, Piece, Plan, Status, plan
 from seal_ray.analysis.track import track
 from seal_ray.distributed.launch import ray_session
 from seal_ray.errors import ConfigError, SealRayError
@@ -34,9 +34,9 @@ def analyze(
     path: AnyPath,
     rich: Console,
     *,
-    what: Sequence[str] = WHAT,
+    what: Sequence[str] = BUILT_IN,
     moments: Sequence[str] | None = None,
-    settings: Settings | None = None,
+    settings: AnalysisSettings | None = None,
     storage: str | None = None,
     workers: int | None = None,
     address: str | None = None,
@@ -44,17 +44,16 @@ def analyze(
 ) -> list[Outcome]:
     """Analyse moments of the runs that `path` stands for (see `find_target`); returns what became of each.
 
-    what: of depth, curvature, similarity, calibration. moments: names; None: all that were kept. Only what
+    what: names of analyses. moments: names; None: all that were kept. Only what
     is missing is computed, by actors on the cluster at `address` or on a local one, or `in_process`; what
     is wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
     CheckpointError, before anything starts, for what cannot be asked.
     """
     check_placement(workers, address, in_process)
-    asked = choose(what)
     target = find_target(path, storage)
     session = contextlib.nullcontext() if in_process else ray_session(address)
     return analyze_target(
-        target, rich, asked, moments, settings, session=session, workers=workers, in_process=in_process
+        target, rich, what, moments, settings, session=session, workers=workers, in_process=in_process
     )
 
 
@@ -67,16 +66,16 @@ def check_placement(workers: int | None, address: str | None, in_process: bool) 
 def analyze_target(
     target: Target,
     rich: Console,
-    what: Sequence[What],
+    what: Sequence[str],
     moments: Sequence[str] | None = None,
-    settings: Settings | None = None,
+    settings: AnalysisSettings | None = None,
     *,
     session: Session | None = None,
     workers: int | None = None,
     in_process: bool = False,
 ) -> list[Outcome]:
     """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
-    planned = plan(target, what, moments, settings or Settings())
+    planned = plan(target, what, moments, settings or AnalysisSettings())
     outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
     if not any(outcome.status == "stopped" for outcome in outcomes):
         _show_results(target, outcomes, rich)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seal_ray.analysis.base import Result
 from seal_ray.analysis.destination import Destination
 from seal_ray.analysis.episodes import episodes
 from seal_ray.analysis.features import Features, extract
 from seal_ray.analysis.fewshot import evaluate, unit_length
 from seal_ray.analysis.inputs import BATCH
 from seal_ray.analysis.probe import probe
-from seal_ray.analysis.results import Computed
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Channels
@@ -46,7 +46,7 @@ def judge(
     normalisation: Normalisation,
     settings: Mapping[str, Any],
     device: torch.device,
-) -> Computed:
+) -> Result:
     """What `settings`, the fields of a `seal_ray.analysis.evaluations.Evaluation`, ask of a network on
     `device`.
 
@@ -66,10 +66,10 @@ def judge(
     }
     if settings["kind"] == "transfer":
         numbers = _transfer(train, train_labels, val, val_labels, len(dataset.classes), settings)
-        return Computed({**made_of, **numbers})
+        return Result({**made_of, **numbers})
     everything, labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
     numbers, arrays = _fewshot(everything, labels, settings)
-    return Computed({**made_of, **numbers}, arrays)
+    return Result({**made_of, **numbers}, arrays)
 
 
 def _embed(

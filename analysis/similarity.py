@@ -3,15 +3,125 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from seal_ray.analysis.base import Analysis, Result, Seed
+from seal_ray.analysis.depth import balanced_subset
+from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
 from seal_ray.networks import stages
 from seal_ray.runs.checkpoint import State
+
+if TYPE_CHECKING:
+    from seal_ray.analysis.inputs import Inputs
+    from seal_ray.analysis.moments import Moment, Subject
+
+
+class SimilaritySettings(BaseModel):
+    """How many images movement, CKA and loss barriers are measured on."""
+
+    model_config = STRICT
+
+    images: int = Field(default=500, ge=2, description="validation images of the CKA")
+    max_features: int = Field(default=2048, ge=1, description="numbers an embedding is pooled to at most")
+    barrier_images: int = Field(default=500, ge=1, description="training images of the loss barrier")
+    barrier_points: int = Field(default=11, ge=3, description="places on the line, its ends included")
+    seed: Seed = 0
+
+
+class Similarity(Analysis):
+    """How far weights moved, how alike representations are (CKA), and the loss barrier between generations.
+
+    Compared with the moment before, the end of the generation before, and the same moment of the baseline.
+    """
+
+    name = "similarity"
+    Settings = SimilaritySettings
+    paper = SimilaritySettings(images=5_000, barrier_images=5_000, barrier_points=21)
+
+    def compared_with(self, moment: Moment, run: Subject) -> Mapping[str, Moment]:
+        """`before`, `generation` (the previous `relearned`) and `baseline`, as far as they were kept."""
+        others = {}
+        earlier = [other for other in run.moments() if other.place < moment.place]
+        if earlier:
+            others["before"] = earlier[-1]
+        if moment.name == "relearned":
+            ends = [other for other in earlier if other.name == "relearned"]
+            if ends and ends[-1].generation == moment.generation - 1:
+                others["generation"] = ends[-1]
+        if run.baseline is not None:
+            same = replace(moment, run=run.baseline)
+            if (same.path / "manifest.json").exists():
+                others["baseline"] = same
+        return others
+
+    def compute(self, inputs: Inputs, settings: SimilaritySettings) -> Result:
+        """Movement and norms of each stage, CKA of each stage, and the barrier."""
+        data, network, weights, others = inputs.data, inputs.network(), inputs.weights, inputs.others
+        size = min(settings.images, len(data.val_labels))
+        indices = balanced_subset(data.val_labels, size, settings.seed)
+        numbers: dict[str, Any] = {
+            "weight_norms": weight_norms(network, weights),
+            "cka_images": size,
+            "cka": {},
+        }
+        if "before" in others:
+            moved = movement(network, others["before"].weights(), weights)
+            numbers["movement"] = {stage: asdict(one) for stage, one in moved.items()}
+
+        def features(moment: Moment, state: State) -> dict[str, Tensor]:
+            return inputs.cache.stage_features(moment.run, state, indices, settings.max_features).layers
+
+        own = features(inputs.moment, weights)
+        for role in ("before", "baseline"):
+            if role in others:
+                theirs = features(others[role], others[role].weights())
+                numbers["cka"][role] = {stage: linear_cka(own[stage], theirs[stage]) for stage in own}
+        if "generation" in others:
+            batches, labels = data.training_subset(settings.barrier_images, settings.seed)
+            loss, start = _line_loss(network, batches, labels, inputs.device), others["generation"].weights()
+            numbers["barrier"] = asdict(loss_barrier(loss, start, weights, points=settings.barrier_points))
+        return Result(numbers)
+
+    def scalars(self, result: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Movement, CKA and norm of each stage, and the height of the barrier."""
+        named: dict[str, float | None] = {}
+        for stage, moved in result.get("movement", {}).items():
+            named[f"movement/{stage}_distance"] = moved["distance"]
+            named[f"movement/{stage}_cosine"] = moved["cosine"]
+        for role, alike in result["cka"].items():
+            named |= {f"cka_{role}/{stage}": value for stage, value in alike.items()}
+        named |= {f"weight_norm/{stage}": norm for stage, norm in result["weight_norms"].items()}
+        return {**named, "barrier": result.get("barrier", {}).get("height")}
+
+
+def _line_loss(
+    network: nn.Module, batches: Iterable[Tensor], labels: Tensor, device: torch.device
+) -> Callable[[State], float]:
+    """Mean cross entropy (nats) of a state on fixed images, its running statistics estimated anew on them."""
+    moved, truth = [batch.to(device) for batch in batches], labels.to(device)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    @torch.inference_mode()
+    def loss(state: State) -> float:
+        network.load_state_dict(state)
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over batches
+        network.train()
+        for batch in moved:
+            network(batch)
+        network.eval()
+        return float(F.cross_entropy(torch.cat([network(batch) for batch in moved]).double(), truth))
+
+    return loss
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

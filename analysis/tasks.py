@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from pydantic import BaseModel, create_model
+
+from seal_ray.analysis.base import Analysis
 from seal_ray.analysis.destination import Destination
 from seal_ray.analysis.moments import NAMES, Moment, Subject, Target
 from seal_ray.analysis.results import read_result
-from seal_ray.analysis.settings import Settings, What
+from seal_ray.config.document import Document, override
+from seal_ray.config.messages import STRICT, parse
 from seal_ray.data.beton import Dataset
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
+from seal_ray.recipe import ANALYSES
 
 FORMAT = 1
-"""Raised whenever a change of this package changes what an analysis finds."""
-
-FORMATS: Mapping[What, int] = {"curvature": 2}
-"""Those of analyses that changed alone."""
-
-W = TypeVar("W", bound=str)
+"""Raised whenever a change of this package changes what an evaluation finds."""
+PRESETS = ("quick", "paper")
+"""`quick` takes seconds a moment on a laptop; `paper` is for GPUs."""
 
 Status = Literal["computed", "copied", "known", "failed", "stopped"]
 """What becomes of an analysis: `known` was there already, `copied` has the weights of another moment."""
 
 
 @dataclass(frozen=True)
+class AnalysisSettings:
+    """How thoroughly moments are analysed: a preset, and overrides of it such as `depth.k=10`."""
+
+    preset: str = "quick"
+    overrides: tuple[str, ...] = ()
+
+    def of(self, known: Mapping[str, type[Analysis]]) -> dict[str, BaseModel]:
+        """The settings of each analysis by its name. ConfigError names each override that cannot be used."""
+        sections: Any = {name: (kind.Settings, ...) for name, kind in known.items()}
+        paper = self.preset == "paper"
+        values = {name: (paper and kind.paper) or kind.Settings() for name, kind in known.items()}
+        dumped = {name: value.model_dump(mode="json") for name, value in values.items()}
+        model = create_model("AnalysisSettings", __config__=STRICT, **sections)
+        read = parse(override(Document(dumped, {(): f"preset {self.preset}"}), self.overrides), model)
+        return {name: getattr(read, name) for name in known}
+
+
+def load_settings(preset: str, overrides: Sequence[str] = ()) -> AnalysisSettings:
+    """A preset after overrides such as `depth.k=10`. ConfigError for what the built-in analyses refuse."""
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset {preset}: is not one of {', '.join(PRESETS)}")
+    settings = AnalysisSettings(preset, tuple(overrides))
+    settings.of(ANALYSES)
+    return settings
+
+
+@dataclass(frozen=True)
 class Piece:
-    """One analysis of one moment, or its evaluation on another data set, the `destination`.
+    """One analysis of one moment, or, where that is None, its evaluation on another data set.
 
     key: says by what the result is determined; equal keys have equal results. others: the moments that it
     is compared with, by their role: `before`, `generation` (the previous `relearned`) and `baseline`.
@@ -42,6 +71,7 @@ class Piece:
     epochs: int  # trained by then
     settings: Mapping[str, Any]
     others: Mapping[str, Moment] = field(default_factory=dict)
+    analysis: type[Analysis] | None = None
     destination: Destination | None = None
 
     @property
@@ -99,24 +129,30 @@ class Plan:
         return len(self.todo) + len(self.known) + sum(map(len, self.copies.values()))
 
 
-def plan(target: Target, what: Sequence[What], moments: Sequence[str] | None, settings: Settings) -> Plan:
+def plan(
+    target: Target, what: Sequence[str], moments: Sequence[str] | None, settings: AnalysisSettings
+) -> Plan:
     """Which pieces there are, which are known, and which are the same work.
 
     moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
-    are; what is wrong with one run or moment is an outcome that failed.
+    are, and for an analysis that there is not; what is wrong with one run or moment is a failed outcome.
     """
+    known = settings.of(ANALYSES)
+    for name in what:
+        if name not in known:
+            raise ConfigError(f"--what {name}: is not one of {', '.join(known)}")
 
-    def make(one: What, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
-        return _piece(one, moment, subject, dataset, settings)
+    def make(name: str, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
+        return _piece(ANALYSES[name], moment, subject, dataset, known[name])
 
-    return plan_pieces(target, what, moments, make)
+    return plan_pieces(target, [name for name in known if name in what], moments, make)
 
 
 def plan_pieces(
     target: Target,
-    what: Sequence[W],
+    what: Sequence[str],
     moments: Sequence[str] | None,
-    make: Callable[[W, Moment, Subject, Dataset], Piece],
+    make: Callable[[str, Moment, Subject, Dataset], Piece],
     *,
     last: bool = False,
 ) -> Plan:
@@ -167,50 +203,23 @@ def _is_known(piece: Piece) -> bool:
     return held is not None and held.get("key") == piece.key
 
 
-def _piece(what: What, moment: Moment, subject: Subject, dataset: Dataset, settings: Settings) -> Piece:
-    facts = subject.facts(moment)
-    others = dict(_others(what, moment, subject))
-    digests = {role: subject.facts(other).weights_sha256 for role, other in others.items()}
-    section = settings.of(what)
-    recipe = subject.job.recipe
+def _piece(
+    kind: type[Analysis], moment: Moment, subject: Subject, dataset: Dataset, settings: BaseModel
+) -> Piece:
+    facts, recipe, section = subject.facts(moment), subject.job.recipe, settings.model_dump(mode="json")
+    others = kind().compared_with(moment, subject)
     body: dict[str, Any] = {
-        "format": FORMATS.get(what, FORMAT),
-        "what": what,
+        "format": kind.version,
+        "what": kind.name,
         "settings": {name: value for name, value in section.items() if name != "shards"},
         "weights": facts.weights_sha256,
-        "others": digests,
+        "others": {role: subject.facts(other).weights_sha256 for role, other in others.items()},
         "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
         "model": [recipe.model.arch, recipe.model.stem, recipe.model.width],
+        **kind().depends_on(moment, subject, settings),
     }
-    if what == "curvature":
-        body["loss"] = recipe.loss.label_smoothing
-        if {"early", "late"} & set(section["parts"]):
-            body["split_at"] = recipe.method.split_at
-    if what == "calibration":
-        body["tracked"] = len(subject.tracked(facts.epochs))
     key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Piece(what, moment, key, facts.weights_sha256, facts.epochs, section, others)
-
-
-def _others(what: What, moment: Moment, subject: Subject) -> Iterator[tuple[str, Moment]]:
-    """The moments that an analysis compares this one with, by role, as far as they were kept."""
-    if what == "curvature" and moment.name == "ascended":
-        start = subject.before_ascent(moment)
-        if start is not None:
-            yield "before", start
-    if what != "similarity":
-        return
-    earlier = [other for other in subject.moments() if other.place < moment.place]
-    if earlier:
-        yield "before", earlier[-1]
-    if moment.name == "relearned":
-        ends = [other for other in earlier if other.name == "relearned"]
-        if ends and ends[-1].generation == moment.generation - 1:
-            yield "generation", ends[-1]
-    if subject.baseline is not None:
-        same = Moment(subject.baseline, moment.generation, moment.name)
-        if (same.path / "manifest.json").exists():
-            yield "baseline", same
+    return Piece(kind.name, moment, key, facts.weights_sha256, facts.epochs, section, others, kind)
 
 
 def _asked_for(moment: Moment, names: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
@@ -68,10 +69,13 @@ class PluginFile:
 
 
 class Registry(Mapping[str, type[T]]):
-    """The classes of one kind by name: those of packages, and those of the plugin files in use."""
+    """The classes of one kind by name: those of packages, and those of the plugin files in use.
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
+    home: the package that registers the built-in ones, which is imported when somebody looks.
+    """
+
+    def __init__(self, kind: str, home: str = "") -> None:
+        self._kind, self._home = kind, home
         self._classes: dict[str, dict[str, type[T]]] = {}  # by module, then by name
 
     def add(self, name: str, found: C) -> C:
@@ -96,6 +100,8 @@ class Registry(Mapping[str, type[T]]):
         return len(self._seen())
 
     def _seen(self) -> dict[str, type[T]]:
+        if self._home:
+            import_module(self._home)
         installed_packages()
         seen: dict[str, type[T]] = {}
         for module, classes in self._classes.items():

@@ -6,20 +6,23 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
 
 from seal_ray.config.document import dump, override, read
-from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, parse, refuse
+from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name_in, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.networks import Parts, ResNet, stages
 from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate, owner
-from seal_ray.plugins import files_of, using
+from seal_ray.plugins import Registry, files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
+
+if TYPE_CHECKING:
+    from seal_ray.analysis.base import Analysis
 
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1
@@ -27,8 +30,10 @@ MAX_SEED = 2**63 - 1
 Moment = Literal["init", "forgotten", "ascended", "relearned"]
 """A named checkpoint that is kept for analysis."""
 
-Analysis = Literal["depth", "curvature", "similarity", "calibration"]
+ANALYSES: Registry[Analysis] = Registry("analysis", home="seal_ray.analysis")
 """What can be computed from a moment."""
+
+AnalysisName = Annotated[str, name_in(ANALYSES)]
 
 
 class Data(BaseModel):
@@ -253,7 +258,7 @@ class Job(BaseModel):
     )
     recipe: Recipe = Field(description="what to compute")
     placement: Placement = Field(default=Placement(), description="where to compute it")
-    analyses: Annotated[tuple[Analysis, ...], Strict(False)] = Field(
+    analyses: Annotated[tuple[AnalysisName, ...], Strict(False)] = Field(
         default=(), description="what to compute from its moments, beside training where there is room"
     )
 

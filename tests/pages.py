@@ -14,8 +14,7 @@ from seal_ray.analysis.carry import carry
 from seal_ray.analysis.evaluations import make_evaluation
 from seal_ray.analysis.moments import find_target
 from seal_ray.analysis.run import carry_out
-from seal_ray.analysis.settings import choose, load_settings
-from seal_ray.analysis.tasks import plan
+from seal_ray.analysis.tasks import load_settings, plan
 from seal_ray.reports.page import write_report
 from seal_ray.sweeps.results import SweepRuns, write_results
 from seal_ray.sweeps.tune import train_sweep
@@ -50,7 +49,7 @@ def analyse(sweep: Path, data: Path) -> None:
     settings = load_settings("quick", ["depth.k=3", *CURVATURE])
     console = screen()[0]
     for what, moment in (("depth", "relearned"), ("calibration", LAST), ("curvature", LAST)):
-        asked = plan(find_target(sweep), choose([what]), [moment], settings)
+        asked = plan(find_target(sweep), [what], [moment], settings)
         carry_out(asked, console, in_process=True)  # without the figures of `analyze`
     probes = make_evaluation("transfer", None, targets=[str(data)])
     carry(sweep, console, probes, data=data, in_process=True)

@@ -231,7 +231,7 @@ def analyze(
     """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
     from seal_ray.analysis.run import analyze as analyze_target
     from seal_ray.analysis.run import summary
-    from seal_ray.analysis.settings import load_settings
+    from seal_ray.analysis.tasks import load_settings
 
     trust_plugins(target, trusted)
     outcomes = analyze_target(

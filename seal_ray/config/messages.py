@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -31,6 +32,7 @@ from pydantic_core import (
     ErrorDetails,
     InitErrorDetails,
     PydanticCustomError,
+    PydanticKnownError,
     core_schema,
     to_json,
 )
@@ -145,6 +147,17 @@ are as strict either way.
 
 CONFIG_ERROR = WrapValidator(_config_error)
 """Around a field whose type raises ConfigError("field: what is wrong"): makes it an error of that field."""
+
+
+def name_in(options: Mapping[str, type]) -> AfterValidator:
+    """Field metadata: the name of one of the options, which are asked for when a value is read."""
+
+    def check(name: str) -> str:
+        if name not in options:
+            raise PydanticKnownError("literal_error", {"expected": _listed([repr(one) for one in options])})
+        return name
+
+    return AfterValidator(check)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from seal_ray.config.messages import STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import using
-from seal_ray.recipe import Analysis, Job, Recipe
+from seal_ray.recipe import AnalysisName, Job, Recipe
 from seal_ray.sweeps.distributions import is_distribution, sample
 
 MAX_RUNS = 10_000
@@ -79,7 +79,7 @@ class SweepFile(BaseModel):
         description="leaderboard: also the accuracy at the end of so many generations, the first included",
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
-    analyses: Annotated[tuple[Analysis, ...], Strict(False)] | None = Field(
+    analyses: Annotated[tuple[AnalysisName, ...], Strict(False)] | None = Field(
         default=None, description="what to compute from moments; default: what base says"
     )
 

@@ -17,12 +17,12 @@ import torch
 from rich.console import Console
 from sklearn.metrics import accuracy_score, log_loss
 
+from seal_ray.analysis import ANALYSES
 from seal_ray.analysis.depth import Examples, measure_depth
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.results import read_arrays, read_result, result_path
 from seal_ray.analysis.run import analyze, summary
-from seal_ray.analysis.settings import Settings, load_settings
-from seal_ray.analysis.tasks import Outcome
+from seal_ray.analysis.tasks import AnalysisSettings, Outcome, load_settings
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
@@ -115,7 +115,7 @@ def test_results_say_what_they_are_of(analysed: tuple[Path, str]) -> None:
         1,
         3,
     )
-    assert held["settings"] == SMALL.curvature.model_dump(mode="json")
+    assert held["settings"] == SMALL.of(ANALYSES)["curvature"].model_dump(mode="json")
     assert held["versions"]["torch"] == torch.__version__
     assert held["seconds"] > 0
     assert held["compared_with"] == {"before": f"{seal.name}/g000-relearned"}
@@ -267,9 +267,6 @@ def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_quick_preset_is_the_default() -> None:
-    assert load_settings("quick") == Settings()
-    assert (Settings().curvature.images, Settings().curvature.probes, Settings().curvature.steps) == (
-        200,
-        2,
-        40,
-    )
+    assert load_settings("quick") == AnalysisSettings()
+    curvature = AnalysisSettings().of(ANALYSES)["curvature"]
+    assert (curvature.images, curvature.probes, curvature.steps) == (200, 2, 40)

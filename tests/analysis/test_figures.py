@@ -12,20 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ray.analysis.examples import Example, picture
-from seal_ray.analysis.figures import write_figures
-from seal_ray.analysis.found import gather
+from seal_ray.analysis import Result
+from seal_ray.analysis.depth import Example
+from seal_ray.analysis.figures import gather, picture, write_figures
 from seal_ray.analysis.moments import Moment, Subject, find_target
-from seal_ray.analysis.results import Computed, write_result
-from seal_ray.analysis.settings import Settings, What
-from seal_ray.analysis.tasks import plan
+from seal_ray.analysis.results import write_result
+from seal_ray.analysis.tasks import AnalysisSettings, plan
 from seal_ray.analysis.track import scalars, track
 from seal_ray.errors import SealRayWarning
 
 PROBES = ["input", "stem", "layer1.0", "softmax"]
 
 
-def depth(seed: int) -> Computed:
+def depth(seed: int) -> Result:
     """A result of depths that differ by seed."""
     histogram = [4 + seed, 3, 2, 1, seed]
     total = sum(histogram)
@@ -36,10 +35,10 @@ def depth(seed: int) -> Computed:
     listed = {"deepest": [{"index": 0, "depth": 4, "label": "a", "prediction": "b"}], "shallowest": []}
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     numbers = {"probes": PROBES, "train": split, "val": split, "listed": {"val": listed, "train": listed}}
-    return Computed(numbers, {"val_listed_pixels": pixels})
+    return Result(numbers, {"val_listed_pixels": pixels})
 
 
-def curvature(seed: int) -> Computed:
+def curvature(seed: int) -> Result:
     grid = np.linspace(-1, 10 + seed, 50)
     bounds = {"relative": 1e-3, "low": 0.1, "high": 0.2}
     part = {
@@ -53,15 +52,14 @@ def curvature(seed: int) -> Computed:
         "gradient_overlap": 0.5,
     }
     arrays = {"all_grid": grid, "all_values": np.exp(-(grid**2)), "all_spread": grid}
-    return Computed({"parts": {"all": part}}, arrays)
+    return Result({"parts": {"all": part}}, arrays)
 
 
 @pytest.fixture
 def drawn(storage: Path) -> Path:
     """Runs with made-up depths and curvatures of all moments."""
     for what, make in (("depth", depth), ("curvature", curvature)):
-        names: list[What] = ["depth"] if what == "depth" else ["curvature"]
-        planned = plan(find_target(storage), names, None, Settings())
+        planned = plan(find_target(storage), [what], None, AnalysisSettings())
         for piece in (*planned.todo, *(one for same in planned.copies.values() for one in same)):
             write_result(piece.moment, piece.what, piece.head(), make(piece.moment.generation))
     return storage
@@ -123,7 +121,10 @@ def test_a_grid_shows_each_image_and_marks_wrong_predictions() -> None:
 
 def names_of(results: dict[str, Any]) -> set[str]:
     return {
-        name for what, held in results.items() for name, value in scalars(what, held) if value is not None
+        name
+        for what, held in results.items()
+        for name, value in scalars(what, held).items()
+        if value is not None
     }
 
 

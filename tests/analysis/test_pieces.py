@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seal_ray.analysis import ANALYSES, Result
+from seal_ray.analysis.calibration import CalibrationSettings
+from seal_ray.analysis.curvature import Curvature
 from seal_ray.analysis.moments import Moment, find_target
 from seal_ray.analysis.pool import Agenda
 from seal_ray.analysis.results import (
-    Computed,
     copy_result,
     read_arrays,
     read_result,
     result_path,
     write_result,
 )
-from seal_ray.analysis.settings import Settings, choose, load_settings
-from seal_ray.analysis.tasks import Piece, plan
+from seal_ray.analysis.tasks import AnalysisSettings, Piece, load_settings, plan
 from seal_ray.errors import CheckpointError, ConfigError
 from tests.analysis.conftest import run_of
 
-QUICK = Settings()
+QUICK = AnalysisSettings()
 
 
 def places(pieces: Sequence[Piece]) -> list[str]:
@@ -33,7 +34,7 @@ def places(pieces: Sequence[Piece]) -> list[str]:
 
 def finish(piece: Piece) -> None:
     """Write some result of a piece."""
-    write_result(piece.moment, piece.what, piece.head(), Computed({"x": 1.0}, {"a": np.arange(3)}))
+    write_result(piece.moment, piece.what, piece.head(), Result({"x": 1.0}, {"a": np.arange(3)}))
 
 
 def test_equal_weights_are_analysed_once(storage: Path) -> None:
@@ -78,8 +79,8 @@ def test_a_result_without_its_arrays_or_that_is_damaged_is_none(storage: Path) -
         copy_result(first.moment, second.moment, "depth", second.head())
 
 
-def keys(storage: Path, what: str, settings: Settings = QUICK) -> set[str]:
-    return {piece.key for piece in plan(find_target(storage), choose([what]), None, settings).todo}
+def keys(storage: Path, what: str, settings: AnalysisSettings = QUICK) -> set[str]:
+    return {piece.key for piece in plan(find_target(storage), [what], None, settings).todo}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_change_of_what_one_analysis_finds_makes_its_old_results_unknown_alone
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {what: keys(trained, what) for what in ("depth", "curvature")}
-    monkeypatch.setattr("seal_ray.analysis.tasks.FORMATS", {})
+    monkeypatch.setattr(Curvature, "version", 3)
     assert keys(trained, "curvature").isdisjoint(before["curvature"])
     assert keys(trained, "depth") == before["depth"]
 
@@ -163,14 +164,20 @@ def test_settings_and_names_that_there_are_not() -> None:
         load_settings("quick", ["depth.k=many"])
     with pytest.raises(ConfigError, match=r"depth\.kk: unknown field; did you mean 'k'"):
         load_settings("quick", ["depth.kk=3"])
-    with pytest.raises(ConfigError, match="--what depht: is not one of depth"):
-        choose(["depht"])
-    assert choose(["calibration", "depth"]) == ("depth", "calibration")
-    assert load_settings("paper", ["curvature.parts=[early]"]).curvature.parts == ("early",)
+    paper = load_settings("paper", ["curvature.parts=[early]"]).of(ANALYSES)
+    assert (paper["curvature"].parts, paper["curvature"].images) == (("early",), 2_000)
+    assert paper["calibration"] == CalibrationSettings()
+
+
+def test_analyses_are_made_in_their_order_and_an_unknown_one_is_an_error(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="--what depht: is not one of depth, curvature, sim"):
+        plan(find_target(trained), ["depht"], None, QUICK)
+    planned = plan(find_target(trained), ["calibration", "depth"], ["g000-init"], QUICK)
+    assert [piece.what for piece in planned.todo] == ["depth", "calibration"]
 
 
 def piece(moment: int, what: str) -> Piece:
-    return Piece(choose([what])[0], Moment(Path("run"), moment, "relearned"), f"{moment}{what}", "", 0, {})
+    return Piece([what][0], Moment(Path("run"), moment, "relearned"), f"{moment}{what}", "", 0, {})
 
 
 def test_a_worker_stays_with_its_moment_and_helps_out_at_the_end() -> None:
@@ -192,7 +199,7 @@ def test_results_leave_nothing_half_written(storage: Path) -> None:
     (first, *_) = plan(find_target(storage), ["depth"], None, QUICK).todo
     shutil.rmtree(storage / "sweeps")
     finish(first)
-    write_result(first.moment, "depth", first.head(), Computed({"x": float("nan")}, {"a": np.arange(2)}))
+    write_result(first.moment, "depth", first.head(), Result({"x": float("nan")}, {"a": np.arange(2)}))
     held = read_result(first.moment, "depth")
     assert held is not None
     assert held["result"] == {"x": None}

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from seal_ray.analysis.curvature import Curvature, measure_curvature
+from seal_ray.analysis.curvature import Spectrum, measure_curvature
 from seal_ray.analysis.shards import sharding
 from seal_ray.networks import Parts, build, stages
 from seal_ray.streams import stream
 
 
-def measured(shards: int, images: int = 23, batch: int = 4) -> Curvature:
+def measured(shards: int, images: int = 23, batch: int = 4) -> Spectrum:
     network = build("resnet18", classes=3, stem="cifar", width=2, generator=stream(0, "init"))
     for module in network.modules():  # statistics as after training, so that nothing explodes
         if isinstance(module, nn.BatchNorm2d):
@@ -35,7 +35,7 @@ def measured(shards: int, images: int = 23, batch: int = 4) -> Curvature:
         )
 
 
-def agree(one: Curvature, other: Curvature, rel: float = 1e-5) -> None:
+def agree(one: Spectrum, other: Spectrum, rel: float = 1e-5) -> None:
     assert other.loss == pytest.approx(one.loss, rel=rel)
     assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=rel)
     torch.testing.assert_close(other.pairs.values, one.pairs.values, rtol=rel, atol=rel)

@@ -15,8 +15,7 @@ import pytest
 
 from seal_ray.analysis.moments import find_target
 from seal_ray.analysis.results import read_result
-from seal_ray.analysis.settings import load_settings
-from seal_ray.analysis.tasks import Plan, plan
+from seal_ray.analysis.tasks import Plan, load_settings, plan
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
 from seal_ray.storage.files import write_durably
@@ -33,7 +32,6 @@ from pathlib import Path
 from rich.console import Console
 from seal_ray.analysis import pool
 from seal_ray.analysis.run import analyze, summary
-from seal_ray.analysis.settings import load_settings
 
 class Worker(pool.Worker):
     def work(self, piece):
