@@ -36,7 +36,9 @@ class CalibrationSettings(BaseModel):
 
 
 class Calibration(Analysis):
-    """How far confidences can be trusted, accuracy by class, and how often images were forgotten."""
+    """How far confidences can be trusted (Guo et al., ICML 2017, arXiv 1706.04599), accuracy by class, how
+    often images were forgotten (Toneva et al., ICLR 2019, arXiv 1812.05159).
+    """
 
     name = "calibration"
     Settings = CalibrationSettings

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import platform
 import time
+import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 import seal_ray
-from seal_ray.analysis.base import Result
+from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.finetune import finetune
 from seal_ray.analysis.inputs import InputCache, Inputs
-from seal_ray.analysis.results import FOLDER, write_result
+from seal_ray.analysis.results import FOLDER, plain, write_result
 from seal_ray.analysis.scoring import Normalisation, judge
 from seal_ray.analysis.tasks import Piece, verify_weights
+from seal_ray.errors import SealRayError
+from seal_ray.plugins import source_digest
 from seal_ray.runs.checkpoint import State, weights_sha256
+
+
+class AnalysisFailed(SealRayError):  # noqa: N818 - what happened, as `Diverged`
+    """An analysis of a plugin file that raised, or whose result JSON does not hold."""
 
 
 def work_off(piece: Piece, cache: InputCache, *, processes: int = 1) -> float:
@@ -26,6 +35,7 @@ def work_off(piece: Piece, cache: InputCache, *, processes: int = 1) -> float:
     moment, its data or the settings.
     """
     started = time.perf_counter()
+    made: dict[str, Any] = {}
     weights = piece.moment.weights()
     verify_weights(piece, weights_sha256(weights))
     if piece.analysis is None:
@@ -33,11 +43,36 @@ def work_off(piece: Piece, cache: InputCache, *, processes: int = 1) -> float:
     else:
         settings = piece.analysis.Settings.model_validate_json(json.dumps(piece.settings))
         inputs = Inputs(piece.moment, weights, piece.epochs, piece.others, cache, processes)
-        result = piece.analysis().compute(inputs, settings)
+        if source_digest(piece.analysis) is None:
+            result = piece.analysis().compute(inputs, settings)
+        else:
+            result, made["scalars"] = computed_elsewhere(piece.analysis, inputs, settings)
     seconds = round(time.perf_counter() - started, 3)
-    made = made_by(cache.device, seconds)
+    made |= made_by(cache.device, seconds)
     write_result(piece.moment, piece.what, {**piece.head(), **made}, result)
     return seconds
+
+
+def computed_elsewhere(
+    kind: type[Analysis], inputs: Inputs, settings: BaseModel
+) -> tuple[Result, Mapping[str, float | None]]:
+    """The result and the scalars of an analysis that is not this package's.
+
+    The scalars are kept with the result, so that a report needs none of its code. AnalysisFailed says where
+    it raised, and what of its numbers JSON does not hold.
+    """
+    try:
+        result = kind().compute(inputs, settings)
+        numbers = json.loads(json.dumps(plain(result.numbers)))
+        scalars = {str(name): None if v is None else float(v) for name, v in kind().scalars(numbers).items()}
+    except SealRayError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise AnalysisFailed(
+            f"{kind.name}: {frame.filename}:{frame.lineno}: {type(error).__name__}: {error}"
+        ) from error
+    return result, plain(scalars)
 
 
 def made_by(device: torch.device, seconds: float) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class CurvatureSettings(BaseModel):
 
 
 class Curvature(Analysis):
-    """The Hessian of the training loss: its extreme eigenvalues, trace, spectral density and sharpness."""
+    """The Hessian of the training loss: its extreme eigenvalues, trace, spectral density (Ghorbani et al.,
+    ICML 2019, arXiv 1901.10159) and adaptive sharpness (Kwon et al., ICML 2021, arXiv 2102.11600).
+    """
 
     name = "curvature"
     Settings = CurvatureSettings

@@ -49,7 +49,9 @@ class DepthSettings(BaseModel):
 
 
 class Depth(Analysis):
-    """From which place in the network on k-NN probes agree with its prediction, of images of both splits."""
+    """From which place in the network on k-NN probes agree with its prediction, of images of both splits
+    (Baldock, Maennel and Neyshabur, NeurIPS 2021, arXiv 2106.09647).
+    """
 
     name = "depth"
     Settings = DepthSettings

@@ -7,7 +7,7 @@ differ in their dashes and markers as well.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,9 +22,10 @@ from matplotlib.ticker import LogFormatter
 from seal_ray.analysis.depth import Example
 from seal_ray.analysis.moments import Moment, Target
 from seal_ray.analysis.results import FOLDER, read_arrays, read_result
+from seal_ray.analysis.tasks import analyses_of
 from seal_ray.data.dataset import Pixels
 from seal_ray.errors import CheckpointError
-from seal_ray.recipe import ANALYSES
+from seal_ray.plugins import PluginFile
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
@@ -73,12 +74,12 @@ class Found:
     results: Mapping[str, Mapping[str, Any]]
 
 
-def gather(target: Target) -> list[Found]:
-    """All results of a target's runs that can be read, in the order of runs and moments."""
+def gather(target: Target, names: Iterable[str]) -> list[Found]:
+    """The results of these analyses of a target's runs that can be read, in the order of runs and moments."""
     found = []
     for subject in target.subjects:
         for moment in subject.moments():
-            held = {what: read_result(moment, what) for what in ANALYSES}
+            held = {what: read_result(moment, what) for what in names}
             results = {what: one["result"] for what, one in held.items() if one is not None}
             epochs = next((one["epochs"] for one in held.values() if one is not None), 0)
             if results:
@@ -87,12 +88,13 @@ def gather(target: Target) -> list[Found]:
     return found
 
 
-def write_figures(target: Target) -> list[AnyPath]:
+def write_figures(target: Target, plugins: Sequence[PluginFile] = ()) -> list[AnyPath]:
     """Draw what there are results for into `<target>/analysis/`; returns the files that were written."""
-    found = gather(target)
+    kinds = {name: kind for one in target.subjects for name, kind in analyses_of(one.job, plugins).items()}
+    found = gather(target, kinds)
     with mpl.rc_context(STYLE):
         drawn: dict[str, Figure] = {}
-        for name, kind in ANALYSES.items():
+        for name, kind in kinds.items():
             if some := [one for one in found if name in one.results]:
                 drawn |= kind().figures(some)
         written: list[AnyPath] = []

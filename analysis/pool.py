@@ -17,7 +17,7 @@ from seal_ray.analysis.tasks import Piece
 from seal_ray.device import prepare_process
 from seal_ray.distributed.launch import last_line
 from seal_ray.errors import CheckpointError, ClusterError, SealRayError
-from seal_ray.plugins import PluginFile, loaded_files, using
+from seal_ray.plugins import PluginFile, files_of, loaded_files, using
 
 RETRIES = 3
 """How often a piece is tried again whose process has died, and a process started again that never came up."""
@@ -142,6 +142,8 @@ def work_on_ray(pieces: Sequence[Piece], wanted: int | None) -> Generator[Done]:
 
     An actor that dies loses the piece in its hands, which a new one tries again, RETRIES times.
     """
+    for kind in {piece.analysis for piece in pieces if piece.analysis is not None}:
+        files_of(kind)  # those that actors would not find are an error
     processes = max(piece.processes for piece in pieces)
     crew = _Crew(slots(wanted, len(pieces), processes), Agenda(pieces))
     try:

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import FrameType
 from typing import get_args
 
@@ -22,8 +23,10 @@ from seal_ray.analysis.pool import Done, work_here, work_on_ray
 from seal_ray.analysis.results import FOLDER, copy_result
 from seal_ray.analysis.tasks import AnalysisSettings, Outcome, Piece, Plan, Status, plan
 from seal_ray.analysis.track import track
+from seal_ray.config.plugin_files import given_files
 from seal_ray.distributed.launch import ray_session
 from seal_ray.errors import ConfigError, SealRayError
+from seal_ray.plugins import PluginFile
 from seal_ray.storage.paths import AnyPath
 
 Work = Callable[[Sequence[Piece]], Generator[Done]]
@@ -41,19 +44,29 @@ def analyze(
     workers: int | None = None,
     address: str | None = None,
     in_process: bool = False,
+    plugins: Sequence[Path] = (),
 ) -> list[Outcome]:
     """Analyse moments of the runs that `path` stands for (see `find_target`); returns what became of each.
 
-    what: names of analyses. moments: names; None: all that were kept. Only what
-    is missing is computed, by actors on the cluster at `address` or on a local one, or `in_process`; what
-    is wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
+    what: names of analyses, of packages, of the plugin files of the runs, and of `plugins`, files which take
+    the place of the runs' copies of the same name. moments: names; None: all that were kept. Only what is
+    missing is computed, by actors on the cluster at `address` or on a local one, or `in_process`; what is
+    wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
     CheckpointError, before anything starts, for what cannot be asked.
     """
     check_placement(workers, address, in_process)
-    target = find_target(path, storage)
+    target, files = find_target(path, storage), given_files(plugins)
     session = contextlib.nullcontext() if in_process else ray_session(address)
     return analyze_target(
-        target, rich, what, moments, settings, session=session, workers=workers, in_process=in_process
+        target,
+        rich,
+        what,
+        moments,
+        settings,
+        session=session,
+        workers=workers,
+        in_process=in_process,
+        plugins=files,
     )
 
 
@@ -73,12 +86,13 @@ def analyze_target(
     session: Session | None = None,
     workers: int | None = None,
     in_process: bool = False,
+    plugins: Sequence[PluginFile] = (),
 ) -> list[Outcome]:
     """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
-    planned = plan(target, what, moments, settings or AnalysisSettings())
+    planned = plan(target, what, moments, settings or AnalysisSettings(), plugins)
     outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
     if not any(outcome.status == "stopped" for outcome in outcomes):
-        _show_results(target, outcomes, rich)
+        _show_results(target, outcomes, rich, plugins)
     return outcomes
 
 
@@ -107,13 +121,15 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
 
 
-def _show_results(target: Target, outcomes: Sequence[Outcome], rich: Console) -> None:
+def _show_results(
+    target: Target, outcomes: Sequence[Outcome], rich: Console, plugins: Sequence[PluginFile]
+) -> None:
     """Figures beside the runs, and what is new to W&B."""
     analysed = new_results(target, outcomes)
     folder = target.folder / FOLDER
     if not analysed and list(folder.glob("*.svg")):
         return
-    drawn = write_figures(target)
+    drawn = write_figures(target, plugins)
     if drawn:
         rich.print(f"figures: {folder}", markup=False)
     track(analysed, drawn)

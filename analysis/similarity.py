@@ -37,7 +37,8 @@ class SimilaritySettings(BaseModel):
 
 
 class Similarity(Analysis):
-    """How far weights moved, how alike representations are (CKA), and the loss barrier between generations.
+    """How far weights moved, how alike representations are (CKA: Kornblith et al., ICML 2019, arXiv
+    1905.00414), and the loss barrier between generations (Frankle et al., ICML 2020, arXiv 1912.05671).
 
     Compared with the moment before, the end of the generation before, and the same moment of the baseline.
     """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, create_model
@@ -16,9 +17,11 @@ from seal_ray.analysis.moments import NAMES, Moment, Subject, Target
 from seal_ray.analysis.results import read_result
 from seal_ray.config.document import Document, override
 from seal_ray.config.messages import STRICT, parse
+from seal_ray.config.plugin_files import from_names
 from seal_ray.data.beton import Dataset
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
-from seal_ray.recipe import ANALYSES
+from seal_ray.plugins import PluginFile, source_digest, using
+from seal_ray.recipe import ANALYSES, Job
 
 FORMAT = 1
 """Raised whenever a change of this package changes what an evaluation finds."""
@@ -38,7 +41,7 @@ class AnalysisSettings:
 
     def of(self, known: Mapping[str, type[Analysis]]) -> dict[str, BaseModel]:
         """The settings of each analysis by its name. ConfigError names each override that cannot be used."""
-        sections: Any = {name: (kind.Settings, ...) for name, kind in known.items()}
+        sections: Any = {name: (_strict(kind.Settings), ...) for name, kind in known.items()}
         paper = self.preset == "paper"
         values = {name: (paper and kind.paper) or kind.Settings() for name, kind in known.items()}
         dumped = {name: value.model_dump(mode="json") for name, value in values.items()}
@@ -47,13 +50,26 @@ class AnalysisSettings:
         return {name: getattr(read, name) for name in known}
 
 
+def _strict(settings: type[BaseModel]) -> type[BaseModel]:
+    """The same model, which refuses fields that it does not have, whatever its author set."""
+    return type(settings.__name__, (settings,), {"__module__": __name__, "model_config": {"extra": "forbid"}})
+
+
 def load_settings(preset: str, overrides: Sequence[str] = ()) -> AnalysisSettings:
-    """A preset after overrides such as `depth.k=10`. ConfigError for what the built-in analyses refuse."""
+    """A preset after overrides, which `plan` checks. ConfigError for a preset that there is not."""
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: is not one of {', '.join(PRESETS)}")
-    settings = AnalysisSettings(preset, tuple(overrides))
-    settings.of(ANALYSES)
-    return settings
+    return AnalysisSettings(preset, tuple(overrides))
+
+
+def analyses_of(job: Job, given: Sequence[PluginFile] = ()) -> dict[str, type[Analysis]]:
+    """The analyses of packages, of a run's own plugin files, and of those given, by name.
+
+    A given file takes the place of the run's copy of its name.
+    """
+    names = {file.name for file in given}
+    with using([*(file for file in from_names(job.plugins) if file.name not in names), *given]):
+        return dict(ANALYSES)
 
 
 @dataclass(frozen=True)
@@ -130,22 +146,35 @@ class Plan:
 
 
 def plan(
-    target: Target, what: Sequence[str], moments: Sequence[str] | None, settings: AnalysisSettings
+    target: Target,
+    what: Sequence[str],
+    moments: Sequence[str] | None,
+    settings: AnalysisSettings,
+    plugins: Sequence[PluginFile] = (),
 ) -> Plan:
     """Which pieces there are, which are known, and which are the same work.
 
     moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
     are, and for an analysis that there is not; what is wrong with one run or moment is a failed outcome.
     """
-    known = settings.of(ANALYSES)
-    for name in what:
-        if name not in known:
-            raise ConfigError(f"--what {name}: is not one of {', '.join(known)}")
+    known = {subject.folder: analyses_of(subject.job, plugins) for subject in target.subjects}
+    every = {name: kind for of_run in known.values() for name, kind in of_run.items()}
+    if unknown := [name for name in what if target.subjects and name not in every]:
+        raise ConfigError(f"--what {unknown[0]}: is not one of {', '.join(every)}")
+    settings.of(every)
+
+    @functools.cache
+    def settings_of(kind: type[Analysis]) -> BaseModel:
+        own = [one for one in settings.overrides if one.startswith(f"{kind.name}.")]
+        return replace(settings, overrides=tuple(own)).of({kind.name: kind})[kind.name]
 
     def make(name: str, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
-        return _piece(ANALYSES[name], moment, subject, dataset, known[name])
+        kind = known[subject.folder].get(name)
+        if kind is None:
+            raise ConfigError(f"{name}: is in no plugin file of this run; name its file with --plugin")
+        return _piece(kind, moment, subject, dataset, settings_of(kind))
 
-    return plan_pieces(target, [name for name in known if name in what], moments, make)
+    return plan_pieces(target, [name for name in every if name in what], moments, make)
 
 
 def plan_pieces(
@@ -218,6 +247,8 @@ def _piece(
         "model": [recipe.model.arch, recipe.model.stem, recipe.model.width],
         **kind().depends_on(moment, subject, settings),
     }
+    if (source := source_digest(kind)) is not None:
+        body["source"] = source
     key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Piece(kind.name, moment, key, facts.weights_sha256, facts.epochs, section, others, kind)
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seal_ray.analysis.base import Analysis, analysis
     from seal_ray.data.images import Images
     from seal_ray.methods import LEARN, Method, learn, method
     from seal_ray.phases.edits import EditContext, Reinit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "LEARN",
+    "Analysis",
     "Budget",
     "EditContext",
     "Group",
@@ -34,6 +36,7 @@ __all__ = [
     "Reinit",
     "Store",
     "__version__",
+    "analysis",
     "fit",
     "learn",
     "method",
@@ -43,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "LEARN": "seal_ray.methods",
+    "Analysis": "seal_ray.analysis",
     "Budget": "seal_ray.phases.schedule",
     "EditContext": "seal_ray.phases.edits",
     "Group": "seal_ray.phases.schedule",
@@ -62,6 +66,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that the core can be imported without pydantic."""
+    if name == "analysis":  # the package, which is the decorator too
+        return import_module("seal_ray.analysis")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

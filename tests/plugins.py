@@ -12,9 +12,18 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def shrink_and_perturb() -> str:
-    """The plugin file that the README shows."""
+    """The plugin file with a method that the README shows."""
+    return _shown("@seal_ray.method")
+
+
+def effective_rank() -> str:
+    """The plugin file with an analysis that the README shows."""
+    return _shown("@seal_ray.analysis")
+
+
+def _shown(said: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    [block] = [block for block in blocks if "@seal_ray.method" in block]
+    [block] = [block for block in blocks if said in block]
     return str(block)
 
 

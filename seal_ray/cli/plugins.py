@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import (
@@ -48,6 +49,25 @@ def methods(
         _show(one, whole=name is not None)
 
 
+def analyses(
+    name: Annotated[Optional[str], typer.Argument(help="Show this one in full.", show_default=False)] = None,  # noqa: UP045
+    plugin: Plugins = None,
+) -> None:
+    """List the analyses: what each computes, its settings with defaults and ranges, and where it is from."""
+    from seal_ray.analysis import ANALYSES
+    from seal_ray.config.plugin_files import given_files
+    from seal_ray.plugins import using
+
+    with using(given_files(plugin or [])):
+        known = dict(ANALYSES)
+    if name is not None and name not in known:
+        raise ConfigError(f"{name}: is no analysis; there are {', '.join(known)}")
+    for kind in known.values() if name is None else [known[name]]:
+        held = kind.Settings.model_fields
+        settings = [(one, field.default, field.rebuild_annotation()) for one, field in held.items()]
+        _describe(kind, settings, whole=name is not None)
+
+
 def check(
     file: Annotated[Path, typer.Argument(help="A plugin file.", show_default=False)],
     ranks: Annotated[
@@ -82,6 +102,13 @@ def check(
 
 
 def _show(kind: type[Method], *, whole: bool) -> None:
+    hints = get_type_hints(kind, include_extras=True)
+    parameters = [(field.name, field.default, hints[field.name]) for field in fields(kind)]
+    _describe(kind, parameters, whole=whole)
+
+
+def _describe(kind: Any, parameters: Sequence[tuple[str, Any, Any]], *, whole: bool) -> None:
+    """What a class does and where it comes from; parameters: names, defaults, types."""
     from seal_ray.plugins import source_of
 
     paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
@@ -89,10 +116,9 @@ def _show(kind: type[Method], *, whole: bool) -> None:
     out.print(kind.name, markup=False, style="bold")
     for text in filter(None, [paper, *(paragraphs if whole else paragraphs[:1])]):
         out.print("  " + re.sub(r"\n\s*", "\n  ", text), markup=False)
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        default = "" if field.default is MISSING else f" = {_value(field.default)}"
-        out.print(f"    {field.name}{default}  ({_range(hints[field.name])})", markup=False)
+    for name, default, hint in parameters:
+        given = "" if default is MISSING else f" = {_value(default)}"
+        out.print(f"    {name}{given}  ({_range(hint)})", markup=False)
     out.print(f"  {source_of(kind)}\n", markup=False)
 
 

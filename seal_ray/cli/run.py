@@ -28,8 +28,8 @@ from seal_ray.cli.options import (
     say_what_is_loaded,
     trust_plugins,
 )
+from seal_ray.cli.plugins import analyses, methods
 from seal_ray.cli.plugins import check as check_command
-from seal_ray.cli.plugins import methods
 from seal_ray.cli.report import report
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.storage.paths import storage_path
@@ -44,6 +44,7 @@ app.add_typer(data_app, name="data")
 app.command()(transfer)
 app.command()(fewshot)
 app.command()(methods)
+app.command()(analyses)
 app.command()(check_command)
 app.command()(dashboard)
 app.command()(report)
@@ -211,7 +212,7 @@ def runs(
 def analyze(
     target: Target,
     what: Annotated[
-        str, typer.Option(help="Any of depth, curvature, similarity, calibration, separated by commas.")
+        str, typer.Option(help="Any of `seal-ray analyses`, or of plugin files, separated by commas.")
     ] = "depth,curvature,similarity,calibration",
     moments: Annotated[
         Optional[str],  # noqa: UP045
@@ -226,6 +227,7 @@ def analyze(
     storage: Storage = None,
     address: Address = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")] = False,
+    plugin: Plugins = None,
     trusted: Trust = False,
 ) -> None:
     """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
@@ -244,6 +246,7 @@ def analyze(
         workers=workers,
         address=address,
         in_process=in_process,
+        plugins=plugin or [],
     )
     out.print(summary(outcomes), markup=False)
     if any(outcome.status in ("failed", "stopped") for outcome in outcomes):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from seal_ray.methods import Method
 from seal_ray.phases.schedule import Budget
@@ -108,13 +109,17 @@ def generation_ends(run: RunFacts) -> list[tuple[float, float]]:
     return list(enumerate(run.result.generation_top1))
 
 
-def depth_mean(run: RunFacts) -> list[tuple[float, float]]:
-    """Mean prediction depth of validation images at the end of each generation, over epochs trained."""
-    return [
-        (one.epochs, one.results["depth"]["result"]["val"]["all"]["mean"])
-        for one in run.moments
-        if one.moment.name == "relearned" and "depth" in one.results
-    ]
+def at_ends(
+    what: str, value: Callable[[Mapping[str, Any]], float | None]
+) -> Callable[[RunFacts], list[tuple[float, float]]]:
+    """A number of an analysis' results at the end of each generation, over epochs trained."""
+
+    def points(run: RunFacts) -> list[tuple[float, float]]:
+        ends = (one for one in run.moments if one.moment.name == "relearned" and what in one.results)
+        held = ((one.epochs, value(one.results[what])) for one in ends)
+        return [(epochs, number) for epochs, number in held if number is not None]
+
+    return points
 
 
 def stretches(setting: SettingFacts) -> list[Stretch]:

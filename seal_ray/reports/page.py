@@ -34,6 +34,7 @@ CONTENTS = (
     accuracy.tree_section,
     reasons.depth_section,
     reasons.curvature_section,
+    reasons.further_section,
     reasons.carried_section,
     reasons.examples_section,
     accuracy.speed_section,
@@ -65,7 +66,7 @@ def write_report(
 
 def render(study: Study, target: Target) -> str:
     """The whole page. Equal studies give equal text."""
-    sections = [make(study, target) for make in CONTENTS]
+    sections = [one for make in CONTENTS if (one := make(study, target)).blocks or one.id != "further"]
     # A method's swatch looks like the first of its curves.
     shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
     line = path([(1, 6), (27, 6)], class_="curve")

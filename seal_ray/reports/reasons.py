@@ -107,12 +107,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _depth_means(study: Study) -> list[Figure]:
-    """Mean depth of validation images over training, where there is more than one point of it."""
-    found = of.curves(study, of.depth_mean)
+    """Mean depth of validation images over training."""
+    label = "Mean prediction depth of validation images at the end of each generation"
+    points = of.at_ends("depth", lambda held: held["result"]["val"]["all"]["mean"])
+    return _over_training(of.curves(study, points), "mean depth (probes)", label)
+
+
+def _over_training(found: Sequence[Curve], what: str, label: str) -> list[Figure]:
+    """Curves over epochs trained, where there is more than one point."""
     if max((len(one.x) for one in found), default=0) < 2:
         return []
-    axes = Axes("epochs trained", "mean depth (probes)", whole=True, digits=3)
-    label = "Mean prediction depth of validation images at the end of each generation"
+    axes = Axes("epochs trained", what, whole=True, digits=3)
     wide, narrow = (
         line_chart(found, axes, label, width=width, height=height, dots=True)
         for width, height in ((WIDE, 250), (NARROW, 240))
@@ -258,6 +263,37 @@ def _negative_mass(found: Sequence[Mapping[str, Any]]) -> str:
             reach = f"{number(min(low), '.2g')} … {number(max(high), '.2g')}"
             return f"{middle} ({reach}) below {number(-bounds[0]['relative'], '.0e')}"
     return "not resolved"
+
+
+def further_section(study: Study, target: Target) -> Section:
+    """The scalars of analyses that are not this package's: over training, and at the last ends."""
+    every = [one for run in study.runs for one in run.moments]
+    blocks: list[Block] = []
+    for what in sorted({name for one in every for name in one.results if "scalars" in one.results[name]}):
+        ends = of.shown_moments(study, what)
+        names = list(dict.fromkeys(name for _, some in ends for m in some for name in _scalars(m, what)))
+        for name in names:
+            points = of.at_ends(what, lambda held, name=name: held["scalars"].get(name))  # type: ignore[misc]
+            label = f"{name} at the end of each generation"
+            blocks += _over_training(of.curves(study, points), name, label)
+        rows = []
+        for setting, some in ends:
+            values = [[v for m in some if (v := _scalars(m, what).get(name)) is not None] for name in names]
+            means = [several(held, ".4g") for held in values]
+            rows.append(
+                Row((setting.name, str(some[0].moment.generation), str(len(some)), *means), setting.family)
+            )
+        if rows:
+            headings = ("setting", "after generation", "n", *names)
+            blocks.append(
+                Table(f"The numbers of {what}, with their range over seeds.", headings, tuple(rows))
+            )
+    return Section("further", "Further analyses", tuple(blocks))
+
+
+def _scalars(one: MomentFacts, what: str) -> Mapping[str, float | None]:
+    found: Mapping[str, float | None] = one.results[what]["scalars"]
+    return found
 
 
 def carried_section(study: Study, target: Target) -> Section:

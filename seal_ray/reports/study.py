@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seal_ray.analysis.moments import Moment, Subject
-from seal_ray.analysis.results import read_result
+from seal_ray.analysis.results import FOLDER, read_result
 from seal_ray.analysis.scores import Column, columns_of
 from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, SealRayError
@@ -20,12 +20,12 @@ from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
 from seal_ray.runs.summary import generation_ends, summarise
-from seal_ray.storage.paths import AnyPath
+from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting
 from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, notes
 
-WHAT = ("depth", "curvature", "calibration")
-"""The analyses that the page shows."""
+SHOWN = ("depth", "curvature", "calibration")
+"""Built-in analyses that the page shows; of others it shows the scalars that lie in their results."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,17 @@ def read_run(member: Member) -> RunFacts:
 def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
     """The moments whose manifests can be read, in the order in which the run reached them."""
     subject = Subject(folder, job, "")
+    files = [path.stem for path in listed(folder / FOLDER, "*.json")]
     for moment in subject.moments():
         with suppress(CheckpointError):
             fingerprint = read_manifest(moment.path)["fingerprint"]
-            held = {what: read_result(moment, what) for what in WHAT}
-            results = {what: one for what, one in held.items() if one is not None}
+            there = [name.removesuffix(f"-{moment.label}") for name in files if name.endswith(moment.label)]
+            held = {what: read_result(moment, what) for what in (*SHOWN, *sorted({*there} - {*SHOWN}))}
+            results = {
+                what: one
+                for what, one in held.items()
+                if one is not None and (what in SHOWN or "scalars" in one)
+            }
             yield MomentFacts(moment, subject.facts(moment).epochs, fingerprint, results)
 
 

@@ -161,9 +161,9 @@ def test_settings_and_names_that_there_are_not() -> None:
     with pytest.raises(ConfigError, match="--preset slow: is not one of quick, paper"):
         load_settings("slow")
     with pytest.raises(ConfigError, match=r"depth\.k: must be a whole number"):
-        load_settings("quick", ["depth.k=many"])
+        load_settings("quick", ["depth.k=many"]).of(ANALYSES)
     with pytest.raises(ConfigError, match=r"depth\.kk: unknown field; did you mean 'k'"):
-        load_settings("quick", ["depth.kk=3"])
+        load_settings("quick", ["depth.kk=3"]).of(ANALYSES)
     paper = load_settings("paper", ["curvature.parts=[early]"]).of(ANALYSES)
     assert (paper["curvature"].parts, paper["curvature"].images) == (("early",), 2_000)
     assert paper["calibration"] == CalibrationSettings()
