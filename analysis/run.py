@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import itertools
 import signal
 import threading
@@ -18,19 +20,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from seal_ray.analysis import BUILT_IN
 from seal_ray.analysis.figures import write_figures
-from seal_ray.analysis.moments import Moment, Subject, Target, find_target
+from seal_ray.analysis.moments import Moment, Subject, Target, find_target, sweep_target
 from seal_ray.analysis.pool import Done, work_here, work_on_ray
 from seal_ray.analysis.results import FOLDER, copy_result
 from seal_ray.analysis.tasks import AnalysisSettings, Outcome, Piece, Plan, Status, plan
 from seal_ray.analysis.track import track
 from seal_ray.config.plugin_files import given_files
-from seal_ray.distributed.launch import ray_session
+from seal_ray.distributed.launch import Planned, ray_session
+from seal_ray.distributed.scaling import check_resources
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.plugins import PluginFile
+from seal_ray.recipe import Job
+from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath
+from seal_ray.sweeps.results import SweepRuns
+from seal_ray.sweeps.tune import concurrency
 
 Work = Callable[[Sequence[Piece]], Generator[Done]]
 Session = AbstractContextManager[None]
+
+PAUSE = 5.0
+"""Seconds between two looks for moments that have come."""
 
 
 def analyze(
@@ -262,3 +272,81 @@ def _said(outcome: Outcome) -> str:
     took = f" in {outcome.seconds:.1f} s" if outcome.status == "computed" else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
     return f"{where}: {outcome.status}{took}{reason}"
+
+
+@contextlib.contextmanager
+def analysing_run(planned: Planned, rich: Console) -> Iterator[None]:
+    """The analyses that a run asks for, while the block trains it or after it."""
+    if not planned.job.analyses:
+        yield
+        return
+    find = functools.partial(find_target, planned.store.folder)
+    with _analysing(find, planned.job, rich, runs=1):
+        yield
+
+
+@contextlib.contextmanager
+def analysing_sweep(
+    runs: SweepRuns, rich: Console, *, concurrent: int | None, in_process: bool
+) -> Iterator[None]:
+    """The analyses that a sweep asks for, while the block trains its runs or after it."""
+    job = runs.planned[0].job
+    if not job.analyses:
+        yield
+        return
+    find = functools.partial(sweep_target, runs)
+    if in_process:
+        yield
+        analyse_after(find, job.analyses, rich, in_process=True)
+        return
+    with _analysing(find, job, rich, runs=concurrency(job, concurrent)):
+        yield
+
+
+@contextlib.contextmanager
+def _analysing(find: Callable[[], Target], job: Job, rich: Console, *, runs: int) -> Iterator[None]:
+    """Analyse moments under a Ray that is initialised, while the block trains and what is left after it.
+
+    find: the runs that have begun; `runs` of them train at a time. Where the cluster has no CPU (or GPU, if
+    they use it) beyond those of their workers, all of it is done after the block. What fails is left to
+    `seal-ray analyze`, and said.
+    """
+    import ray
+
+    total, what = ray.cluster_resources(), job.analyses
+    free = int(total.get("GPU" if check_resources(job) else "CPU", 0)) - runs * job.placement.max_workers
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(find, what, free, over), daemon=True)
+    if free > 0:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+    if free > 0:
+        watcher.join()
+    analyse_after(find, what, rich)
+
+
+def analyse_after(
+    find: Callable[[], Target], what: Sequence[str], rich: Console, *, in_process: bool = False
+) -> None:
+    """What is left to analyse once training has ended; nothing, where it was only stopped."""
+    try:
+        target = find()
+    except SealRayError as error:
+        rich.print(f"analyses: none: {error}", markup=False)
+        return
+    if any(Store(one.folder, one.run_id).status().get("status") == "stopped" for one in target.subjects):
+        rich.print("analyses: the rest is made when training goes on", markup=False)
+        return
+    outcomes = analyze_target(target, rich, what, in_process=in_process)
+    rich.print(f"analyses: {summary(outcomes)}", markup=False)
+
+
+def _watch(find: Callable[[], Target], what: Sequence[str], free: int, over: threading.Event) -> None:
+    """Do what there is to do until it is over; the last call, after training, says what went wrong."""
+    quiet = Console(file=io.StringIO())
+    while not over.wait(PAUSE):
+        with contextlib.suppress(SealRayError):
+            analyze_target(find(), quiet, what, workers=free)

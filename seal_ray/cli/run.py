@@ -72,8 +72,8 @@ def train(
     plugin: Plugins = None,
 ) -> None:
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
+    from seal_ray.analysis.run import analysing_run
     from seal_ray.distributed.launch import launch, prepare_job, ray_session
-    from seal_ray.sweeps.tune import analysing_run
     from seal_ray.tracking.terminal import Console
 
     console = Console(out)
@@ -112,6 +112,7 @@ def sweep(
     plugin: Plugins = None,
 ) -> None:
     """Train all runs of a sweep and compare them. The same command again does what is left."""
+    from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.leaderboard import meanings, notes, to_other_table, to_table
@@ -119,7 +120,15 @@ def sweep(
     from seal_ray.sweeps.tune import run_sweep
 
     runs = prepare_sweep(load_sweep(file, overrides(set_, workers, storage), plugin or []))
-    run_sweep(runs, out, share=share, address=address, concurrent=concurrent, in_process=in_process)
+    run_sweep(
+        runs,
+        out,
+        share=share,
+        address=address,
+        concurrent=concurrent,
+        in_process=in_process,
+        while_training=analysing_sweep(runs, out, concurrent=concurrent, in_process=in_process),
+    )
     lines, found = write_results(runs)
     widen_results(runs, lines, found)
     track_results(runs, {"leaderboard": lines})

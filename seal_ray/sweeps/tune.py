@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -54,12 +55,13 @@ def run_sweep(
     address: str | None,
     concurrent: int | None,
     in_process: bool,
+    while_training: AbstractContextManager[None] | None = None,
 ) -> None:
     """Train what is left of a sweep, on Ray or, `in_process`, without it.
 
-    share: train what runs have in common once. ConfigError and ClusterError before anything starts, DataError
-    when the images are damaged. SIGTERM and Ctrl-C let what runs end at its next epoch boundary; a second
-    Ctrl-C interrupts at once.
+    share: train what runs have in common once. while_training: entered once Ray is ready, left when runs have
+    ended. ConfigError and ClusterError before anything starts, DataError when the images are damaged. SIGTERM
+    and Ctrl-C let what runs end at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
     if in_process and (address or concurrent or runs.sweep.early_stopping):
         raise ConfigError(
@@ -73,52 +75,9 @@ def run_sweep(
         verify(dataset)
     with (
         contextlib.nullcontext() if in_process else ray_session(address),
-        _analysing(runs, rich, concurrent, in_process=in_process),
+        while_training or contextlib.nullcontext(),
     ):
         train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)
-
-
-@contextlib.contextmanager
-def _analysing(
-    runs: SweepRuns, rich: RichConsole, concurrent: int | None, *, in_process: bool
-) -> Iterator[None]:
-    """The analyses that the sweep asks for, beside what the block trains or after it."""
-    job = runs.planned[0].job
-    if not job.analyses:
-        yield
-        return
-    from seal_ray.analysis.beside import analyse_after
-    from seal_ray.analysis.moments import sweep_target
-
-    find = functools.partial(sweep_target, runs)
-    if in_process:
-        yield
-        analyse_after(find, job.analyses, rich, in_process=True)
-        return
-    with _analysing_on_ray(find, job, rich, concurrency(job, concurrent)):
-        yield
-
-
-@contextlib.contextmanager
-def analysing_run(planned: Planned, rich: RichConsole) -> Iterator[None]:
-    """The analyses that a run asks for, beside its training in the block or after it."""
-    if not planned.job.analyses:
-        yield
-        return
-    from seal_ray.analysis.moments import find_target
-
-    find = functools.partial(find_target, planned.store.folder)
-    with _analysing_on_ray(find, planned.job, rich, 1):
-        yield
-
-
-@contextlib.contextmanager
-def _analysing_on_ray(find: Callable[[], Any], job: Job, rich: RichConsole, runs: int) -> Iterator[None]:
-    from seal_ray.analysis.beside import analysing
-
-    busy = runs * job.placement.max_workers
-    with analysing(find, job.analyses, rich, busy=busy, use_gpu=check_resources(job)):
-        yield
 
 
 def train_sweep(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
 import pytest
 import ray
 
-from seal_ray.analysis import beside
-from seal_ray.analysis.moments import sweep_target
+import seal_ray.analysis.run
 from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError
 from seal_ray.runs.folder import Store, open_store
@@ -158,16 +156,16 @@ def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation
 def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "PAUSE", 0.1)
+    monkeypatch.setattr(seal_ray.analysis.run, "PAUSE", 0.1)
     runs = small_sweep(
         digits,
         tmp_path / "runs",
         axes={"method": {"normal": "normal"}},
         recipe={"budget": {"epochs": 40, "generation_length": 2}},
+        analyses=["calibration"],
     )
     console, printed = screen()
-    find = functools.partial(sweep_target, runs)
-    with beside.analysing(find, ("calibration",), console, busy=1, use_gpu=False):
+    with seal_ray.analysis.run.analysing_sweep(runs, console, concurrent=1, in_process=False):
         train(runs, concurrent=1)
     (run,) = runs.planned
     assert len(list((run.store.folder / "analysis").glob("*.json"))) == 20
