@@ -16,9 +16,8 @@ import seal_ray
 from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.finetune import finetune
 from seal_ray.analysis.inputs import InputCache, Inputs
-from seal_ray.analysis.results import FOLDER, plain, write_result
 from seal_ray.analysis.scoring import Normalisation, judge
-from seal_ray.analysis.tasks import Piece, verify_weights
+from seal_ray.analysis.tasks import FOLDER, Piece, plain, verify_weights, write_result
 from seal_ray.errors import SealRayError
 from seal_ray.plugins import source_digest
 from seal_ray.runs.checkpoint import State, weights_sha256

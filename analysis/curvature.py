@@ -153,7 +153,7 @@ class Curvature(Analysis):
         """The spectral density of each part."""
         import wandb
 
-        from seal_ray.analysis.results import read_arrays
+        from seal_ray.analysis.tasks import read_arrays
 
         arrays, shown = read_arrays(moment, self.name), {}
         for part in result["parts"]:

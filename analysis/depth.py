@@ -100,7 +100,7 @@ class Depth(Analysis):
         """A histogram of each split, and a table of the listed images."""
         import wandb
 
-        from seal_ray.analysis.results import read_arrays
+        from seal_ray.analysis.tasks import read_arrays
 
         shown: dict[str, Any] = {}
         for split in SPLITS:

@@ -21,8 +21,7 @@ from matplotlib.ticker import LogFormatter
 
 from seal_ray.analysis.depth import Example
 from seal_ray.analysis.moments import Moment, Target
-from seal_ray.analysis.results import FOLDER, read_arrays, read_result
-from seal_ray.analysis.tasks import analyses_of
+from seal_ray.analysis.tasks import FOLDER, analyses_of, read_arrays, read_result
 from seal_ray.data.dataset import Pixels
 from seal_ray.errors import CheckpointError
 from seal_ray.plugins import PluginFile

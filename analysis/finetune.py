@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seal_ray.analysis.base import Result
-from seal_ray.analysis.destination import Destination
+from seal_ray.analysis.evaluations import Destination
 from seal_ray.analysis.probe import training_share
 from seal_ray.analysis.scoring import Normalisation
 from seal_ray.data.beton import Dataset

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from seal_ray.analysis.evaluations import Kind
 from seal_ray.analysis.moments import Moment, Subject, Target
-from seal_ray.analysis.results import FOLDER, read_result
-from seal_ray.analysis.tasks import Outcome
+from seal_ray.analysis.tasks import FOLDER, Outcome, read_result
 from seal_ray.recipe import Job
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath, listed

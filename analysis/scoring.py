@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.analysis.base import Result
-from seal_ray.analysis.destination import Destination
-from seal_ray.analysis.episodes import episodes
+from seal_ray.analysis.evaluations import Destination
 from seal_ray.analysis.features import Features, extract
-from seal_ray.analysis.fewshot import evaluate, unit_length
+from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
 from seal_ray.analysis.inputs import BATCH
 from seal_ray.analysis.probe import probe
 from seal_ray.data.augment import normalise

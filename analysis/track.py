@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from seal_ray.analysis.moments import Moment, Subject
-from seal_ray.analysis.results import FOLDER, read_result
+from seal_ray.analysis.tasks import FOLDER, read_result
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath
 from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of, wandb_mode

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from seal_ray.analysis.carry import carry
 from seal_ray.analysis.evaluations import make_evaluation
 from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.run import carry_out
+from seal_ray.analysis.run import carry, carry_out
 from seal_ray.analysis.tasks import load_settings, plan
 from seal_ray.reports.page import write_report
 from seal_ray.sweeps.results import SweepRuns, write_results

@@ -140,8 +140,7 @@ def _carry_out(
     where: dict[str, Any],
     trusted: bool,
 ) -> None:
-    from seal_ray.analysis.carry import carry, judge_weights
-    from seal_ray.analysis.run import summary
+    from seal_ray.analysis.run import carry, judge_weights, summary
 
     weights, arch, trained_on = outside
     if (target is None) == (weights is None) or (weights is None) != (arch is None):

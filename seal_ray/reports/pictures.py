@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from seal_ray.analysis.moments import trained_on
-from seal_ray.analysis.results import read_arrays
+from seal_ray.analysis.tasks import read_arrays
 from seal_ray.data.dataset import Pixels
 from seal_ray.data.loaders import open_loader
 from seal_ray.errors import SealRayError

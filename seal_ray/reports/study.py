@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from seal_ray.analysis.moments import Moment, Subject
-from seal_ray.analysis.results import FOLDER, read_result
 from seal_ray.analysis.scores import Column, columns_of
+from seal_ray.analysis.tasks import FOLDER, read_result
 from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.phases.schedule import Row

@@ -20,9 +20,15 @@ from sklearn.metrics import accuracy_score, log_loss
 from seal_ray.analysis import ANALYSES
 from seal_ray.analysis.depth import Examples, measure_depth
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.results import read_arrays, read_result, result_path
 from seal_ray.analysis.run import analyze, summary
-from seal_ray.analysis.tasks import AnalysisSettings, Outcome, load_settings
+from seal_ray.analysis.tasks import (
+    AnalysisSettings,
+    Outcome,
+    load_settings,
+    read_arrays,
+    read_result,
+    result_path,
+)
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images

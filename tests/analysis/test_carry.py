@@ -20,16 +20,13 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from seal_ray.analysis.carry import carry, judge_weights
-from seal_ray.analysis.destination import find_destination
-from seal_ray.analysis.episodes import episodes
-from seal_ray.analysis.evaluations import is_evaluation, load_evaluation, make_evaluation
-from seal_ray.analysis.fewshot import evaluate, unit_length
+from seal_ray.analysis.evaluations import find_destination, is_evaluation, load_evaluation, make_evaluation
+from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import probe
-from seal_ray.analysis.results import read_arrays, read_result, result_path
+from seal_ray.analysis.run import carry, judge_weights
 from seal_ray.analysis.scores import carried_over, widen
-from seal_ray.analysis.tasks import Outcome
+from seal_ray.analysis.tasks import Outcome, read_arrays, read_result, result_path
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
@@ -179,7 +176,7 @@ def test_in_process_means_without_ray(storage: Path, data: Path, monkeypatch: py
     def refuse(address: str | None) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("seal_ray.analysis.carry.ray_session", refuse)
+    monkeypatch.setattr("seal_ray.analysis.run.ray_session", refuse)
     run = run_of(storage, "normal")
     assert statuses(ask(run, "transfer", data, "others")[0]) == {"computed": 1}
     with pytest.raises(ConfigError, match="--in-process: works without Ray"):

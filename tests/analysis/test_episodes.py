@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from seal_ray.analysis.episodes import episodes
+from seal_ray.analysis.fewshot import episodes
 from seal_ray.errors import ConfigError, DataError
 
 

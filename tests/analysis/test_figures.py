@@ -16,8 +16,7 @@ from seal_ray.analysis import Result
 from seal_ray.analysis.depth import Example
 from seal_ray.analysis.figures import gather, picture, write_figures
 from seal_ray.analysis.moments import Moment, Subject, find_target
-from seal_ray.analysis.results import write_result
-from seal_ray.analysis.tasks import AnalysisSettings, plan
+from seal_ray.analysis.tasks import AnalysisSettings, plan, write_result
 from seal_ray.analysis.track import scalars, track
 from seal_ray.errors import SealRayWarning
 

@@ -18,14 +18,13 @@ import torch
 from rich.console import Console
 
 import seal_ray.analysis.finetune
-from seal_ray.analysis.carry import carry, judge_weights
 from seal_ray.analysis.evaluations import load_evaluation, make_evaluation, transfer_kind
 from seal_ray.analysis.finetune import images_of
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import training_share
-from seal_ray.analysis.results import read_result
+from seal_ray.analysis.run import carry, judge_weights
 from seal_ray.analysis.scoring import Normalisation
-from seal_ray.analysis.tasks import Outcome
+from seal_ray.analysis.tasks import Outcome, read_result
 from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.results import read_result
 from seal_ray.analysis.run import analyze
+from seal_ray.analysis.tasks import read_result
 from seal_ray.phases.schedule import Position
 from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep

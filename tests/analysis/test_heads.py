@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from seal_ray.analysis import fewshot as heads
-from seal_ray.analysis.episodes import Episodes, episodes
-from seal_ray.analysis.fewshot import evaluate, unit_length
+from seal_ray.analysis.fewshot import Episodes, episodes, evaluate, unit_length
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 
 

@@ -14,14 +14,17 @@ from seal_ray.analysis.calibration import CalibrationSettings
 from seal_ray.analysis.curvature import Curvature
 from seal_ray.analysis.moments import Moment, find_target
 from seal_ray.analysis.pool import Agenda
-from seal_ray.analysis.results import (
+from seal_ray.analysis.tasks import (
+    AnalysisSettings,
+    Piece,
     copy_result,
+    load_settings,
+    plan,
     read_arrays,
     read_result,
     result_path,
     write_result,
 )
-from seal_ray.analysis.tasks import AnalysisSettings, Piece, load_settings, plan
 from seal_ray.errors import CheckpointError, ConfigError
 from tests.analysis.conftest import run_of
 

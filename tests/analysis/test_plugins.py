@@ -17,9 +17,8 @@ import yaml
 from typer.testing import CliRunner
 
 from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.results import read_result
 from seal_ray.analysis.run import analyse_after
-from seal_ray.analysis.tasks import AnalysisSettings, analyses_of, plan
+from seal_ray.analysis.tasks import AnalysisSettings, analyses_of, plan, read_result
 from seal_ray.analysis.track import track
 from seal_ray.cli import app
 from seal_ray.config.plugin_files import given_files

@@ -12,8 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from seal_ray.analysis.episodes import Episodes, episodes
-from seal_ray.analysis.fewshot import evaluate, unit_length
+from seal_ray.analysis.fewshot import Episodes, episodes, evaluate, unit_length
 from seal_ray.analysis.probe import DECAYS, fit, fit_grid, standardisation
 from tests.benchmarks.measure import Result, best_of
 from tests.benchmarks.training import BenchData

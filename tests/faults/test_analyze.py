@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.results import read_result
-from seal_ray.analysis.tasks import Plan, load_settings, plan
+from seal_ray.analysis.tasks import Plan, load_settings, plan, read_result
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
 from seal_ray.storage.files import write_durably

@@ -19,9 +19,8 @@ import seal_ray.analysis.pool
 import seal_ray.analysis.run
 from seal_ray.analysis.moments import find_target
 from seal_ray.analysis.pool import Done, slots, work_on_ray
-from seal_ray.analysis.results import read_result
 from seal_ray.analysis.run import analyze
-from seal_ray.analysis.tasks import Outcome, Piece, load_settings, plan
+from seal_ray.analysis.tasks import Outcome, Piece, load_settings, plan, read_result
 from seal_ray.errors import ClusterError
 from seal_ray.sweeps.results import write_results
 from seal_ray.sweeps.tune import train_sweep

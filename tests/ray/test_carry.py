@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import seal_ray.analysis.carry
-from seal_ray.analysis.carry import carry
+import seal_ray.analysis.run
 from seal_ray.analysis.evaluations import make_evaluation
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.results import read_result
+from seal_ray.analysis.run import carry
+from seal_ray.analysis.tasks import read_result
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import folder, open_source
 from seal_ray.distributed.launch import launch, prepare_job
@@ -83,7 +83,7 @@ def scores(found: list[dict[str, Any]]) -> list[float]:
 def test_actors_find_what_one_process_finds_and_it_lands_in_the_leaderboard(
     kind: Any, runs: SweepRuns, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seal_ray.analysis.carry, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
     file = runs.folder.parents[2] / "small.yaml"
     evaluation = make_evaluation(kind, targets=["letters", "mine"], **ASKED[kind])
     printed = io.StringIO()

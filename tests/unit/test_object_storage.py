@@ -15,8 +15,8 @@ import pytest
 
 from seal_ray import cli
 from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.results import read_arrays, read_result
 from seal_ray.analysis.run import analyze
+from seal_ray.analysis.tasks import read_arrays, read_result
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.phases.schedule import Position
 from seal_ray.runs.cleanup import find_litter, remove
