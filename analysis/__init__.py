@@ -7,9 +7,8 @@ To add one: write its file and list it here; or keep it in a file of your own, w
 # isort: off
 import sys
 from types import ModuleType
-from typing import TypeVar
 
-from seal_ray.analysis.base import Analysis, Result
+from seal_ray.analysis.base import A, Analysis, Result
 from seal_ray.analysis.base import analysis as _register
 from seal_ray.analysis.depth import Depth
 from seal_ray.analysis.curvature import Curvature
@@ -20,8 +19,6 @@ from seal_ray.recipe import ANALYSES
 __all__ = ["ANALYSES", "BUILT_IN", "Analysis", "Result"]
 
 BUILT_IN = tuple(_register(kind).name for kind in (Depth, Curvature, Similarity, Calibration))
-
-A = TypeVar("A", bound=Analysis)
 
 
 class _Decorator(ModuleType):

@@ -17,9 +17,9 @@ from seal_ray.recipe import ANALYSES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seal_ray.analysis.figures import Found
+    from seal_ray.analysis.figures import MomentResults
     from seal_ray.analysis.inputs import Inputs
-    from seal_ray.analysis.moments import Moment, Subject
+    from seal_ray.analysis.moments import AnalysedRun, Moment
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Seed = Annotated[int, Field(ge=0, description="which images and probes are drawn")]
@@ -63,11 +63,11 @@ class Analysis:
         """
         raise NotImplementedError
 
-    def compared_with(self, moment: Moment, run: Subject) -> Mapping[str, Moment]:
+    def compared_with(self, moment: Moment, run: AnalysedRun) -> Mapping[str, Moment]:
         """Other kept moments that the result depends on, by their role; `inputs.others` has them."""
         return {}
 
-    def depends_on(self, moment: Moment, run: Subject, settings: Any) -> Mapping[str, Any]:
+    def depends_on(self, moment: Moment, run: AnalysedRun, settings: Any) -> Mapping[str, Any]:
         """What else decides the result, as JSON holds it, beside weights, data set, network and settings."""
         return {}
 
@@ -83,7 +83,7 @@ class Analysis:
         """Histograms, tables and images of a result, by name, as W&B takes them."""
         return {}
 
-    def figures(self, found: Sequence[Found]) -> Mapping[str, Figure]:
+    def figures(self, found: Sequence[MomentResults]) -> Mapping[str, Figure]:
         """Figures of all results of this analysis beside each other, by the names of their files."""
         return {}
 

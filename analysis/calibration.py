@@ -22,7 +22,7 @@ from seal_ray.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
-    from seal_ray.analysis.moments import Moment, Subject
+    from seal_ray.analysis.moments import AnalysedRun, Moment
 
 FORGOTTEN_LISTED = 16
 
@@ -43,7 +43,9 @@ class Calibration(Analysis):
     name = "calibration"
     Settings = CalibrationSettings
 
-    def depends_on(self, moment: Moment, run: Subject, settings: CalibrationSettings) -> Mapping[str, Any]:
+    def depends_on(
+        self, moment: Moment, run: AnalysedRun, settings: CalibrationSettings
+    ) -> Mapping[str, Any]:
         """How many epochs were tracked by then."""
         return {"tracked": len(run.tracked(run.facts(moment).epochs))}
 

@@ -16,8 +16,8 @@ import seal_ray
 from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.finetune import finetune
 from seal_ray.analysis.inputs import InputCache, Inputs
-from seal_ray.analysis.scoring import Normalisation, judge
-from seal_ray.analysis.tasks import FOLDER, Piece, plain, verify_weights, write_result
+from seal_ray.analysis.scoring import Normalisation, score
+from seal_ray.analysis.tasks import FOLDER, Task, plain, verify_weights, write_result
 from seal_ray.errors import SealRayError
 from seal_ray.plugins import source_digest
 from seal_ray.runs.checkpoint import State, weights_sha256
@@ -27,28 +27,28 @@ class AnalysisFailed(SealRayError):  # noqa: N818 - what happened, as `Diverged`
     """An analysis of a plugin file that raised, or whose result JSON does not hold."""
 
 
-def work_off(piece: Piece, cache: InputCache, *, processes: int = 1) -> float:
-    """Compute a piece and write its result; returns the seconds it took.
+def compute_task(task: Task, cache: InputCache, *, processes: int = 1) -> float:
+    """Compute a task and write its result; returns the seconds it took.
 
     processes: how many share this machine's memory. Raises SealRayErrors for what is wrong with the
     moment, its data or the settings.
     """
     started = time.perf_counter()
     made: dict[str, Any] = {}
-    weights = piece.moment.weights()
-    verify_weights(piece, weights_sha256(weights))
-    if piece.analysis is None:
-        result = _evaluated(piece, weights, cache)
+    weights = task.moment.weights()
+    verify_weights(task, weights_sha256(weights))
+    if task.analysis is None:
+        result = _evaluated(task, weights, cache)
     else:
-        settings = piece.analysis.Settings.model_validate_json(json.dumps(piece.settings))
-        inputs = Inputs(piece.moment, weights, piece.epochs, piece.others, cache, processes)
-        if source_digest(piece.analysis) is None:
-            result = piece.analysis().compute(inputs, settings)
+        settings = task.analysis.Settings.model_validate_json(json.dumps(task.settings))
+        inputs = Inputs(task.moment, weights, task.epochs, task.others, cache, processes)
+        if source_digest(task.analysis) is None:
+            result = task.analysis().compute(inputs, settings)
         else:
-            result, made["scalars"] = computed_elsewhere(piece.analysis, inputs, settings)
+            result, made["scalars"] = computed_elsewhere(task.analysis, inputs, settings)
     seconds = round(time.perf_counter() - started, 3)
     made |= made_by(cache.device, seconds)
-    write_result(piece.moment, piece.what, {**piece.head(), **made}, result)
+    write_result(task.moment, task.what, {**task.head(), **made}, result)
     return seconds
 
 
@@ -90,15 +90,15 @@ def _device(device: torch.device) -> dict[str, Any]:
     return {"name": name, "threads": torch.get_num_threads()}
 
 
-def _evaluated(piece: Piece, weights: State, cache: InputCache) -> Result:
+def _evaluated(task: Task, weights: State, cache: InputCache) -> Result:
     """Images are normalised as those that the network was trained on."""
-    assert piece.destination is not None
-    run = piece.moment.run
+    assert task.destination is not None
+    run = task.moment.run
     trained_on = Normalisation.of_dataset(cache.data(run).dataset)
-    if piece.settings["kind"] == "finetune":
-        named = {"init_from": str(piece.moment.path), "init_sha256": piece.weights_sha256}
+    if task.settings["kind"] == "finetune":
+        named = {"init_from": str(task.moment.path), "init_sha256": task.weights_sha256}
         source = cache.recipe(run).model.model_copy(update=named)
-        folder = run / FOLDER / f"{piece.what}-{piece.moment.label}"
-        return finetune(source, piece.destination, trained_on, piece.settings, cache.device, folder)
+        folder = run / FOLDER / f"{task.what}-{task.moment.label}"
+        return finetune(source, task.destination, trained_on, task.settings, cache.device, folder)
     network = cache.network(run, weights)
-    return judge(network, piece.destination, trained_on, piece.settings, cache.device)
+    return score(network, task.destination, trained_on, task.settings, cache.device)

@@ -22,10 +22,10 @@ from seal_ray.analysis.hessian import HessianOperator, hessian_operator
 from seal_ray.analysis.lanczos import (
     Density,
     Eigenpairs,
-    Estimate,
     Jacobi,
     Mass,
     Quadrature,
+    TraceEstimate,
     extremes,
     lanczos,
     negative_mass,
@@ -44,9 +44,9 @@ from seal_ray.streams import stream
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seal_ray.analysis.figures import Found
+    from seal_ray.analysis.figures import MomentResults
     from seal_ray.analysis.inputs import Inputs
-    from seal_ray.analysis.moments import Moment, Subject
+    from seal_ray.analysis.moments import AnalysedRun, Moment
 
 TRACE_PROBES = 10
 SHARPNESS_STEPS = 20
@@ -81,12 +81,12 @@ class Curvature(Analysis):
     paper = CurvatureSettings(images=2_000, probes=10, steps=100, top=10, parts=("all", "early", "late"))
     version = 2
 
-    def compared_with(self, moment: Moment, run: Subject) -> Mapping[str, Moment]:
+    def compared_with(self, moment: Moment, run: AnalysedRun) -> Mapping[str, Moment]:
         """Of the end of an ascent, where that began: `before`."""
         start = run.before_ascent(moment) if moment.name == "ascended" else None
         return {} if start is None else {"before": start}
 
-    def depends_on(self, moment: Moment, run: Subject, settings: CurvatureSettings) -> Mapping[str, Any]:
+    def depends_on(self, moment: Moment, run: AnalysedRun, settings: CurvatureSettings) -> Mapping[str, Any]:
         """The loss, and where early and late meet."""
         recipe = run.job.recipe
         split = {"split_at": recipe.method.split_at} if {"early", "late"} & set(settings.parts) else {}
@@ -165,14 +165,14 @@ class Curvature(Analysis):
             )
         return shown
 
-    def figures(self, found: Sequence[Found]) -> Mapping[str, Figure]:
+    def figures(self, found: Sequence[MomentResults]) -> Mapping[str, Figure]:
         """Densities at the last ends of generations; the largest eigenvalue and the trace over epochs."""
         from seal_ray.analysis import figures
 
         whole = [one for one in found if "all" in one.results["curvature"]["parts"]]
         if not figures.has_ends(whole):
             return {}
-        return {"spectral-density": figures.spectral_density(whole), "curvature": figures.curvature(whole)}
+        return {"spectral-density": figures.plot_densities(whole), "curvature": figures.plot_curvature(whole)}
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Spectrum:
     gradient_overlap: float
     pairs: Eigenpairs
     rounding: float
-    trace: Estimate
+    trace: TraceEstimate
     negative: tuple[Mass, ...]  # by ascending threshold
     density: Density
     rules: tuple[Quadrature, ...]  # one per probe

@@ -19,17 +19,18 @@ from seal_ray.analysis.features import Features, extract, probes
 from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.config.messages import STRICT
 from seal_ray.data.dataset import Labels
+from seal_ray.data.images import Split
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seal_ray.analysis.figures import Found
+    from seal_ray.analysis.figures import MomentResults
     from seal_ray.analysis.inputs import Data, Inputs
     from seal_ray.analysis.moments import Moment
 
-SPLITS = ("train", "val")
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class DepthSettings(BaseModel):
@@ -115,13 +116,13 @@ class Depth(Analysis):
                 table.add_data(end, wandb.Image(next(pixels)), *(one[name] for name in columns[2:]))
         return shown | {"depth/examples": table}
 
-    def figures(self, found: Sequence[Found]) -> Mapping[str, Figure]:
+    def figures(self, found: Sequence[MomentResults]) -> Mapping[str, Figure]:
         """Histograms at the last ends of generations, and means over epochs."""
-        from seal_ray.analysis.figures import depth_histogram, depth_mean, has_ends
+        from seal_ray.analysis.figures import has_ends, plot_depths, plot_mean_depth
 
         if not has_ends(found):
             return {}
-        return {"depth-histogram": depth_histogram(found), "depth-mean": depth_mean(found)}
+        return {"depth-histogram": plot_depths(found), "depth-mean": plot_mean_depth(found)}
 
 
 @dataclass(frozen=True)

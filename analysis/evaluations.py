@@ -19,13 +19,17 @@ from seal_ray.errors import ConfigError, DataError
 from seal_ray.recipe import Augment
 from seal_ray.storage.paths import storage_path
 
-Kind = Literal["transfer", "finetune", "fewshot"]
+EvaluationKind = Literal["transfer", "finetune", "fewshot"]
 Command = Literal["transfer", "fewshot"]
 
 TARGETS = "data sets: folders that were prepared, or names of `seal-ray data list`"
-COMMANDS: Mapping[Kind, Command] = {"transfer": "transfer", "finetune": "transfer", "fewshot": "fewshot"}
+COMMANDS: Mapping[EvaluationKind, Command] = {
+    "transfer": "transfer",
+    "finetune": "transfer",
+    "fewshot": "fewshot",
+}
 """The command that carries an evaluation out."""
-OPTIONS: Mapping[Kind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
+OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
 """The option that names the targets."""
 
 Name = Annotated[str, Field(min_length=1)]
@@ -108,7 +112,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     return _parse(read(path))
 
 
-def transfer_kind(mode: str | None, file: Path | None) -> Kind:
+def transfer_kind(mode: str | None, file: Path | None) -> EvaluationKind:
     """What `seal-ray transfer` is to do: what `--mode`, probe or finetune, says, else the file, else a probe.
 
     ConfigError when the file cannot be read.
@@ -117,7 +121,7 @@ def transfer_kind(mode: str | None, file: Path | None) -> Kind:
     return "finetune" if tuned else "transfer"
 
 
-def make_evaluation(kind: Kind, file: Path | None = None, **given: Any) -> Evaluation:
+def make_evaluation(kind: EvaluationKind, file: Path | None = None, **given: Any) -> Evaluation:
     """The evaluation that options ask for: fields that are not None, over those of `file` if there is one.
 
     ConfigError as load_evaluation, for a file of another kind, and when there are no targets.
@@ -143,7 +147,9 @@ def _parse(document: Document) -> Evaluation:
     kind = document.value.get("kind")
     if kind not in MODELS:
         place = document.places[document.given(("kind",))]
-        raise ConfigError(f"{place}: kind: must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+        raise ConfigError(
+            f"{place}: kind: must be one of {', '.join(get_args(EvaluationKind))}, not {kind!r}"
+        )
     return parse(document, MODELS[kind])
 
 

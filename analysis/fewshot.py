@@ -70,7 +70,7 @@ WORKING_SET = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class FewShot:
+class EpisodeScores:
     """Accuracies, 0 to 1, float64 (count,), of the queries of each episode; their mean and its interval.
 
     half_width: 1.96 standard deviations (n - 1) / sqrt(n).
@@ -81,7 +81,7 @@ class FewShot:
     accuracies: Tensor
 
 
-def evaluate(
+def score_episodes(
     features: Tensor,
     episodes: Episodes,
     *,
@@ -89,7 +89,7 @@ def evaluate(
     weight_decay: float = 0.01,
     tolerance: float = 1e-4,
     max_iterations: int = MAX_ITERATIONS,
-) -> FewShot:
+) -> EpisodeScores:
     """How well a head fitted to each episode's support classifies its queries.
 
     features: float32 (N, F) of the images that the episodes draw from; `unit_length` makes weight_decay
@@ -117,7 +117,7 @@ def evaluate(
             guesses = _logistic(features, support, query, weight_decay, tolerance, max_iterations)
         accuracies.append((guesses == truth).double().mean(dim=(1, 2)))
     found = torch.cat(accuracies)
-    return FewShot(found.mean().item(), 1.96 * found.std().item() / count**0.5, found)
+    return EpisodeScores(found.mean().item(), 1.96 * found.std().item() / count**0.5, found)
 
 
 def unit_length(features: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from seal_ray.analysis.depth import Example
-from seal_ray.analysis.moments import Moment, Target
+from seal_ray.analysis.moments import Moment, RunSet
 from seal_ray.analysis.tasks import FOLDER, analyses_of, read_arrays, read_result
 from seal_ray.data.dataset import Pixels
 from seal_ray.errors import CheckpointError
@@ -28,7 +28,7 @@ from seal_ray.plugins import PluginFile
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dvp*"
 DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 TRAIN, VAL = "#56B4E9", "#D55E00"
@@ -62,7 +62,7 @@ FEWEST = 0.1
 
 
 @dataclass(frozen=True)
-class Found:
+class MomentResults:
     """What was found of a moment of a run: results by analysis."""
 
     label: str  # what runs of one setting have in common
@@ -73,34 +73,36 @@ class Found:
     results: Mapping[str, Mapping[str, Any]]
 
 
-def gather(target: Target, names: Iterable[str]) -> list[Found]:
-    """The results of these analyses of a target's runs that can be read, in the order of runs and moments."""
+def gather(run_set: RunSet, names: Iterable[str]) -> list[MomentResults]:
+    """The results of these analyses of runs that can be read, in the order of runs and moments."""
     found = []
-    for subject in target.subjects:
-        for moment in subject.moments():
+    for run in run_set.runs:
+        for moment in run.moments():
             held = {what: read_result(moment, what) for what in names}
             results = {what: one["result"] for what, one in held.items() if one is not None}
             epochs = next((one["epochs"] for one in held.values() if one is not None), 0)
             if results:
-                recipe = subject.job.recipe
-                found.append(Found(subject.label, recipe.seed, recipe.budget.length, moment, epochs, results))
+                recipe = run.job.recipe
+                found.append(
+                    MomentResults(run.label, recipe.seed, recipe.budget.length, moment, epochs, results)
+                )
     return found
 
 
-def write_figures(target: Target, plugins: Sequence[PluginFile] = ()) -> list[AnyPath]:
-    """Draw what there are results for into `<target>/analysis/`; returns the files that were written."""
-    kinds = {name: kind for one in target.subjects for name, kind in analyses_of(one.job, plugins).items()}
-    found = gather(target, kinds)
+def write_figures(run_set: RunSet, plugins: Sequence[PluginFile] = ()) -> list[AnyPath]:
+    """Draw what there are results for into `<folder>/analysis/`; returns the files that were written."""
+    kinds = {name: kind for one in run_set.runs for name, kind in analyses_of(one.job, plugins).items()}
+    found = gather(run_set, kinds)
     with mpl.rc_context(STYLE):
         drawn: dict[str, Figure] = {}
         for name, kind in kinds.items():
             if some := [one for one in found if name in one.results]:
                 drawn |= kind().figures(some)
         written: list[AnyPath] = []
-        with saving(target.folder):
+        with saving(run_set.folder):
             for name, figure in drawn.items():
                 for suffix in ("png", "svg"):
-                    path = target.folder / FOLDER / f"{name}.{suffix}"
+                    path = run_set.folder / FOLDER / f"{name}.{suffix}"
                     write_durably(path, _rendered(figure, suffix))
                     written.append(path)
     return written
@@ -113,18 +115,18 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _labels(found: Sequence[Found]) -> list[str]:
+def _labels(found: Sequence[MomentResults]) -> list[str]:
     return list(dict.fromkeys(one.label for one in found))
 
 
-def _last(found: Sequence[Found]) -> dict[str, list[Found]]:
+def _last(found: Sequence[MomentResults]) -> dict[str, list[MomentResults]]:
     """By label, the last end of a generation that each of its seeds has."""
     ends = {(one.label, one.seed): one for one in found if one.moment.name == "relearned"}
     last = {label: [one for (of, _), one in ends.items() if of == label] for label in _labels(found)}
     return {label: some for label, some in last.items() if some}
 
 
-def has_ends(found: Sequence[Found]) -> bool:
+def has_ends(found: Sequence[MomentResults]) -> bool:
     """Whether there is an end of a generation among results."""
     return bool(_last(found))
 
@@ -141,11 +143,11 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
     return figure, axes[:count]
 
 
-def _seeds(some: Sequence[Found]) -> str:
+def _seeds(some: Sequence[MomentResults]) -> str:
     return f"{len(some)} seed{'s' if len(some) > 1 else ''}"
 
 
-def depth_histogram(found: Sequence[Found]) -> Figure:
+def plot_depths(found: Sequence[MomentResults]) -> Figure:
     """The share of images at each prediction depth, a panel a setting, at its last end of a generation.
 
     Means over seeds; dashed: the mean depth.
@@ -180,14 +182,14 @@ def depth_histogram(found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _shares(some: Sequence[Found], split: str) -> npt.NDArray[np.float64]:
+def _shares(some: Sequence[MomentResults], split: str) -> npt.NDArray[np.float64]:
     """Per cent of images at each depth, the mean over seeds."""
     counts = np.array([one.results["depth"][split]["all"]["histogram"] for one in some], dtype=float)
     shares: npt.NDArray[np.float64] = 100 * (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
     return shares
 
 
-def depth_mean(found: Sequence[Found]) -> Figure:
+def plot_mean_depth(found: Sequence[MomentResults]) -> Figure:
     """Mean prediction depth of training and validation images over epochs, a line a setting."""
     figure, axes = _panels(2, 3.6, 2.9)
     for axis, split in zip(axes, ("train", "val"), strict=True):
@@ -198,9 +200,9 @@ def depth_mean(found: Sequence[Found]) -> Figure:
     return figure
 
 
-def curvature(found: Sequence[Found]) -> Figure:
+def plot_curvature(found: Sequence[MomentResults]) -> Figure:
     """The largest eigenvalue and the trace of the Hessian over epochs, on log axes where they allow it."""
-    measures: list[tuple[str, Callable[[Found], float]]] = [
+    measures: list[tuple[str, Callable[[MomentResults], float]]] = [
         ("largest eigenvalue", lambda one: _part(one)["largest"][0]["value"]),
         ("trace", lambda one: _part(one)["trace"]["value"]),
     ]
@@ -218,18 +220,18 @@ def curvature(found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _part(one: Found) -> Mapping[str, Any]:
+def _part(one: MomentResults) -> Mapping[str, Any]:
     part: Mapping[str, Any] = one.results["curvature"]["parts"]["all"]
     return part
 
 
-def _lines(axis: Axes, found: Sequence[Found], value: Callable[[Found], float]) -> None:
+def _lines(axis: Axes, found: Sequence[MomentResults], value: Callable[[MomentResults], float]) -> None:
     """A line a setting through the means over seeds at the ends of generations; other moments beside it."""
-    edited: list[tuple[list[Found], str, str]] = []
+    edited: list[tuple[list[MomentResults], str, str]] = []
     labels, longest = _labels(found), max(one.epochs for one in found)
     for i, label in enumerate(labels):
         aside = (i - (len(labels) - 1) / 2) * 0.012 * longest  # so that ranges over seeds stay apart
-        colour = COLOURS[i % len(COLOURS)]
+        colour = PALETTE[i % len(PALETTE)]
         own = [one for one in found if one.label == label]
         ends = _by_epoch([one for one in own if one.moment.name == "relearned"], value)
         axis.plot(
@@ -258,9 +260,9 @@ def _lines(axis: Axes, found: Sequence[Found], value: Callable[[Found], float]) 
 
 def _beside(
     axis: Axes,
-    own: Sequence[Found],
+    own: Sequence[MomentResults],
     name: str,
-    value: Callable[[Found], float],
+    value: Callable[[MomentResults], float],
     colour: str,
     within: tuple[float, float] | None = None,
 ) -> None:
@@ -285,20 +287,22 @@ def _brief(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def _by_epoch(some: Sequence[Found], value: Callable[[Found], float]) -> dict[int, list[float]]:
+def _by_epoch(
+    some: Sequence[MomentResults], value: Callable[[MomentResults], float]
+) -> dict[int, list[float]]:
     values: dict[int, list[float]] = {}
     for one in sorted(some, key=lambda one: one.epochs):
         values.setdefault(one.epochs, []).append(value(one))
     return values
 
 
-def _key(figure: Figure, found: Sequence[Found]) -> None:
+def _key(figure: Figure, found: Sequence[MomentResults]) -> None:
     """The legend beside the panels: settings, then the moments that have markers of their own."""
     handles = [
         Line2D(
             [],
             [],
-            color=COLOURS[i % len(COLOURS)],
+            color=PALETTE[i % len(PALETTE)],
             linestyle=DASHES[i % len(DASHES)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=5,
@@ -319,7 +323,7 @@ def _key(figure: Figure, found: Sequence[Found]) -> None:
     figure.legend(handles, names, loc="outside right upper")
 
 
-def spectral_density(found: Sequence[Found]) -> Figure:
+def plot_densities(found: Sequence[MomentResults]) -> Figure:
     """The spectral density of the Hessian, a panel a setting, a line a seed, on a log axis.
 
     The axis reaches down to where single eigenvalues are seen. Triangles: the smallest and the largest.
@@ -331,7 +335,7 @@ def spectral_density(found: Sequence[Found]) -> Figure:
     ]
     floor, top = min(single) / 30, 0.0
     for i, (axis, (label, some)) in enumerate(zip(axes, last.items(), strict=True)):
-        colour = COLOURS[i % len(COLOURS)]
+        colour = PALETTE[i % len(PALETTE)]
         for one in some:
             grid, density = _density(one)
             top = max(top, *density)
@@ -360,7 +364,7 @@ def spectral_density(found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _density(one: Found) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _density(one: MomentResults) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     try:
         arrays = read_arrays(one.moment, "curvature")
     except CheckpointError:

@@ -156,7 +156,7 @@ def _digest(facts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def source_of(file: Path, loaded: Loaded) -> Model:
+def model_in(file: Path, loaded: Loaded) -> Model:
     """The network in a file of weights, to be tuned. ConfigError for one that seal-ray does not train."""
     if loaded.arch not in RESNETS:
         raise ConfigError(f"{loaded.arch}: is only probed; seal-ray trains {', '.join(RESNETS)}")

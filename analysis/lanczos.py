@@ -238,16 +238,16 @@ def _inner(first: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TraceEstimate:
     """A mean over independent probes and its standard error (0 where nothing was estimated)."""
 
     value: float
     standard_error: float
 
 
-def _estimate(samples: Tensor) -> Estimate:
+def _estimate(samples: Tensor) -> TraceEstimate:
     """The mean of samples (n,), n >= 2."""
-    return Estimate(samples.mean().item(), samples.std().item() / len(samples) ** 0.5)
+    return TraceEstimate(samples.mean().item(), samples.std().item() / len(samples) ** 0.5)
 
 
 def sketch(operator: Symmetric, probes: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def sketch(operator: Symmetric, probes: Tensor) -> Tensor:
     return orthonormal
 
 
-def trace(operator: Symmetric, probes: Tensor, basis: Tensor, images: Tensor) -> Estimate:
+def trace(operator: Symmetric, probes: Tensor, basis: Tensor, images: Tensor) -> TraceEstimate:
     """The trace of A: exact on the span of `basis`, Hutchinson's estimate on the rest.
 
     tr(Q'AQ) + mean of c'Ac over c = (1 - QQ') probe, for `probes` (n, dim) of unit variance, n >= 2, and
@@ -266,7 +266,7 @@ def trace(operator: Symmetric, probes: Tensor, basis: Tensor, images: Tensor) ->
     """
     rest = probes - (probes @ basis.T) @ basis
     estimate = _estimate(_dots(rest, operator.products(rest)))
-    return Estimate(_dots(basis, images).sum().item() + estimate.value, estimate.standard_error)
+    return TraceEstimate(_dots(basis, images).sum().item() + estimate.value, estimate.standard_error)
 
 
 def _dots(first: Tensor, second: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES: tuple[str, ...] = get_args(MomentName)
 """The moments of a generation, in the order in which they come."""
-FOLDER = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
+LABEL = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Subject:
+class AnalysedRun:
     """A run that is analysed."""
 
     folder: AnyPath
@@ -83,7 +83,7 @@ class Subject:
         """The moments that are there, in the order in which the run reached them."""
         found = []
         for path in (self.folder / "moments").glob("*/manifest.json"):
-            named = FOLDER.fullmatch(path.parent.name)
+            named = LABEL.fullmatch(path.parent.name)
             if named and named[2] in NAMES:
                 found.append(Moment(self.folder, int(named[1]), named[2]))
         return sorted(found, key=lambda moment: moment.place)
@@ -130,16 +130,16 @@ def trained_on(folder: AnyPath, job: Job) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Target:
+class RunSet:
     """What is analysed together. folder: where its figures go, under `analysis/`."""
 
     name: str
     folder: AnyPath
-    subjects: tuple[Subject, ...]
+    runs: tuple[AnalysedRun, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)  # runs left out, and why
 
 
-def find_target(place: str | AnyPath, storage: str | None = None) -> Target:
+def find_runs(place: str | AnyPath, storage: str | None = None) -> RunSet:
     """The runs that a path stands for: a run's folder or YAML file, a sweep's, or a storage folder.
 
     storage: overrides placement.storage of a YAML file. ConfigError for a path that is none of these and a
@@ -153,16 +153,16 @@ def find_target(place: str | AnyPath, storage: str | None = None) -> Target:
         return _of_file(path, storage)
     if (path / "job.yaml").is_file():
         folder = path.resolve()
-        return _target(folder.name, folder, [folder])
+        return _run_set(folder.name, folder, [folder])
     if (path / "results.json").is_file():
         return _of_sweep_folder(path.resolve())
     if not path.is_dir():
         raise ConfigError(f"{path}: no such file or folder; name a run, a sweep, or a folder of runs")
     folders = [found.parent.resolve() for found in listed(path, "*/job.yaml")]
-    return _target(path.resolve().name, path.resolve(), folders)
+    return _run_set(path.resolve().name, path.resolve(), folders)
 
 
-def _of_file(path: Path, storage: str | None) -> Target:
+def _of_file(path: Path, storage: str | None) -> RunSet:
     from seal_ray.distributed.launch import prepare_job
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep
@@ -170,17 +170,17 @@ def _of_file(path: Path, storage: str | None) -> Target:
     overrides = stored_in(storage)
     if "axes" not in read(path).value:
         folder = prepare_job(load_job(path, overrides)).store.folder
-        return _target(folder.name, folder, [folder])
-    return sweep_target(prepare_sweep(load_sweep(path, overrides)))
+        return _run_set(folder.name, folder, [folder])
+    return sweep_runs(prepare_sweep(load_sweep(path, overrides)))
 
 
-def sweep_target(runs: SweepRuns) -> Target:
+def sweep_runs(runs: SweepRuns) -> RunSet:
     """The runs of a sweep that have begun. CheckpointError when none has."""
     folders = [one.store.folder for one in runs.planned if (one.store.folder / "job.yaml").exists()]
-    return _target(runs.sweep.name, runs.folder, folders, dict(runs.settings), dict(runs.sweep.baseline))
+    return _run_set(runs.sweep.name, runs.folder, folders, dict(runs.settings), dict(runs.sweep.baseline))
 
 
-def _of_sweep_folder(folder: AnyPath) -> Target:
+def _of_sweep_folder(folder: AnyPath) -> RunSet:
     """A sweep by the results it has written."""
     path = folder / "results.json"
     try:
@@ -195,7 +195,7 @@ def _of_sweep_folder(folder: AnyPath) -> Target:
         ) from None
     storage = folder.parent.parent
     folders = [storage / run for run in settings if (storage / run / "job.yaml").exists()]
-    return _target(folder.name, folder, folders, settings, baseline)
+    return _run_set(folder.name, folder, folders, settings, baseline)
 
 
 def baseline_in(held: Mapping[str, Any]) -> dict[str, str]:
@@ -206,13 +206,13 @@ def baseline_in(held: Mapping[str, Any]) -> dict[str, str]:
     return dict(set.intersection(*marked)) if marked else {}
 
 
-def _target(
+def _run_set(
     name: str,
     folder: AnyPath,
     folders: Sequence[AnyPath],
     settings: Mapping[str, Mapping[str, str]] | None = None,
     baseline: Mapping[str, str] | None = None,
-) -> Target:
+) -> RunSet:
     """The runs in `folders`. With settings they are a sweep's, and compared with those of `baseline`."""
     jobs: dict[AnyPath, Job] = {}
     unreadable = {}
@@ -224,16 +224,18 @@ def _target(
     if not folders:
         raise CheckpointError(f"{folder}: holds no runs that were trained; see `seal-ray runs`")
     if settings is None:
-        subjects = [Subject(one, job, job.recipe.method.name) for one, job in jobs.items()]
-        return Target(name, folder, tuple(subjects), unreadable)
+        runs = [AnalysedRun(one, job, job.recipe.method.name) for one, job in jobs.items()]
+        return RunSet(name, folder, tuple(runs), unreadable)
     axes = {axis for setting in settings.values() for axis in setting}
     varying = [axis for axis in sorted(axes) if len({setting[axis] for setting in settings.values()}) > 1]
     labels = {run: " ".join(setting[axis] for axis in varying) for run, setting in settings.items()}
-    subjects = [
-        Subject(one, job, labels[one.name] or job.recipe.method.name, _rival(one, jobs, settings, baseline))
+    runs = [
+        AnalysedRun(
+            one, job, labels[one.name] or job.recipe.method.name, _rival(one, jobs, settings, baseline)
+        )
         for one, job in jobs.items()
     ]
-    return Target(name, folder, tuple(subjects), unreadable)
+    return RunSet(name, folder, tuple(runs), unreadable)
 
 
 def _rival(

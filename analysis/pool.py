@@ -1,4 +1,4 @@
-"""Who works pieces off: this process, or Ray actors, a slot each, that are handed one piece at a time."""
+"""Where tasks are computed: in this process, or by Ray actors, which are handed one at a time."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from typing import Any
 
 import torch
 
-from seal_ray.analysis.compute import work_off
+from seal_ray.analysis.compute import compute_task
 from seal_ray.analysis.inputs import InputCache
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.tasks import Piece
+from seal_ray.analysis.tasks import Task
 from seal_ray.device import prepare_process
 from seal_ray.distributed.launch import last_line
 from seal_ray.errors import CheckpointError, ClusterError, SealRayError
 from seal_ray.plugins import PluginFile, files_of, loaded_files, using
 
-RETRIES = 3
-"""How often a piece is tried again whose process has died, and a process started again that never came up."""
+RESTARTS = 3
+"""How often a task is tried again whose process has died, and a process started again that never came up."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A piece that needs no more work: it took so many seconds, or failed for a reason.
+    """A task that needs no more work: it took so many seconds, or failed for a reason.
 
     unreadable: because a moment that it reads is damaged; one with the same weights may be intact.
     """
 
-    piece: Piece
+    task: Task
     seconds: float = 0.0
     reason: str = ""
     unreadable: bool = False
 
 
-class Agenda:
-    """The pieces that nobody works on, those of one moment together.
+class TaskQueue:
+    """The tasks that nobody works on, those of one moment together.
 
     A worker stays with its moment, whose network and features it has; one without takes the next moment
     that nobody has, and when there is none helps with one that has the most left.
     """
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._left: dict[Moment, deque[Piece]] = {}
-        for piece in pieces:
-            self._left.setdefault(piece.moment, deque()).append(piece)
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._left: dict[Moment, deque[Task]] = {}
+        for task in tasks:
+            self._left.setdefault(task.moment, deque()).append(task)
         self._at: dict[int, Moment] = {}
 
     def __bool__(self) -> bool:
         return any(self._left.values())
 
-    def next(self, worker: int) -> Piece | None:
-        """The worker's next piece; None when there is none."""
+    def next(self, worker: int) -> Task | None:
+        """The worker's next task; None when there is none."""
         own = self._at.get(worker)
         if own is None or not self._left[own]:
             taken = {moment for other, moment in self._at.items() if other != worker}
@@ -65,31 +65,31 @@ class Agenda:
             self._at[worker] = own
         return self._left[own].popleft()
 
-    def again(self, piece: Piece) -> None:
-        """The piece was lost: it is next in its moment."""
-        self._left[piece.moment].appendleft(piece)
+    def again(self, task: Task) -> None:
+        """The task was lost: it is next in its moment."""
+        self._left[task.moment].appendleft(task)
 
-    def rest(self) -> list[Piece]:
+    def rest(self) -> list[Task]:
         """All that is left, in order."""
-        return [piece for left in self._left.values() for piece in left]
+        return [task for left in self._left.values() for task in left]
 
 
-def work_here(pieces: Sequence[Piece]) -> Generator[Done]:
-    """Work pieces off in this process, on a GPU where there is one."""
+def compute_here(tasks: Sequence[Task]) -> Generator[Done]:
+    """Compute tasks in this process, on a GPU where there is one."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     prepare_process(device, deterministic=True, precision="fp32")
     cache = InputCache(device)
-    for piece in pieces:
-        yield _attempt(piece, cache, processes=1)
+    for task in tasks:
+        yield _attempt(task, cache, processes=1)
 
 
-def _attempt(piece: Piece, cache: InputCache, processes: int) -> Done:
-    """What is wrong with a moment, its data or the settings is the outcome of that piece alone."""
+def _attempt(task: Task, cache: InputCache, processes: int) -> Done:
+    """What is wrong with a moment, its data or the settings is the outcome of that task alone."""
     try:
-        return Done(piece, work_off(piece, cache, processes=processes))
+        return Done(task, compute_task(task, cache, processes=processes))
     except SealRayError as error:
-        return Done(piece, reason=str(error), unreadable=isinstance(error, CheckpointError))
+        return Done(task, reason=str(error), unreadable=isinstance(error, CheckpointError))
 
 
 class Worker:
@@ -105,24 +105,24 @@ class Worker:
     def ready(self) -> None:
         """Answers once the process has started."""
 
-    def work(self, piece: Piece) -> Done:
-        """Work a piece off."""
-        return _attempt(piece, self._cache, self._processes)
+    def work(self, task: Task) -> Done:
+        """Compute a task."""
+        return _attempt(task, self._cache, self._processes)
 
 
 @dataclass(frozen=True)
-class Slots:
+class PoolSize:
     """How many actors work, and what each of them occupies."""
 
     count: int
     gpus_each: float
-    processes: int = 1  # that an actor starts for a piece, itself included
+    processes: int = 1  # that an actor starts for a task, itself included
 
 
-def slots(wanted: int | None, pieces: int, processes: int = 1) -> Slots:
+def pool_size(wanted: int | None, tasks: int, processes: int = 1) -> PoolSize:
     """An actor for each GPU of the cluster, or for each CPU where it has none; or `wanted`, sharing GPUs.
 
-    Never more than pieces. processes: how many CPUs a piece may need, its actor's included. ClusterError
+    Never more than tasks. processes: how many CPUs a task may need, its actor's included. ClusterError
     when the cluster has fewer CPUs than that needs.
     """
     import ray
@@ -133,69 +133,69 @@ def slots(wanted: int | None, pieces: int, processes: int = 1) -> Slots:
         each = f"{processes} CPUs (curvature.shards)" if processes > 1 else "a CPU"
         raise ClusterError(f"--workers {wanted or 1}: each needs {each}, the cluster has {cpus}; lower it")
     room = cpus // processes
-    count = min(wanted or min(gpus // processes, room) or room, pieces)
-    return Slots(count, 1 / math.ceil(count * processes / gpus) if gpus else 0.0, processes)
+    count = min(wanted or min(gpus // processes, room) or room, tasks)
+    return PoolSize(count, 1 / math.ceil(count * processes / gpus) if gpus else 0.0, processes)
 
 
-def work_on_ray(pieces: Sequence[Piece], wanted: int | None) -> Generator[Done]:
-    """Work pieces off on actors, under a Ray that is initialised; yields each as soon as it is done.
+def compute_on_ray(tasks: Sequence[Task], wanted: int | None) -> Generator[Done]:
+    """Compute tasks on actors, under a Ray that is initialised; yields each as soon as it is done.
 
-    An actor that dies loses the piece in its hands, which a new one tries again, RETRIES times.
+    An actor that dies loses the task in its hands, which a new one tries again, RESTARTS times.
     """
-    for kind in {piece.analysis for piece in pieces if piece.analysis is not None}:
+    for kind in {task.analysis for task in tasks if task.analysis is not None}:
         files_of(kind)  # those that actors would not find are an error
-    processes = max(piece.processes for piece in pieces)
-    crew = _Crew(slots(wanted, len(pieces), processes), Agenda(pieces))
+    processes = max(task.processes for task in tasks)
+    pool = ActorPool(pool_size(wanted, len(tasks), processes), TaskQueue(tasks))
     try:
-        yield from crew.work()
+        yield from pool.work()
     finally:
-        crew.dismiss()
+        pool.stop()
 
 
-class _Crew:
-    """The actors by slot, and what each of them is at: a piece, or starting."""
+class ActorPool:
+    """The actors by slot, and what each of them is at: a task, or starting."""
 
-    def __init__(self, slots: Slots, agenda: Agenda) -> None:
-        self._slots, self._agenda = slots, agenda
+    def __init__(self, slots: PoolSize, queue: TaskQueue) -> None:
+        self._slots, self._queue = slots, queue
         self._actors: dict[int, Any] = {}
-        self._awaited: dict[Any, tuple[int, Piece | None]] = {}
+        self._awaited: dict[Any, tuple[int, Task | None]] = {}
         self._deaths: Counter[str] = Counter()
         self._last_death = ""
         for slot in range(slots.count):
-            self._hire(slot)
+            self._start(slot)
 
     def work(self) -> Iterator[Done]:
-        """Until every piece is done. Actors for which the cluster has no room yet are not waited for."""
+        """Until every task is done. Actors for which the cluster has no room yet are not waited for."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        while self._agenda or any(piece for _, piece in self._awaited.values()):
+        while self._queue or any(task for _, task in self._awaited.values()):
             if not self._awaited:
                 reason = f"no process could be started: {self._last_death}"
-                yield from (Done(piece, reason=reason) for piece in self._agenda.rest())
+                yield from (Done(task, reason=reason) for task in self._queue.rest())
                 return
             (answer,), _ = ray.wait(list(self._awaited), num_returns=1)
-            slot, piece = self._awaited.pop(answer)
+            slot, task = self._awaited.pop(answer)
             done: Done | None
             try:
                 done = ray.get(answer)
-            except RayTaskError as error:  # of this piece alone; the process lives
-                assert piece is not None
-                done = Done(piece, reason=last_line(error))
+            except RayTaskError as error:  # of this task alone; the process lives
+                assert task is not None
+                done = Done(task, reason=last_line(error))
                 self._hand(slot)
             except RayError as error:
-                done = self._replace(slot, piece, last_line(error))
+                done = self._replace(slot, task, last_line(error))
             else:
                 self._hand(slot)
             if isinstance(done, Done):
                 yield done
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End every actor."""
         for slot in list(self._actors):
-            self._end(slot)
+            self._stop(slot)
 
-    def _hire(self, slot: int) -> None:
+    def _start(self, slot: int) -> None:
         import ray
 
         options = {
@@ -210,29 +210,29 @@ class _Crew:
         self._awaited[self._actors[slot].ready.remote()] = (slot, None)
 
     def _hand(self, slot: int) -> None:
-        """The next piece for an actor that has none; one for which there is none frees its slot."""
-        piece = self._agenda.next(slot)
-        if piece is None:
-            self._end(slot)
+        """The next task for an actor that has none; one for which there is none frees its slot."""
+        task = self._queue.next(slot)
+        if task is None:
+            self._stop(slot)
         else:
-            self._awaited[self._actors[slot].work.remote(piece)] = (slot, piece)
+            self._awaited[self._actors[slot].work.remote(task)] = (slot, task)
 
-    def _replace(self, slot: int, piece: Piece | None, reason: str) -> Done | None:
+    def _replace(self, slot: int, task: Task | None, reason: str) -> Done | None:
         """A new actor for one that died; what it lost is tried again, or has failed too often."""
-        self._end(slot)
+        self._stop(slot)
         self._last_death = reason
-        what = piece.key if piece else "starting"
+        what = task.key if task else "starting"
         self._deaths[what] += 1
-        often = self._deaths[what] > RETRIES
-        if piece and not often:
-            self._agenda.again(piece)
-        if piece or not often:
-            self._hire(slot)
-        if piece and often:
-            return Done(piece, reason=f"its process died {self._deaths[what]} times: {reason}")
+        often = self._deaths[what] > RESTARTS
+        if task and not often:
+            self._queue.again(task)
+        if task or not often:
+            self._start(slot)
+        if task and often:
+            return Done(task, reason=f"its process died {self._deaths[what]} times: {reason}")
         return None
 
-    def _end(self, slot: int) -> None:
+    def _stop(self, slot: int) -> None:
         import ray
 
         ray.kill(self._actors.pop(slot))

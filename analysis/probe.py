@@ -82,7 +82,7 @@ def probe(
     a share `holdout` of each class; the one most accurate on that share (of equals the larger) is then
     fitted to the whole train set. With a `fraction` below 1 the train set is that share of each class, at
     least 2 images. Both shares are drawn from the seed and the labels alone.
-    Raises ConfigError for a share or a decay outside its range; DataError as `fit` does and for a class
+    Raises ConfigError for a share or a decay outside its range; DataError as `fit_probe` does and for a class
     with a single train image.
     """
     if not 0 < holdout < 1 or not 0 < fraction <= 1:
@@ -105,7 +105,7 @@ def probe(
     )
     accuracies = [_accuracy(model.predict(train[held]), train_labels[held]) for model in models]
     _, best = max(zip(accuracies, decays, strict=True))
-    model = fit(train, train_labels, classes=classes, weight_decay=best, tolerance=tolerance)
+    model = fit_probe(train, train_labels, classes=classes, weight_decay=best, tolerance=tolerance)
     predictions = model.predict(test)
     return ProbeResult(
         top1=_accuracy(predictions, test_labels),
@@ -117,7 +117,7 @@ def probe(
     )
 
 
-def fit(
+def fit_probe(
     features: Tensor,
     labels: Tensor,
     *,
@@ -156,7 +156,7 @@ def fit_grid(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ) -> tuple[Linear, ...]:
-    """`fit` at every weight decay at once, in their order: one pass over the features serves all of them.
+    """`fit_probe` at every weight decay at once, in their order: one pass over the features serves all.
 
     Memory: a copy of the features, about five times N x classes x (decays in flight) and a matrix (F, F) a
     decay.

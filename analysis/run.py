@@ -27,23 +27,23 @@ from seal_ray.analysis import BUILT_IN
 from seal_ray.analysis.compute import made_by
 from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, find_destination
 from seal_ray.analysis.figures import write_figures
-from seal_ray.analysis.finetune import finetune, source_of
-from seal_ray.analysis.moments import Moment, Subject, Target, find_target, sweep_target
-from seal_ray.analysis.pool import Done, work_here, work_on_ray
+from seal_ray.analysis.finetune import finetune, model_in
+from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, find_runs, sweep_runs
+from seal_ray.analysis.pool import Done, compute_here, compute_on_ray
 from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_carried
-from seal_ray.analysis.scoring import Normalisation, judge
+from seal_ray.analysis.scoring import Normalisation, score
 from seal_ray.analysis.tasks import (
+    EVALUATION_FORMAT,
     FOLDER,
-    FORMAT,
     AnalysisSettings,
-    Outcome,
-    Piece,
-    Plan,
     Status,
+    Task,
+    TaskOutcome,
+    TaskPlan,
     copy_result,
     plain,
-    plan,
-    plan_pieces,
+    plan_analyses,
+    plan_tasks,
 )
 from seal_ray.analysis.track import track
 from seal_ray.config.document import stored_in
@@ -65,8 +65,7 @@ from seal_ray.sweeps.leaderboard import notes, to_table
 from seal_ray.sweeps.results import SweepRuns, prepare_sweep, track_results, write_results
 from seal_ray.sweeps.tune import concurrency
 
-Work = Callable[[Sequence[Piece]], Generator[Done]]
-Session = AbstractContextManager[None]
+ComputeTasks = Callable[[Sequence[Task]], Generator[Done]]
 
 PAUSE = 5.0
 """Seconds between two looks for moments that have come."""
@@ -86,8 +85,8 @@ def analyze(
     address: str | None = None,
     in_process: bool = False,
     plugins: Sequence[Path] = (),
-) -> list[Outcome]:
-    """Analyse moments of the runs that `path` stands for (see `find_target`); returns what became of each.
+) -> list[TaskOutcome]:
+    """Analyse moments of the runs that `path` stands for (see `find_runs`); returns what became of each.
 
     what: names of analyses, of packages, of the plugin files of the runs, and of `plugins`, files which take
     the place of the runs' copies of the same name. moments: names; None: all that were kept. Only what is
@@ -96,10 +95,10 @@ def analyze(
     CheckpointError, before anything starts, for what cannot be asked.
     """
     check_placement(workers, address, in_process)
-    target, files = find_target(path, storage), given_files(plugins)
+    run_set, files = find_runs(path, storage), given_files(plugins)
     session = contextlib.nullcontext() if in_process else ray_session(address)
-    return analyze_target(
-        target,
+    return analyze_runs(
+        run_set,
         rich,
         what,
         moments,
@@ -117,85 +116,90 @@ def check_placement(workers: int | None, address: str | None, in_process: bool) 
         raise ConfigError("--in-process: works without Ray; leave out --address and --workers")
 
 
-def analyze_target(
-    target: Target,
+def analyze_runs(
+    run_set: RunSet,
     rich: Console,
     what: Sequence[str],
     moments: Sequence[str] | None = None,
     settings: AnalysisSettings | None = None,
     *,
-    session: Session | None = None,
+    session: AbstractContextManager[None] | None = None,
     workers: int | None = None,
     in_process: bool = False,
     plugins: Sequence[PluginFile] = (),
-) -> list[Outcome]:
-    """The same of a target. session: what makes Ray ready, entered when there is work; None: it is."""
-    planned = plan(target, what, moments, settings or AnalysisSettings(), plugins)
-    outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
+) -> list[TaskOutcome]:
+    """The same of runs that were found. session: makes Ray ready, entered when there is work; None: it is."""
+    planned = plan_analyses(run_set, what, moments, settings or AnalysisSettings(), plugins)
+    outcomes = run_tasks(planned, rich, session, workers=workers, in_process=in_process)
     if not any(outcome.status == "stopped" for outcome in outcomes):
-        _show_results(target, outcomes, rich, plugins)
+        _show_results(run_set, outcomes, rich, plugins)
     return outcomes
 
 
-def carry_out(
-    planned: Plan,
+def run_tasks(
+    planned: TaskPlan,
     rich: Console,
-    session: Session | None = None,
+    session: AbstractContextManager[None] | None = None,
     *,
     workers: int | None = None,
     in_process: bool = False,
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """Compute what is to be computed, and give each result to all moments whose it is too.
 
     What Ctrl-C keeps from being made is `stopped`, and said.
     """
-    work: Work = work_here if in_process else lambda pieces: work_on_ray(pieces, workers)
+    work: ComputeTasks = compute_here if in_process else lambda tasks: compute_on_ray(tasks, workers)
     outcomes = _outcomes(planned, rich, work, session or contextlib.nullcontext())
     if any(outcome.status == "stopped" for outcome in outcomes):
         rich.print("stopped; the same command goes on with what is left", markup=False)
     return outcomes
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
+def summary(outcomes: Sequence[TaskOutcome]) -> str:
     """How many analyses became what, in words."""
     counts = Counter(outcome.status for outcome in outcomes)
     return ", ".join(f"{counts[status]} {status}" for status in get_args(Status) if counts[status])
 
 
 def _show_results(
-    target: Target, outcomes: Sequence[Outcome], rich: Console, plugins: Sequence[PluginFile]
+    run_set: RunSet, outcomes: Sequence[TaskOutcome], rich: Console, plugins: Sequence[PluginFile]
 ) -> None:
     """Figures beside the runs, and what is new to W&B."""
-    analysed = new_results(target, outcomes)
-    folder = target.folder / FOLDER
+    analysed = new_results(run_set, outcomes)
+    folder = run_set.folder / FOLDER
     if not analysed and list(folder.glob("*.svg")):
         return
-    drawn = write_figures(target, plugins)
+    drawn = write_figures(run_set, plugins)
     if drawn:
         rich.print(f"figures: {folder}", markup=False)
     track(analysed, drawn)
 
 
 def new_results(
-    target: Target, outcomes: Sequence[Outcome]
-) -> list[tuple[Subject, list[tuple[Moment, str]]]]:
+    run_set: RunSet, outcomes: Sequence[TaskOutcome]
+) -> list[tuple[AnalysedRun, list[tuple[Moment, str]]]]:
     """The runs of which something was found that was not there, and what, by moment and analysis."""
     new = {(one.run_id, one.moment, one.what) for one in outcomes if one.status in ("computed", "copied")}
     found = []
-    for subject in target.subjects:
-        moments = {moment.label: moment for moment in subject.moments()}
-        results = [(moments[label], what) for run, label, what in sorted(new) if run == subject.run_id]
+    for run in run_set.runs:
+        moments = {moment.label: moment for moment in run.moments()}
+        results = [(moments[label], what) for run_id, label, what in sorted(new) if run_id == run.run_id]
         if results:
-            found.append((subject, results))
+            found.append((run, results))
     return found
 
 
-def _outcomes(planned: Plan, rich: Console, work: Work, session: Session) -> list[Outcome]:
-    outcomes = [*planned.failed, *(Outcome.of(piece, "known") for piece in planned.known)]
+def _outcomes(
+    planned: TaskPlan,
+    rich: Console,
+    work: ComputeTasks,
+    session: AbstractContextManager[None],
+) -> list[TaskOutcome]:
+    outcomes = [*planned.failed, *(TaskOutcome.of(task, "known") for task in planned.known)]
 
-    def results() -> Iterator[Outcome]:
-        for piece in planned.known:
-            yield from _copied(piece, planned.copies.get(piece.key, ()))
+    def results() -> Iterator[TaskOutcome]:
+        for task in planned.known:
+            yield from _copied(task, planned.copies.get(task.key, ()))
         if planned.todo:
             with session:
                 yield from _worked_off(planned, work)
@@ -211,8 +215,8 @@ def _outcomes(planned: Plan, rich: Console, work: Work, session: Session) -> lis
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             there = {(one.run_id, one.moment, one.what) for one in outcomes}
-            left = [*planned.todo, *(piece for same in planned.copies.values() for piece in same)]
-            stopped = (Outcome.of(piece, "stopped") for piece in left)
+            left = [*planned.todo, *(task for same in planned.copies.values() for task in same)]
+            stopped = (TaskOutcome.of(task, "stopped") for task in left)
             outcomes += [one for one in stopped if (one.run_id, one.moment, one.what) not in there]
     return outcomes
 
@@ -239,7 +243,7 @@ def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _worked_off(planned: Plan, work: Work) -> Iterator[Outcome]:
+def _worked_off(planned: TaskPlan, work: ComputeTasks) -> Iterator[TaskOutcome]:
     """The outcomes of what is to do and of its copies; for a damaged moment its equal takes its place."""
     todo, copies = list(planned.todo), dict(planned.copies)
     while todo:
@@ -247,38 +251,38 @@ def _worked_off(planned: Plan, work: Work) -> Iterator[Outcome]:
         with contextlib.closing(work(todo)) as finished:
             for done in finished:
                 status: Status = "failed" if done.reason else "computed"
-                yield Outcome.of(done.piece, status, done.seconds, done.reason)
-                same = copies.pop(done.piece.key, ())
+                yield TaskOutcome.of(done.task, status, done.seconds, done.reason)
+                same = copies.pop(done.task.key, ())
                 if not done.reason:
-                    yield from _copied(done.piece, same)
+                    yield from _copied(done.task, same)
                 elif done.unreadable and same:
                     instead.append(same[0])
-                    copies[done.piece.key] = same[1:]
+                    copies[done.task.key] = same[1:]
                 else:
-                    yield from (Outcome.of(piece, "failed", reason=done.reason) for piece in same)
+                    yield from (TaskOutcome.of(task, "failed", reason=done.reason) for task in same)
         todo = instead
 
 
-def _copied(source: Piece, same: Sequence[Piece]) -> Iterator[Outcome]:
+def _copied(source: Task, same: Sequence[Task]) -> Iterator[TaskOutcome]:
     """The outcomes of giving a result to moments with the same weights."""
-    for piece in same:
+    for task in same:
         try:
-            copy_result(source.moment, piece.moment, piece.what, piece.head())
+            copy_result(source.moment, task.moment, task.what, task.head())
             whose = f"{source.moment.run.name} {source.moment.label}"
-            yield Outcome.of(piece, "copied", reason=f"same weights as {whose}")
+            yield TaskOutcome.of(task, "copied", reason=f"same weights as {whose}")
         except (SealRayError, OSError) as error:
-            yield Outcome.of(piece, "failed", reason=str(error))
+            yield TaskOutcome.of(task, "failed", reason=str(error))
 
 
 @contextlib.contextmanager
-def _screen(planned: Plan, rich: Console) -> Iterator[Callable[[Outcome], None]]:
+def _screen(planned: TaskPlan, rich: Console) -> Iterator[Callable[[TaskOutcome], None]]:
     """Shows each outcome: a bar on a terminal, with a line for what failed; a line each elsewhere."""
-    total = planned.pieces - len(planned.known) + len(planned.failed)
+    total = planned.tasks - len(planned.known) + len(planned.failed)
     if planned.known:
         rich.print(f"{len(planned.known)} analyses are there already, {total} to go", markup=False)
     count = itertools.count(1)
 
-    def line(outcome: Outcome) -> None:
+    def line(outcome: TaskOutcome) -> None:
         number = f"[{next(count):>{len(str(total))}}/{total}]"
         rich.print(f"{number} {_said(outcome)}", markup=False)
 
@@ -289,7 +293,7 @@ def _screen(planned: Plan, rich: Console) -> Iterator[Callable[[Outcome], None]]
     with Progress(*columns, TimeElapsedColumn(), console=rich, transient=True) as progress:
         task = progress.add_task("analysing", total=total)
 
-        def advance(outcome: Outcome) -> None:
+        def advance(outcome: TaskOutcome) -> None:
             progress.update(task, advance=1, description=f"{outcome.moment} {outcome.what}")
             if outcome.status == "failed":
                 rich.print(_said(outcome), markup=False)
@@ -297,7 +301,7 @@ def _screen(planned: Plan, rich: Console) -> Iterator[Callable[[Outcome], None]]
         yield advance
 
 
-def _said(outcome: Outcome) -> str:
+def _said(outcome: TaskOutcome) -> str:
     """An outcome in a line."""
     where = " ".join(filter(None, (outcome.run_id, outcome.moment, outcome.what)))
     took = f" in {outcome.seconds:.1f} s" if outcome.status == "computed" else ""
@@ -311,7 +315,7 @@ def analysing_run(planned: Planned, rich: Console) -> Iterator[None]:
     if not planned.job.analyses:
         yield
         return
-    find = functools.partial(find_target, planned.store.folder)
+    find = functools.partial(find_runs, planned.store.folder)
     with _analysing(find, planned.job, rich, runs=1):
         yield
 
@@ -325,7 +329,7 @@ def analysing_sweep(
     if not job.analyses:
         yield
         return
-    find = functools.partial(sweep_target, runs)
+    find = functools.partial(sweep_runs, runs)
     if in_process:
         yield
         analyse_after(find, job.analyses, rich, in_process=True)
@@ -335,7 +339,7 @@ def analysing_sweep(
 
 
 @contextlib.contextmanager
-def _analysing(find: Callable[[], Target], job: Job, rich: Console, *, runs: int) -> Iterator[None]:
+def _analysing(find: Callable[[], RunSet], job: Job, rich: Console, *, runs: int) -> Iterator[None]:
     """Analyse moments under a Ray that is initialised, while the block trains and what is left after it.
 
     find: the runs that have begun; `runs` of them train at a time. Where the cluster has no CPU (or GPU, if
@@ -360,30 +364,30 @@ def _analysing(find: Callable[[], Target], job: Job, rich: Console, *, runs: int
 
 
 def analyse_after(
-    find: Callable[[], Target], what: Sequence[str], rich: Console, *, in_process: bool = False
+    find: Callable[[], RunSet], what: Sequence[str], rich: Console, *, in_process: bool = False
 ) -> None:
     """What is left to analyse once training has ended; nothing, where it was only stopped."""
     try:
-        target = find()
+        run_set = find()
     except SealRayError as error:
         rich.print(f"analyses: none: {error}", markup=False)
         return
-    if any(Store(one.folder, one.run_id).status().get("status") == "stopped" for one in target.subjects):
+    if any(Store(one.folder, one.run_id).status().get("status") == "stopped" for one in run_set.runs):
         rich.print("analyses: the rest is made when training goes on", markup=False)
         return
-    outcomes = analyze_target(target, rich, what, in_process=in_process)
+    outcomes = analyze_runs(run_set, rich, what, in_process=in_process)
     rich.print(f"analyses: {summary(outcomes)}", markup=False)
 
 
-def _watch(find: Callable[[], Target], what: Sequence[str], free: int, over: threading.Event) -> None:
+def _watch(find: Callable[[], RunSet], what: Sequence[str], free: int, over: threading.Event) -> None:
     """Do what there is to do until it is over; the last call, after training, says what went wrong."""
     quiet = Console(file=io.StringIO())
     while not over.wait(PAUSE):
         with contextlib.suppress(SealRayError):
-            analyze_target(find(), quiet, what, workers=free)
+            analyze_runs(find(), quiet, what, workers=free)
 
 
-def carry(
+def transfer(
     path: AnyPath,
     rich: Console,
     evaluation: Evaluation,
@@ -394,8 +398,8 @@ def carry(
     workers: int | None = None,
     address: str | None = None,
     in_process: bool = False,
-) -> list[Outcome]:
-    """Evaluate moments of the runs that `path` stands for (see `find_target`) on each of the data sets.
+) -> list[TaskOutcome]:
+    """Evaluate moments of the runs that `path` stands for (see `find_runs`) on each of the data sets.
 
     data: where the data sets lie that are called by name. moments: names, or labels such as g002-relearned;
     None: the last `relearned` of each run. Results are `<run>/analysis/<kind>-<target>-gGGG-<moment>.json`;
@@ -406,18 +410,18 @@ def carry(
     """
     check_placement(workers, address, in_process)
     runs = _sweep_at(path, storage)
-    target = find_target(path, storage) if runs is None else sweep_target(runs)
+    run_set = find_runs(path, storage) if runs is None else sweep_runs(runs)
     destinations, unprepared = _destinations(evaluation, data)
-    planned = plan_evaluation(target, evaluation, destinations, moments)
+    planned = plan_evaluations(run_set, evaluation, destinations, moments)
     planned = replace(planned, failed=(*unprepared, *planned.failed))
     session = None if in_process else ray_session(address)
-    outcomes = carry_out(planned, rich, session, workers=workers, in_process=in_process)
+    outcomes = run_tasks(planned, rich, session, workers=workers, in_process=in_process)
     if any(outcome.status == "stopped" for outcome in outcomes):
         return outcomes
-    found = new_results(target, outcomes)
+    found = new_results(run_set, outcomes)
     track(found, [], job_type=COMMANDS[evaluation.kind])
     if runs is None:
-        rich.print(moments_table(target, outcomes, f"{target.name}: {evaluation.kind}"))
+        rich.print(moments_table(run_set, outcomes, f"{run_set.name}: {evaluation.kind}"))
     elif lines := write_carried(runs, evaluation.kind):
         widen_results(runs, *write_results(runs))
         if found:
@@ -428,29 +432,29 @@ def carry(
     return outcomes
 
 
-def plan_evaluation(
-    target: Target,
+def plan_evaluations(
+    run_set: RunSet,
     evaluation: Evaluation,
     destinations: Sequence[Destination],
     moments: Sequence[str] | None,
-) -> Plan:
-    """A piece for each moment and data set. ConfigError as `plan`."""
+) -> TaskPlan:
+    """A task for each moment and data set. ConfigError as `plan_analyses`."""
     settings = _settings(evaluation)
     by_name = {f"{evaluation.kind}-{one.label}": one for one in destinations}
 
-    def make(what: str, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
-        facts, model = subject.facts(moment), subject.job.recipe.model
+    def make(what: str, moment: Moment, run: AnalysedRun, dataset: Dataset) -> Task:
+        facts, model = run.facts(moment), run.job.recipe.model
         network = [model.arch, model.stem, model.width]
         normalisation = Normalisation.of_dataset(dataset)
         key = _key(what, settings, by_name[what], normalisation, facts.weights_sha256, network)
-        return Piece(
+        return Task(
             what, moment, key, facts.weights_sha256, facts.epochs, settings, destination=by_name[what]
         )
 
-    return plan_pieces(target, list(by_name), moments, make, last=True)
+    return plan_tasks(run_set, list(by_name), moments, make, last=True)
 
 
-def judge_weights(
+def score_weights(
     file: Path,
     arch: str,
     evaluation: Evaluation,
@@ -458,7 +462,7 @@ def judge_weights(
     *,
     data: Path = Path("data"),
     trained_on: str = "imagenet",
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """Evaluate weights that somebody else trained as moments are, in this process.
 
     file, arch: as `seal_ray.runs.export.load_weights` reads them. trained_on: whose normalisation they
@@ -475,13 +479,13 @@ def judge_weights(
     for one in destinations:
         what = f"{evaluation.kind}-{one.label}"
         try:
-            found, seconds = _judged(file, loaded, what, one, normalisation, _settings(evaluation))
+            found, seconds = _scored(file, loaded, what, one, normalisation, _settings(evaluation))
         except SealRayError as error:
-            outcomes.append(Outcome(file.name, what, "", "failed", 0.0, str(error)))
+            outcomes.append(TaskOutcome(file.name, what, "", "failed", 0.0, str(error)))
             continue
         held[what] = found
         status: Status = "known" if seconds is None else "computed"
-        outcomes.append(Outcome(file.name, what, "", status, seconds or 0.0))
+        outcomes.append(TaskOutcome(file.name, what, "", status, seconds or 0.0))
     for outcome in outcomes:
         if outcome.status == "failed":
             rich.print(f"{outcome.what}: failed: {outcome.reason}", markup=False)
@@ -489,7 +493,7 @@ def judge_weights(
     return outcomes
 
 
-def _judged(
+def _scored(
     file: Path,
     loaded: Loaded,
     what: str,
@@ -508,10 +512,10 @@ def _judged(
     started = time.perf_counter()
     if settings["kind"] == "finetune":
         folder = file.with_name(f"{file.stem}-{what}")
-        source = source_of(file, loaded)
+        source = model_in(file, loaded)
         computed = finetune(source, destination, normalisation, settings, device, folder)
     else:
-        computed = judge(loaded.network.to(device), destination, normalisation, settings, device)
+        computed = score(loaded.network.to(device), destination, normalisation, settings, device)
     seconds = round(time.perf_counter() - started, 3)
     body = {
         "weights": file.name,
@@ -552,7 +556,7 @@ def _key(
     """Says by what a result is determined; equal keys have equal results."""
     dataset = destination.dataset
     body = {
-        "format": FORMAT,
+        "format": EVALUATION_FORMAT,
         "what": what,
         "settings": dict(settings),
         "data": [dataset.identity, dataset.encoding],
@@ -563,7 +567,7 @@ def _key(
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _destinations(evaluation: Evaluation, data: Path) -> tuple[list[Destination], list[Outcome]]:
+def _destinations(evaluation: Evaluation, data: Path) -> tuple[list[Destination], list[TaskOutcome]]:
     """The data sets that are there, and for the others why not. ConfigError for two of one name."""
     found: dict[str, Destination] = {}
     failed = []
@@ -571,7 +575,7 @@ def _destinations(evaluation: Evaluation, data: Path) -> tuple[list[Destination]
         try:
             one = find_destination(wanted, data)
         except SealRayError as error:
-            failed.append(Outcome("", f"{evaluation.kind}-{wanted}", "", "failed", 0.0, str(error)))
+            failed.append(TaskOutcome("", f"{evaluation.kind}-{wanted}", "", "failed", 0.0, str(error)))
             continue
         if one.label in found:
             first = found[one.label].dataset.folder

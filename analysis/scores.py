@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from seal_ray.analysis.evaluations import Kind
-from seal_ray.analysis.moments import Moment, Subject, Target
-from seal_ray.analysis.tasks import FOLDER, Outcome, read_result
+from seal_ray.analysis.evaluations import EvaluationKind
+from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet
+from seal_ray.analysis.tasks import FOLDER, TaskOutcome, read_result
 from seal_ray.recipe import Job
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath, listed
@@ -30,7 +30,7 @@ class Score:
     made_by: all that the result depends on but the weights, so that only what is comparable is compared.
     """
 
-    kind: Kind
+    kind: EvaluationKind
     target: str
     shots: int | None
     top1: float
@@ -47,7 +47,7 @@ class Score:
 class Column:
     """A target of a sweep: a line for each setting, as in the leaderboard, of top1 on the target."""
 
-    kind: Kind
+    kind: EvaluationKind
     target: str
     shots: int | None
     lines: tuple[Line, ...]
@@ -63,7 +63,9 @@ class Column:
         return [replace(line, setting={**axes, **line.setting}) for line in self.lines]
 
 
-def carried_over(runs: SweepRuns, kinds: Sequence[Kind] = get_args(Kind)) -> tuple[Column, ...]:
+def carried_over(
+    runs: SweepRuns, kinds: Sequence[EvaluationKind] = get_args(EvaluationKind)
+) -> tuple[Column, ...]:
     """What the results of a sweep's runs say, by target and shots: mean, interval, paired difference.
 
     Of each finished run the last `relearned` moment counts. Runs whose results were made otherwise than
@@ -77,7 +79,7 @@ def columns_of(
     jobs: Mapping[AnyPath, Job],
     found: Sequence[RunResult],
     baseline: Mapping[str, str],
-    kinds: Sequence[Kind] = get_args(Kind),
+    kinds: Sequence[EvaluationKind] = get_args(EvaluationKind),
 ) -> tuple[Column, ...]:
     """The same of any runs: jobs by the folders of those that have begun, and how each run stands."""
     scores = {folder.name: _scores(folder, job, kinds) for folder, job in jobs.items()}
@@ -111,13 +113,13 @@ def _judged(run: RunResult, score: Score | None, usual: str) -> RunResult:
     return replace(run, top1=score.top1)
 
 
-def _scores(folder: AnyPath, job: Job, kinds: Sequence[Kind]) -> dict[tuple[str, str, int], Score]:
+def _scores(folder: AnyPath, job: Job, kinds: Sequence[EvaluationKind]) -> dict[tuple[str, str, int], Score]:
     """The scores of a run's last `relearned` moment."""
-    kept = [moment for moment in Subject(folder, job, "").moments() if moment.name == "relearned"]
+    kept = [moment for moment in AnalysedRun(folder, job, "").moments() if moment.name == "relearned"]
     return {score.column: score for score in _scores_of(kept[-1], kinds)} if kept else {}
 
 
-def _scores_of(moment: Moment, kinds: Sequence[Kind]) -> Iterator[Score]:
+def _scores_of(moment: Moment, kinds: Sequence[EvaluationKind]) -> Iterator[Score]:
     for kind in kinds:
         for path in listed(moment.run / FOLDER, f"{kind}-*-{moment.label}.json"):
             held = read_result(moment, path.stem.removesuffix(f"-{moment.label}"))
@@ -138,7 +140,7 @@ def scores_in(held: Mapping[str, Any]) -> Iterator[Score]:
         yield Score(kind, target["label"], int(shots), found["top1"], found["half_width"], made_by)
 
 
-def write_carried(runs: SweepRuns, kind: Kind) -> tuple[Line, ...]:
+def write_carried(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
     """Write `<sweep folder>/<kind>.csv`, .json and .md, if there is something to write.
 
     Returns the lines they hold, target by target.
@@ -213,9 +215,9 @@ def _numbers(line: Line) -> list[float | str]:
     return ["" if number is None else number for number in found]
 
 
-def moments_table(target: Target, outcomes: Sequence[Outcome], title: str) -> Table:
+def moments_table(run_set: RunSet, outcomes: Sequence[TaskOutcome], title: str) -> Table:
     """The results of moments, one after the other; what failed or was stopped is not in it."""
-    moments = {(one.run.name, one.label): one for subject in target.subjects for one in subject.moments()}
+    moments = {(one.run.name, one.label): one for run in run_set.runs for one in run.moments()}
     rows = []
     for outcome in outcomes:
         moment = moments.get((outcome.run_id, outcome.moment))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.analysis.base import Result
+from seal_ray.analysis.depth import SPLITS
 from seal_ray.analysis.evaluations import Destination
 from seal_ray.analysis.features import Features, extract
-from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
+from seal_ray.analysis.fewshot import episodes, score_episodes, unit_length
 from seal_ray.analysis.inputs import BATCH
 from seal_ray.analysis.probe import probe
 from seal_ray.data.augment import normalise
@@ -21,8 +22,6 @@ from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Channels
 from seal_ray.data.images import Split
 from seal_ray.data.loaders import open_loader
-
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Normalisation:
         return cls(dataset.name, dataset.mean, dataset.std)
 
 
-def judge(
+def score(
     network: nn.Module,
     destination: Destination,
     normalisation: Normalisation,
@@ -127,7 +126,7 @@ def _fewshot(
             ways=settings["ways"],
             queries=settings["queries"],
         )
-        found = evaluate(directions, drawn, head=settings["head"])
+        found = score_episodes(directions, drawn, head=settings["head"])
         numbers[str(shots)] = {"top1": 100 * found.mean, "half_width": 100 * found.half_width}
         arrays[f"accuracies_{shots}"] = found.accuracies.numpy()
     return {"shots": numbers}, arrays

@@ -46,14 +46,14 @@ def sharding(count: int) -> Iterator[MakeOperator]:
             operators = [here(share) for share in shares]
             return average(operators, [operator.images for operator in operators])
         first = len(actors)
-        actors.extend(_hire((network, share, loss, parameters, graph_bytes)) for share in shares[1:])
+        actors.extend(_start_actor((network, share, loss, parameters, graph_bytes)) for share in shares[1:])
         return _spread(here(shares[0]), actors[first:])
 
     try:
         yield make if count > 1 else hessian_operator
     finally:
         for actor in actors:
-            _dismiss(actor)
+            _stop_actor(actor)
 
 
 class Share:
@@ -116,7 +116,7 @@ def _on_ray() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _hire(problem: tuple[Any, ...]) -> Any:
+def _start_actor(problem: tuple[Any, ...]) -> Any:
     """An actor with as much of a GPU as this process has."""
     import ray
 
@@ -126,7 +126,7 @@ def _hire(problem: tuple[Any, ...]) -> Any:
     return ray.remote(Share).options(num_cpus=1, num_gpus=gpus, runtime_env=environment).remote(problem)
 
 
-def _dismiss(actor: Any) -> None:
+def _stop_actor(actor: Any) -> None:
     import ray
 
     ray.kill(actor)

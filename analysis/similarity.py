@@ -21,7 +21,7 @@ from seal_ray.runs.checkpoint import State
 
 if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
-    from seal_ray.analysis.moments import Moment, Subject
+    from seal_ray.analysis.moments import AnalysedRun, Moment
 
 
 class SimilaritySettings(BaseModel):
@@ -47,7 +47,7 @@ class Similarity(Analysis):
     Settings = SimilaritySettings
     paper = SimilaritySettings(images=5_000, barrier_images=5_000, barrier_points=21)
 
-    def compared_with(self, moment: Moment, run: Subject) -> Mapping[str, Moment]:
+    def compared_with(self, moment: Moment, run: AnalysedRun) -> Mapping[str, Moment]:
         """`before`, `generation` (the previous `relearned`) and `baseline`, as far as they were kept."""
         others = {}
         earlier = [other for other in run.moments() if other.place < moment.place]

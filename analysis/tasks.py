@@ -23,7 +23,7 @@ from pydantic import BaseModel, create_model
 
 from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.evaluations import Destination
-from seal_ray.analysis.moments import NAMES, Moment, Subject, Target
+from seal_ray.analysis.moments import NAMES, AnalysedRun, Moment, RunSet
 from seal_ray.config.document import Document, override
 from seal_ray.config.messages import STRICT, parse
 from seal_ray.config.plugin_files import from_names
@@ -35,7 +35,7 @@ from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
 FOLDER = "analysis"
-FORMAT = 1
+EVALUATION_FORMAT = 1
 """Raised whenever a change of this package changes what an evaluation finds."""
 PRESETS = ("quick", "paper")
 """`quick` takes seconds a moment on a laptop; `paper` is for GPUs."""
@@ -68,7 +68,7 @@ def _strict(settings: type[BaseModel]) -> type[BaseModel]:
 
 
 def load_settings(preset: str, overrides: Sequence[str] = ()) -> AnalysisSettings:
-    """A preset after overrides, which `plan` checks. ConfigError for a preset that there is not."""
+    """A preset after overrides, which `plan_analyses` checks. ConfigError for a preset that there is not."""
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: is not one of {', '.join(PRESETS)}")
     return AnalysisSettings(preset, tuple(overrides))
@@ -85,7 +85,7 @@ def analyses_of(job: Job, given: Sequence[PluginFile] = ()) -> dict[str, type[An
 
 
 @dataclass(frozen=True)
-class Piece:
+class Task:
     """One analysis of one moment, or, where that is None, its evaluation on another data set.
 
     key: says by what the result is determined; equal keys have equal results. others: the moments that it
@@ -124,7 +124,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What became of an analysis of a moment, or of a run of which nothing can be analysed."""
 
     run_id: str
@@ -135,43 +135,43 @@ class Outcome:
     reason: str = ""
 
     @classmethod
-    def of(cls, piece: Piece, status: Status, seconds: float = 0.0, reason: str = "") -> Outcome:
-        """The outcome of a piece."""
-        return cls(piece.moment.run.name, piece.what, piece.moment.label, status, seconds, reason)
+    def of(cls, task: Task, status: Status, seconds: float = 0.0, reason: str = "") -> TaskOutcome:
+        """The outcome of a task."""
+        return cls(task.moment.run.name, task.what, task.moment.label, status, seconds, reason)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done. todo: to compute, in the order of runs and moments. copies: by the key of a piece
+class TaskPlan:
+    """What is to be done. todo: to compute, in the order of runs and moments. copies: by the key of a task
     in todo, or of a known one, those that get its result. known: there already.
     """
 
-    todo: tuple[Piece, ...]
-    copies: Mapping[str, tuple[Piece, ...]]
-    known: tuple[Piece, ...]
-    failed: tuple[Outcome, ...]
+    todo: tuple[Task, ...]
+    copies: Mapping[str, tuple[Task, ...]]
+    known: tuple[Task, ...]
+    failed: tuple[TaskOutcome, ...]
 
     @property
-    def pieces(self) -> int:
+    def tasks(self) -> int:
         """How many analyses were asked for and can be made."""
         return len(self.todo) + len(self.known) + sum(map(len, self.copies.values()))
 
 
-def plan(
-    target: Target,
+def plan_analyses(
+    run_set: RunSet,
     what: Sequence[str],
     moments: Sequence[str] | None,
     settings: AnalysisSettings,
     plugins: Sequence[PluginFile] = (),
-) -> Plan:
-    """Which pieces there are, which are known, and which are the same work.
+) -> TaskPlan:
+    """Which tasks there are, which are known, and which are the same work.
 
     moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
     are, and for an analysis that there is not; what is wrong with one run or moment is a failed outcome.
     """
-    known = {subject.folder: analyses_of(subject.job, plugins) for subject in target.subjects}
+    known = {run.folder: analyses_of(run.job, plugins) for run in run_set.runs}
     every = {name: kind for of_run in known.values() for name, kind in of_run.items()}
-    if unknown := [name for name in what if target.subjects and name not in every]:
+    if unknown := [name for name in what if run_set.runs and name not in every]:
         raise ConfigError(f"--what {unknown[0]}: is not one of {', '.join(every)}")
     settings.of(every)
 
@@ -180,89 +180,91 @@ def plan(
         own = [one for one in settings.overrides if one.startswith(f"{kind.name}.")]
         return replace(settings, overrides=tuple(own)).of({kind.name: kind})[kind.name]
 
-    def make(name: str, moment: Moment, subject: Subject, dataset: Dataset) -> Piece:
-        kind = known[subject.folder].get(name)
+    def make(name: str, moment: Moment, run: AnalysedRun, dataset: Dataset) -> Task:
+        kind = known[run.folder].get(name)
         if kind is None:
             raise ConfigError(f"{name}: is in no plugin file of this run; name its file with --plugin")
-        return _piece(kind, moment, subject, dataset, settings_of(kind))
+        return _task(kind, moment, run, dataset, settings_of(kind))
 
-    return plan_pieces(target, [name for name in every if name in what], moments, make)
+    return plan_tasks(run_set, [name for name in every if name in what], moments, make)
 
 
-def plan_pieces(
-    target: Target,
+def plan_tasks(
+    run_set: RunSet,
     what: Sequence[str],
     moments: Sequence[str] | None,
-    make: Callable[[str, Moment, Subject, Dataset], Piece],
+    make: Callable[[str, Moment, AnalysedRun, Dataset], Task],
     *,
     last: bool = False,
-) -> Plan:
-    """The same of pieces of any kind, each made by `make`, which may raise SealRayErrors.
+) -> TaskPlan:
+    """The same of tasks of any kind, each made by `make`, which may raise SealRayErrors.
 
     last: moments None are the last `relearned` of each run, not all.
     """
-    _check_moments(target, moments)
-    failed = [Outcome(run, "", "", "failed", 0.0, text) for run, text in target.unreadable.items()]
-    pieces: list[Piece] = []
-    for subject in target.subjects:
+    _check_moments(run_set, moments)
+    failed = [TaskOutcome(run, "", "", "failed", 0.0, text) for run, text in run_set.unreadable.items()]
+    tasks: list[Task] = []
+    for run in run_set.runs:
         try:
-            dataset = subject.dataset()
+            dataset = run.dataset()
         except SealRayError as error:
-            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, str(error)))
+            failed.append(TaskOutcome(run.run_id, "", "", "failed", 0.0, str(error)))
             continue
         names = ["relearned"] if last and moments is None else moments
-        chosen = [one for one in subject.moments() if names is None or _asked_for(one, names)]
+        chosen = [one for one in run.moments() if names is None or _asked_for(one, names)]
         if not chosen:
-            failed.append(Outcome(subject.run_id, "", "", "failed", 0.0, _lacks(subject, names)))
+            failed.append(TaskOutcome(run.run_id, "", "", "failed", 0.0, _lacks(run, names)))
         for moment in chosen[-1:] if last and moments is None else chosen:
             for one in what:
                 try:
-                    pieces.append(make(one, moment, subject, dataset))
+                    tasks.append(make(one, moment, run, dataset))
                 except SealRayError as error:
-                    failed.append(Outcome(subject.run_id, one, moment.label, "failed", 0.0, str(error)))
-    return _sorted_out(pieces, failed)
+                    failed.append(TaskOutcome(run.run_id, one, moment.label, "failed", 0.0, str(error)))
+    return _sorted_out(tasks, failed)
 
 
-def _sorted_out(pieces: Sequence[Piece], failed: Sequence[Outcome]) -> Plan:
-    known = [piece for piece in pieces if _is_known(piece)]
-    there, done = {piece.key for piece in known}, {(piece.what, piece.moment) for piece in known}
-    todo: list[Piece] = []
-    copies: dict[str, list[Piece]] = {}
-    for piece in pieces:
-        if (piece.what, piece.moment) in done:
+def _sorted_out(tasks: Sequence[Task], failed: Sequence[TaskOutcome]) -> TaskPlan:
+    known = [task for task in tasks if _is_known(task)]
+    there, done = {task.key for task in known}, {(task.what, task.moment) for task in known}
+    todo: list[Task] = []
+    copies: dict[str, list[Task]] = {}
+    for task in tasks:
+        if (task.what, task.moment) in done:
             continue
-        if piece.key in there:
-            copies.setdefault(piece.key, []).append(piece)
+        if task.key in there:
+            copies.setdefault(task.key, []).append(task)
         else:
-            there.add(piece.key)
-            todo.append(piece)
-    return Plan(tuple(todo), {key: tuple(same) for key, same in copies.items()}, tuple(known), tuple(failed))
+            there.add(task.key)
+            todo.append(task)
+    return TaskPlan(
+        tuple(todo), {key: tuple(same) for key, same in copies.items()}, tuple(known), tuple(failed)
+    )
 
 
-def _is_known(piece: Piece) -> bool:
-    held = read_result(piece.moment, piece.what)
-    return held is not None and held.get("key") == piece.key
+def _is_known(task: Task) -> bool:
+    held = read_result(task.moment, task.what)
+    return held is not None and held.get("key") == task.key
 
 
-def _piece(
-    kind: type[Analysis], moment: Moment, subject: Subject, dataset: Dataset, settings: BaseModel
-) -> Piece:
-    facts, recipe, section = subject.facts(moment), subject.job.recipe, settings.model_dump(mode="json")
-    others = kind().compared_with(moment, subject)
+def _task(
+    kind: type[Analysis], moment: Moment, run: AnalysedRun, dataset: Dataset, settings: BaseModel
+) -> Task:
+    facts, recipe, section = run.facts(moment), run.job.recipe, settings.model_dump(mode="json")
+    others = kind().compared_with(moment, run)
     body: dict[str, Any] = {
         "format": kind.version,
         "what": kind.name,
         "settings": {name: value for name, value in section.items() if name != "shards"},
         "weights": facts.weights_sha256,
-        "others": {role: subject.facts(other).weights_sha256 for role, other in others.items()},
+        "others": {role: run.facts(other).weights_sha256 for role, other in others.items()},
         "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
         "model": [recipe.model.arch, recipe.model.stem, recipe.model.width],
-        **kind().depends_on(moment, subject, settings),
+        **kind().depends_on(moment, run, settings),
     }
     if (source := source_digest(kind)) is not None:
         body["source"] = source
     key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Piece(kind.name, moment, key, facts.weights_sha256, facts.epochs, section, others, kind)
+    return Task(kind.name, moment, key, facts.weights_sha256, facts.epochs, section, others, kind)
 
 
 def _asked_for(moment: Moment, names: Sequence[str]) -> bool:
@@ -270,29 +272,29 @@ def _asked_for(moment: Moment, names: Sequence[str]) -> bool:
     return moment.name in names or moment.label in names
 
 
-def _check_moments(target: Target, moments: Sequence[str] | None) -> None:
-    """ConfigError for a name or label that no run of the target has a moment of."""
-    kept = [moment for subject in target.subjects for moment in subject.moments()]
+def _check_moments(run_set: RunSet, moments: Sequence[str] | None) -> None:
+    """ConfigError for a name or label that no run of the run_set has a moment of."""
+    kept = [moment for run in run_set.runs for moment in run.moments()]
     there = [name for name in NAMES if name in {moment.name for moment in kept}]
     for name in moments or ():
         if not any(_asked_for(moment, [name]) for moment in kept):
             said = f"there are {', '.join(there)}" if there else "no run keeps any"
             raise ConfigError(
-                f"--moments {name}: no run in {target.folder} has such a moment; {said} "
+                f"--moments {name}: no run in {run_set.folder} has such a moment; {said} "
                 "(placement.keep.moments says which are kept)"
             )
 
 
-def _lacks(subject: Subject, moments: Sequence[str] | None) -> str:
-    kept = [moment.label for moment in subject.moments()]
+def _lacks(run: AnalysedRun, moments: Sequence[str] | None) -> str:
+    kept = [moment.label for moment in run.moments()]
     asked = f"no moment {' or '.join(moments)}" if moments else "no moments"
-    return f"{subject.folder}: has {asked}" + (f"; it has {', '.join(kept)}" if kept else " yet")
+    return f"{run.folder}: has {asked}" + (f"; it has {', '.join(kept)}" if kept else " yet")
 
 
-def verify_weights(piece: Piece, digest: str) -> None:
-    """CheckpointError unless the weights that were read are those that the piece was planned for."""
-    if digest != piece.weights_sha256:
-        raise CheckpointError(f"{piece.moment.path}: has changed since the analysis began; analyse again")
+def verify_weights(task: Task, digest: str) -> None:
+    """CheckpointError unless the weights that were read are those that the task was planned for."""
+    if digest != task.weights_sha256:
+        raise CheckpointError(f"{task.moment.path}: has changed since the analysis began; analyse again")
 
 
 def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:

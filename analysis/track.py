@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from seal_ray.analysis.moments import Moment, Subject
+from seal_ray.analysis.moments import AnalysedRun, Moment
 from seal_ray.analysis.tasks import FOLDER, read_result
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath
@@ -23,7 +23,7 @@ PLAIN = ("init", "relearned")
 
 
 def track(
-    analysed: Sequence[tuple[Subject, Sequence[tuple[Moment, str]]]],
+    analysed: Sequence[tuple[AnalysedRun, Sequence[tuple[Moment, str]]]],
     figures: Sequence[AnyPath],
     job_type: str = "analysis",
 ) -> None:
@@ -31,33 +31,33 @@ def track(
 
     One SealRayWarning when W&B fails, or needs longer than PATIENCE for a run; the rest is left out then.
     """
-    for subject, results in analysed:
-        if wandb_mode(subject.job.placement.tracking.wandb) == "off":
+    for run, results in analysed:
+        if wandb_mode(run.job.placement.tracking.wandb) == "off":
             continue
-        send = partial(_send, subject, results, figures, job_type)
-        if not sent_in_time(send, f"the analyses of {subject.run_id}", subject.folder / FOLDER):
+        send = partial(_send, run, results, figures, job_type)
+        if not sent_in_time(send, f"the analyses of {run.run_id}", run.folder / FOLDER):
             return
 
 
 def _send(
-    subject: Subject, results: Sequence[tuple[Moment, str]], figures: Sequence[AnyPath], job_type: str
+    run: AnalysedRun, results: Sequence[tuple[Moment, str]], figures: Sequence[AnyPath], job_type: str
 ) -> None:
     import wandb
 
-    tracking, recipe = subject.job.placement.tracking, subject.job.recipe
-    run = init_run(
+    tracking, recipe = run.job.placement.tracking, run.job.recipe
+    logged = init_run(
         tracking,
-        subject.folder / FOLDER,
+        run.folder / FOLDER,
         wandb_mode(tracking.wandb),
-        id=f"{subject.run_id}-{job_type}",
-        name=f"{subject.run_id}-{job_type}",
-        group=subject.job.name,
+        id=f"{run.run_id}-{job_type}",
+        name=f"{run.run_id}-{job_type}",
+        group=run.job.name,
         job_type=job_type,
-        tags=tags_of(recipe, data_name(subject.job)),
-        config={"parent": subject.run_id, **recipe.model_dump(mode="json")},
+        tags=tags_of(recipe, data_name(run.job)),
+        config={"parent": run.run_id, **recipe.model_dump(mode="json")},
     )
-    run.define_metric("global_epoch")
-    run.define_metric("*", step_metric="global_epoch")
+    logged.define_metric("global_epoch")
+    logged.define_metric("*", step_metric="global_epoch")
     for moment in sorted({moment for moment, _ in results}, key=lambda moment: moment.place):
         row: dict[str, Any] = {}
         for what in (what for analysed, what in results if analysed == moment):
@@ -72,12 +72,12 @@ def _send(
             prefix = "" if moment.name in PLAIN else f"{moment.name}/"
             axis = row.pop("global_epoch")
             whole = {f"{prefix}{name}": value for name, value in row.items()}
-            run.log({"global_epoch": axis, "generation": moment.generation, **whole})
+            logged.log({"global_epoch": axis, "generation": moment.generation, **whole})
     drawn = {
         path.stem: Image.open(io.BytesIO(path.read_bytes())) for path in figures if path.suffix == ".png"
     }
-    run.log({f"figures/{name}": wandb.Image(picture) for name, picture in drawn.items()})
-    run.finish()
+    logged.log({f"figures/{name}": wandb.Image(picture) for name, picture in drawn.items()})
+    logged.finish()
 
 
 def scalars(what: str, result: Mapping[str, Any]) -> Mapping[str, float | None]:

@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 
 from seal_ray.analysis.evaluations import make_evaluation
-from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.run import carry, carry_out
-from seal_ray.analysis.tasks import load_settings, plan
+from seal_ray.analysis.moments import find_runs
+from seal_ray.analysis.run import run_tasks, transfer
+from seal_ray.analysis.tasks import load_settings, plan_analyses
 from seal_ray.reports.page import write_report
 from seal_ray.sweeps.results import SweepRuns, write_results
 from seal_ray.sweeps.tune import train_sweep
@@ -48,12 +48,12 @@ def analyse(sweep: Path, data: Path) -> None:
     settings = load_settings("quick", ["depth.k=3", *CURVATURE])
     console = screen()[0]
     for what, moment in (("depth", "relearned"), ("calibration", LAST), ("curvature", LAST)):
-        asked = plan(find_target(sweep), [what], [moment], settings)
-        carry_out(asked, console, in_process=True)  # without the figures of `analyze`
+        asked = plan_analyses(find_runs(sweep), [what], [moment], settings)
+        run_tasks(asked, console, in_process=True)  # without the figures of `analyze`
     probes = make_evaluation("transfer", None, targets=[str(data)])
-    carry(sweep, console, probes, data=data, in_process=True)
+    transfer(sweep, console, probes, data=data, in_process=True)
     shots = make_evaluation("fewshot", None, targets=[str(data)], shots=[1], episodes=5, ways=3, queries=2)
-    carry(sweep, console, shots, data=data, in_process=True)
+    transfer(sweep, console, shots, data=data, in_process=True)
 
 
 def many_runs(source: Path, storage: Path, settings: int, seeds: int, epochs: int) -> Path:

@@ -140,7 +140,7 @@ def _carry_out(
     where: dict[str, Any],
     trusted: bool,
 ) -> None:
-    from seal_ray.analysis.run import carry, judge_weights, summary
+    from seal_ray.analysis.run import score_weights, summary, transfer
 
     weights, arch, trained_on = outside
     if (target is None) == (weights is None) or (weights is None) != (arch is None):
@@ -151,13 +151,13 @@ def _carry_out(
                 "--weights: is judged in this process; --moments, --storage, --workers, --address, "
                 "--in-process and --trust-plugins are for runs"
             )
-        outcomes = judge_weights(weights, arch, asked, out, data=data, trained_on=trained_on)
+        outcomes = score_weights(weights, arch, asked, out, data=data, trained_on=trained_on)
     else:
         assert target is not None
         if trained_on != "imagenet":
             raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
         trust_plugins(target, trusted)
-        outcomes = carry(target, out, asked, data=data, moments=_listed(moments), **where)
+        outcomes = transfer(target, out, asked, data=data, moments=_listed(moments), **where)
     out.print(summary(outcomes), markup=False)
     if any(outcome.status in ("failed", "stopped") for outcome in outcomes):
         raise typer.Exit(1)

@@ -35,7 +35,7 @@ CONTENTS = (
     reasons.depth_section,
     reasons.curvature_section,
     reasons.further_section,
-    reasons.carried_section,
+    reasons.evaluated_section,
     reasons.examples_section,
     accuracy.speed_section,
     record.warnings_section,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seal_ray.analysis.evaluations import Kind
+from seal_ray.analysis.evaluations import EvaluationKind
 from seal_ray.analysis.scores import Column
 from seal_ray.analysis.tasks import read_arrays
 from seal_ray.errors import SealRayError
@@ -41,7 +41,7 @@ SPECTRUM = 160
 GRIDS = 6
 """Settings whose example images are shown at most."""
 
-CARRIED: Mapping[Kind, tuple[str, str, tuple[str, ...]]] = {
+EVALUATED: Mapping[EvaluationKind, tuple[str, str, tuple[str, ...]]] = {
     "transfer": (
         "Linear probes",
         "a linear probe on the frozen features",
@@ -296,19 +296,19 @@ def _scalars(one: MomentFacts, what: str) -> Mapping[str, float | None]:
     return found
 
 
-def carried_section(study: Study, target: Target) -> Section:
+def evaluated_section(study: Study, target: Target) -> Section:
     """Linear probes and few-shot episodes on other data sets."""
     blocks: list[Block] = []
-    for kind, (title, how, example) in CARRIED.items():
+    for kind, (title, how, example) in EVALUATED.items():
         columns = [column for column in study.columns if column.kind == kind]
         if columns:
-            blocks.append(_carried_table(study, columns, f"{title}: top-1 of {how}"))
+            blocks.append(_evaluated_table(study, columns, f"{title}: top-1 of {how}"))
         elif example:
             blocks.append(Missing(f"{title}: nothing has been evaluated.", target.command(*example)))
     return Section("carried", "On other data sets", tuple(blocks))
 
 
-def _carried_table(study: Study, columns: Sequence[Column], title: str) -> Table:
+def _evaluated_table(study: Study, columns: Sequence[Column], title: str) -> Table:
     rows = []
     for column in columns:
         for setting, line in zip(study.settings, column.lines, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from seal_ray.analysis.moments import Target, baseline_in, find_target, sweep_target
+from seal_ray.analysis.moments import RunSet, baseline_in, find_runs, sweep_runs
 from seal_ray.config.document import stored_in
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.recipe import Recipe
@@ -49,29 +49,29 @@ class Source:
 def find_source(path: Path, storage: str | None = None) -> Source:
     """The runs that a path stands for: a run's folder or YAML, a sweep's YAML or folder, a storage folder.
 
-    storage: overrides placement.storage of a YAML file. Errors as `seal_ray.analysis.moments.find_target`,
+    storage: overrides placement.storage of a YAML file. Errors as `seal_ray.analysis.moments.find_runs`,
     and CheckpointError when no run can be read.
     """
     if path.is_file() and is_sweep(path):
         return _of_sweep(prepare_sweep(load_sweep(path, stored_in(storage))))
-    target = find_target(path, storage)
+    run_set = find_runs(path, storage)
     if path.is_dir() and not (path / "job.yaml").is_file() and (path / "results.json").is_file():
-        return _of_sweep_folder(target)
-    return _of_runs(target)
+        return _of_sweep_folder(run_set)
+    return _of_runs(run_set)
 
 
 def _of_sweep(runs: SweepRuns) -> Source:
-    sweep_target(runs)  # at least one run has begun
+    sweep_runs(runs)  # at least one run has begun
     members = [_member(one.store.folder, one.job.recipe, runs.settings[one.run_id]) for one in runs.planned]
     after = runs.sweep.after_generations
     baseline = dict(runs.sweep.baseline)
     return Source(runs.sweep.name, "sweep", runs.folder, tuple(members), baseline, after_generations=after)
 
 
-def _of_sweep_folder(target: Target) -> Source:
-    """A sweep by the results.json in its folder, which `find_target` could read."""
-    held = json.loads((target.folder / "results.json").read_bytes())
-    storage = target.folder.parent.parent
+def _of_sweep_folder(run_set: RunSet) -> Source:
+    """A sweep by the results.json in its folder, which `find_runs` could read."""
+    held = json.loads((run_set.folder / "results.json").read_bytes())
+    storage = run_set.folder.parent.parent
     order = [line["setting"] for line in held["lines"]]
     try:
         runs = sorted(held["runs"], key=lambda run: (order.index(run["setting"]), run["seed"]))
@@ -83,32 +83,32 @@ def _of_sweep_folder(target: Target) -> Source:
         after = tuple(int(many) for line in held["lines"][:1] for many in line.get("after", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{target.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` writes it "
-            "anew"
+            f"{run_set.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` "
+            "writes it anew"
         ) from None
     baseline = baseline_in(held)
-    return Source(target.name, "sweep", target.folder, tuple(members), baseline, after_generations=after)
+    return Source(run_set.name, "sweep", run_set.folder, tuple(members), baseline, after_generations=after)
 
 
-def _of_runs(target: Target) -> Source:
+def _of_runs(run_set: RunSet) -> Source:
     """Runs without a sweep: their settings are what their recipes differ in, the baseline plain training."""
-    if not target.subjects:
+    if not run_set.runs:
         raise CheckpointError(
-            f"{target.folder}: no run in it can be read:\n  " + "\n  ".join(target.unreadable.values())
+            f"{run_set.folder}: no run in it can be read:\n  " + "\n  ".join(run_set.unreadable.values())
         )
-    recipes = [subject.job.recipe for subject in target.subjects]
+    recipes = [run.job.recipe for run in run_set.runs]
     settings = list(settings_of(recipes))
     members = [
-        _member(subject.folder, subject.job.recipe, setting)
-        for subject, setting in zip(target.subjects, settings, strict=True)
+        _member(run.folder, run.job.recipe, setting)
+        for run, setting in zip(run_set.runs, settings, strict=True)
     ]
     # By setting in the order of their labels, plain training first.
     members.sort(key=lambda one: (one.setting["method"] != "normal", tuple(one.setting.values()), one.seed))
     several = len({tuple(one.setting.items()) for one in members}) > 1
     plain = {"method": "normal"} if several and any(s["method"] == "normal" for s in settings) else {}
-    _refuse_doubles(members, target)
-    kind: Kind = "run" if len(members) == 1 and members[0].folder == target.folder else "storage"
-    return Source(target.name, kind, target.folder, tuple(members), plain, target.unreadable)
+    _refuse_doubles(members, run_set)
+    kind: Kind = "run" if len(members) == 1 and members[0].folder == run_set.folder else "storage"
+    return Source(run_set.name, kind, run_set.folder, tuple(members), plain, run_set.unreadable)
 
 
 def _member(folder: AnyPath, recipe: Recipe, setting: Setting) -> Member:
@@ -151,13 +151,13 @@ def _varies(flat: Sequence[Mapping[str, str]], key: str) -> bool:
     return len({one.get(key) for one in flat}) > 1
 
 
-def _refuse_doubles(members: Sequence[Member], target: Target) -> None:
+def _refuse_doubles(members: Sequence[Member], run_set: RunSet) -> None:
     """ConfigError for two runs of one setting and seed: they would count as two seeds."""
     seen: dict[Any, Member] = {}
     for one in members:
         before = seen.setdefault((tuple(one.setting.items()), one.seed), one)
         if before is not one:
             raise ConfigError(
-                f"{target.folder}: {before.folder.name} and {one.folder.name} have the same recipe, but "
+                f"{run_set.folder}: {before.folder.name} and {one.folder.name} have the same recipe, but "
                 "their data sets differ; report on one of them, or on the sweep that they belong to"
             )

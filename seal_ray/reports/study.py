@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from seal_ray.analysis.moments import Moment, Subject
+from seal_ray.analysis.moments import AnalysedRun, Moment
 from seal_ray.analysis.scores import Column, columns_of
 from seal_ray.analysis.tasks import FOLDER, read_result
 from seal_ray.data.staging import describe
@@ -187,9 +187,9 @@ def read_run(member: Member) -> RunFacts:
 
 def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
     """The moments whose manifests can be read, in the order in which the run reached them."""
-    subject = Subject(folder, job, "")
+    run = AnalysedRun(folder, job, "")
     files = [path.stem for path in listed(folder / FOLDER, "*.json")]
-    for moment in subject.moments():
+    for moment in run.moments():
         with suppress(CheckpointError):
             fingerprint = read_manifest(moment.path)["fingerprint"]
             there = [name.removesuffix(f"-{moment.label}") for name in files if name.endswith(moment.label)]
@@ -199,7 +199,7 @@ def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
                 for what, one in held.items()
                 if one is not None and (what in SHOWN or "scalars" in one)
             }
-            yield MomentFacts(moment, subject.facts(moment).epochs, fingerprint, results)
+            yield MomentFacts(moment, run.facts(moment).epochs, fingerprint, results)
 
 
 def _identity(job: Job) -> str:

@@ -23,7 +23,7 @@ from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.run import analyze, summary
 from seal_ray.analysis.tasks import (
     AnalysisSettings,
-    Outcome,
+    TaskOutcome,
     load_settings,
     read_arrays,
     read_result,
@@ -56,7 +56,7 @@ SMALL = load_settings(
 CHEAP = ["depth", "similarity", "calibration"]
 
 
-def ask(path: Path, *changes: str, **asked: Any) -> tuple[list[Outcome], str]:
+def ask(path: Path, *changes: str, **asked: Any) -> tuple[list[TaskOutcome], str]:
     """The outcomes of `analyze` in this process, and what it printed."""
     printed = io.StringIO()
     settings = load_settings("quick", changes) if changes else SMALL
@@ -64,7 +64,7 @@ def ask(path: Path, *changes: str, **asked: Any) -> tuple[list[Outcome], str]:
     return analyze(path, console, **{"settings": settings, "in_process": True, **asked}), printed.getvalue()
 
 
-def statuses(outcomes: Sequence[Outcome]) -> Counter[str]:
+def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:
     return Counter(outcome.status for outcome in outcomes)
 
 
@@ -255,7 +255,7 @@ def test_settings_that_the_data_cannot_serve_fail_alone(storage: Path) -> None:
 def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import seal_ray.analysis.pool
 
-    real, calls = seal_ray.analysis.pool.work_off, Counter[str]()
+    real, calls = seal_ray.analysis.pool.compute_task, Counter[str]()
 
     def interrupted(*arguments: Any, **named: Any) -> float:
         calls["made"] += 1
@@ -263,7 +263,7 @@ def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(seal_ray.analysis.pool, "work_off", interrupted)
+    monkeypatch.setattr(seal_ray.analysis.pool, "compute_task", interrupted)
     run = run_of(storage, "llf")
     outcomes, printed = ask(run, what=["calibration"])
     assert statuses(outcomes) == {"computed": 2, "stopped": 4}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from seal_ray.analysis.moments import sweep_target
+from seal_ray.analysis.moments import sweep_runs
 from seal_ray.analysis.run import analyse_after, analysing_sweep
 from seal_ray.recipe import Job
 from seal_ray.sweeps.results import SweepRuns
@@ -41,11 +41,11 @@ def test_a_sweep_that_asks_for_analyses_ends_with_them(digits: Path, tmp_path: P
 def test_what_was_stopped_is_analysed_when_it_has_gone_on(digits: Path, tmp_path: Path) -> None:
     runs = sweep(digits, tmp_path)
     console, printed = screen()
-    analyse_after(lambda: sweep_target(runs), ("calibration",), console, in_process=True)
+    analyse_after(lambda: sweep_runs(runs), ("calibration",), console, in_process=True)
     assert "analyses: none: " in printed.getvalue()  # nothing has begun
     train(runs, console)
     runs.planned[0].store.set_status("stopped")
-    analyse_after(lambda: sweep_target(runs), ("calibration",), console, in_process=True)
+    analyse_after(lambda: sweep_runs(runs), ("calibration",), console, in_process=True)
     assert "analyses: the rest is made when training goes on" in printed.getvalue()
 
 

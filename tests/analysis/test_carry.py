@@ -24,9 +24,9 @@ from seal_ray.analysis.evaluations import find_destination, is_evaluation, load_
 from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import probe
-from seal_ray.analysis.run import carry, judge_weights
+from seal_ray.analysis.run import score_weights, transfer
 from seal_ray.analysis.scores import carried_over, widen
-from seal_ray.analysis.tasks import Outcome, read_arrays, read_result, result_path
+from seal_ray.analysis.tasks import TaskOutcome, read_arrays, read_result, result_path
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
@@ -69,16 +69,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data"
 
 
-def ask(path: Path, kind: Any, data: Path, *targets: str, **asked: Any) -> tuple[list[Outcome], str]:
+def ask(path: Path, kind: Any, data: Path, *targets: str, **asked: Any) -> tuple[list[TaskOutcome], str]:
     """The outcomes of an evaluation in this process, and what it printed."""
     fields = {**(PROBE if kind == "transfer" else EPISODES), **asked.pop("fields", {})}
     evaluation = make_evaluation(kind, targets=list(targets), **fields)
     printed = io.StringIO()
     console = Console(file=printed, width=120, soft_wrap=True)
-    return carry(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
+    return transfer(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
 
 
-def statuses(outcomes: Sequence[Outcome]) -> Counter[str]:
+def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:
     return Counter(outcome.status for outcome in outcomes)
 
 
@@ -247,7 +247,7 @@ def test_weights_from_outside_are_judged_as_the_run_s_own(storage: Path, data: P
         ask(run, kind, data, "others")
         evaluation = make_evaluation(kind, targets=["others", "isic"], **fields)  # type: ignore[arg-type]
         for expected in ("computed", "known"):
-            outcomes = judge_weights(
+            outcomes = score_weights(
                 file, "resnet18", evaluation, Console(file=printed), data=data, trained_on=trained_on
             )
             assert statuses(outcomes) == {expected: 1, "failed": 1}
@@ -257,9 +257,9 @@ def test_weights_from_outside_are_judged_as_the_run_s_own(storage: Path, data: P
     assert f"{result(moment, 'transfer-others')['result']['top1']:.2f}" in printed.getvalue()
     assert "isic: is not prepared" in printed.getvalue()
     with pytest.raises(CheckpointError, match="is not a state dict of resnet50"):
-        judge_weights(file, "resnet50", evaluation, Console(file=printed), data=data)
+        score_weights(file, "resnet50", evaluation, Console(file=printed), data=data)
     imagenet = make_evaluation("transfer", targets=["others"], **PROBE)
-    judge_weights(file, "resnet18", imagenet, Console(file=printed), data=data)
+    score_weights(file, "resnet18", imagenet, Console(file=printed), data=data)
     held = json.loads((tmp_path / "theirs-transfer-others.json").read_text())
     assert held["result"]["normalised_with"]["mean"] == [0.485, 0.456, 0.406]
 

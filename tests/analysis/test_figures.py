@@ -15,8 +15,8 @@ from PIL import Image
 from seal_ray.analysis import Result
 from seal_ray.analysis.depth import Example
 from seal_ray.analysis.figures import gather, picture, write_figures
-from seal_ray.analysis.moments import Moment, Subject, find_target
-from seal_ray.analysis.tasks import AnalysisSettings, plan, write_result
+from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
+from seal_ray.analysis.tasks import AnalysisSettings, plan_analyses, write_result
 from seal_ray.analysis.track import scalars, track
 from seal_ray.errors import SealRayWarning
 
@@ -58,14 +58,14 @@ def curvature(seed: int) -> Result:
 def drawn(storage: Path) -> Path:
     """Runs with made-up depths and curvatures of all moments."""
     for what, make in (("depth", depth), ("curvature", curvature)):
-        planned = plan(find_target(storage), [what], None, AnalysisSettings())
-        for piece in (*planned.todo, *(one for same in planned.copies.values() for one in same)):
-            write_result(piece.moment, piece.what, piece.head(), make(piece.moment.generation))
+        planned = plan_analyses(find_runs(storage), [what], None, AnalysisSettings())
+        for task in (*planned.todo, *(one for same in planned.copies.values() for one in same)):
+            write_result(task.moment, task.what, task.head(), make(task.moment.generation))
     return storage
 
 
 def test_figures_are_drawn_and_equal_results_give_equal_files(drawn: Path) -> None:
-    target = find_target(drawn)
+    target = find_runs(drawn)
     paths = write_figures(target)
     names = {"depth-histogram", "depth-mean", "spectral-density", "curvature"}
     assert {path.name for path in paths} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
@@ -83,14 +83,14 @@ def test_figures_are_drawn_and_equal_results_give_equal_files(drawn: Path) -> No
 def test_a_figure_needs_results_of_its_own(drawn: Path) -> None:
     for path in drawn.glob("*/analysis/curvature-*"):
         path.unlink()
-    assert {path.stem for path in write_figures(find_target(drawn))} == {"depth-histogram", "depth-mean"}
+    assert {path.stem for path in write_figures(find_runs(drawn))} == {"depth-histogram", "depth-mean"}
     for path in drawn.glob("*/analysis/*-relearned.json"):
         path.unlink()
-    assert write_figures(find_target(drawn)) == []
+    assert write_figures(find_runs(drawn)) == []
 
 
 def test_what_is_gathered_knows_its_epoch_and_its_setting(drawn: Path) -> None:
-    found = gather(find_target(drawn / "sweeps/small"))
+    found = gather(find_runs(drawn / "sweeps/small"))
     places = {(one.label, one.moment.label): one.epochs for one in found}
     assert places["seal", "g001-ascended"] == 3
     assert places["llf", "g001-forgotten"] == 2
@@ -142,18 +142,18 @@ def test_the_scalars_of_results() -> None:
     assert dict(scalars("similarity", empty)) == {"weight_norm/fc": 2.0, "barrier": None}
 
 
-def tracked(drawn: Path, mode: str) -> tuple[Subject, list[tuple[Moment, str]]]:
-    subject = next(one for one in find_target(drawn).subjects if one.label == "seal")
+def tracked(drawn: Path, mode: str) -> tuple[AnalysedRun, list[tuple[Moment, str]]]:
+    subject = next(one for one in find_runs(drawn).runs if one.label == "seal")
     placement = subject.job.placement
     tracking = placement.tracking.model_copy(update={"wandb": mode})
     job = subject.job.model_copy(update={"placement": placement.model_copy(update={"tracking": tracking})})
     results = [(moment, what) for moment in subject.moments() for what in ("depth", "curvature")]
-    return Subject(subject.folder, job, subject.label), results
+    return AnalysedRun(subject.folder, job, subject.label), results
 
 
 def test_an_analysis_is_a_wandb_run_of_its_own(drawn: Path) -> None:
     one = tracked(drawn, "offline")
-    figures = write_figures(find_target(drawn))
+    figures = write_figures(find_runs(drawn))
     with warnings.catch_warnings():
         warnings.simplefilter("error", SealRayWarning)
         track([one], figures)

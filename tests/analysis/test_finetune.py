@@ -22,9 +22,9 @@ from seal_ray.analysis.evaluations import load_evaluation, make_evaluation, tran
 from seal_ray.analysis.finetune import images_of
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import training_share
-from seal_ray.analysis.run import carry, judge_weights
+from seal_ray.analysis.run import score_weights, transfer
 from seal_ray.analysis.scoring import Normalisation
-from seal_ray.analysis.tasks import Outcome, read_result
+from seal_ray.analysis.tasks import TaskOutcome, read_result
 from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
@@ -51,14 +51,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def ask(path: Path, data: Path, fields: Any = TUNED, **asked: Any) -> tuple[list[Outcome], str]:
+def ask(path: Path, data: Path, fields: Any = TUNED, **asked: Any) -> tuple[list[TaskOutcome], str]:
     printed = io.StringIO()
     evaluation = make_evaluation("finetune", targets=["letters"], **fields)
     console = Console(file=printed, width=120, soft_wrap=True)
-    return carry(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
+    return transfer(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
 
 
-def statuses(outcomes: Sequence[Outcome]) -> Counter[str]:
+def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:
     return Counter(outcome.status for outcome in outcomes)
 
 
@@ -194,7 +194,7 @@ def test_it_lands_in_the_sweep_s_leaderboard_beside_probes(trained: Path, storag
     assert [float(row["top1"]) for row in rows] == [
         found[one.store.run_id]["result"]["top1"] for one in runs.planned
     ]
-    carry(file, console, probe, data=data, storage=where, in_process=True)
+    transfer(file, console, probe, data=data, storage=where, in_process=True)
     written = json.loads((runs.folder / "results.json").read_text())
     carried = [line["carried"] for line in written["lines"]]
     assert [set(one) for one in carried] == [{"finetune_letters", "transfer_letters"}] * 3
@@ -222,7 +222,7 @@ def test_weights_from_elsewhere_are_tuned_alike(storage: Path, data: Path, tmp_p
     trained_on = load_job(run / "job.yaml").recipe.data.path
     evaluation = make_evaluation("finetune", targets=["letters"], **TUNED)
     for expected in ("computed", "known"):
-        outcomes = judge_weights(
+        outcomes = score_weights(
             file, "resnet18", evaluation, Console(file=io.StringIO()), data=data, trained_on=trained_on
         )
         assert statuses(outcomes) == {expected: 1}

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from seal_ray.analysis import fewshot as heads
-from seal_ray.analysis.fewshot import Episodes, episodes, evaluate, unit_length
+from seal_ray.analysis.fewshot import Episodes, episodes, score_episodes, unit_length
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 
 
@@ -62,10 +62,10 @@ def test_logistic_heads_on_unit_features(shots: int, weight_decay: float) -> Non
     features = unit_length(features)
     drawn = episodes(labels, seed=1, shots=shots, count=60)
     expected = by_scikit_learn(features, drawn, weight_decay)
-    assert evaluate(features, drawn, weight_decay=weight_decay).mean == pytest.approx(
+    assert score_episodes(features, drawn, weight_decay=weight_decay).mean == pytest.approx(
         expected.mean(), abs=0.003
     )
-    precise = evaluate(features, drawn, weight_decay=weight_decay, tolerance=1e-7)
+    precise = score_episodes(features, drawn, weight_decay=weight_decay, tolerance=1e-7)
     # One query more or less of 75 in an episode.
     assert np.abs(precise.accuracies.numpy() - expected).max() < 1.5 / 75
 
@@ -75,7 +75,7 @@ def test_logistic_heads_on_features_as_they_are(ways: int) -> None:
     """Fewer features than support images, large and unequal scales."""
     features, labels = mixture(400, 12, 6)
     drawn = episodes(labels, seed=2, ways=ways, shots=20, count=30)
-    found = evaluate(features, drawn, weight_decay=0.003, tolerance=1e-6, max_iterations=3000)
+    found = score_episodes(features, drawn, weight_decay=0.003, tolerance=1e-6, max_iterations=3000)
     assert np.allclose(found.accuracies, by_scikit_learn(features, drawn, 0.003), atol=1.5 / (15 * ways))
 
 
@@ -83,7 +83,7 @@ def test_one_image_many_times_in_a_support() -> None:
     features, labels = mixture(200, 40, 5)
     features = unit_length(features[torch.arange(200) // 20 * 20 + labels])
     drawn = episodes(labels, seed=0, shots=10, count=10)
-    found = evaluate(features, drawn, weight_decay=0.01, tolerance=1e-6)
+    found = score_episodes(features, drawn, weight_decay=0.01, tolerance=1e-6)
     assert np.allclose(found.accuracies, by_scikit_learn(features, drawn, 0.01))
 
 
@@ -92,7 +92,7 @@ def test_one_image_many_times_in_a_support() -> None:
 def test_prototypes(seed: int, width: int, shots: int, ways: int) -> None:
     features, labels = mixture(60, width, 6, seed=seed)
     drawn = episodes(labels, seed=seed, shots=shots, ways=ways, queries=4, count=12)
-    found = evaluate(features, drawn, head="prototype")
+    found = score_episodes(features, drawn, head="prototype")
     assert np.array_equal(found.accuracies, by_brute_force(features, drawn))
 
 
@@ -102,21 +102,21 @@ def test_prototypes_within_float32_of_each_other() -> None:
     features = 500 + features
     drawn = episodes(labels, seed=0, shots=4, count=40)
     assert np.array_equal(
-        evaluate(features, drawn, head="prototype").accuracies, by_brute_force(features, drawn)
+        score_episodes(features, drawn, head="prototype").accuracies, by_brute_force(features, drawn)
     )
 
 
 def test_equal_prototypes_go_to_the_first_way() -> None:
     labels = torch.arange(60) % 3
     drawn = episodes(labels, seed=0, ways=3, shots=2, queries=3, count=4)
-    found = evaluate(torch.ones(60, 7), drawn, head="prototype")
+    found = score_episodes(torch.ones(60, 7), drawn, head="prototype")
     assert found.accuracies.tolist() == pytest.approx([1 / 3] * 4)
 
 
 def test_mean_and_half_width() -> None:
     features, labels = mixture(300, 10, 6)
     drawn = episodes(labels, seed=0, shots=2, count=50)
-    found = evaluate(features, drawn, head="prototype")
+    found = score_episodes(features, drawn, head="prototype")
     accuracies = found.accuracies.numpy()
     assert found.mean == pytest.approx(accuracies.mean())
     assert found.half_width == pytest.approx(1.96 * accuracies.std(ddof=1) / 50**0.5)
@@ -126,9 +126,9 @@ def test_mean_and_half_width() -> None:
 def test_chunks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = mixture(300, 30, 6)
     drawn = episodes(labels, seed=0, shots=5, count=30)
-    together = [evaluate(unit_length(features), drawn, head=head) for head in ("logistic", "prototype")]  # type: ignore[arg-type]
+    together = [score_episodes(unit_length(features), drawn, head=head) for head in ("logistic", "prototype")]  # type: ignore[arg-type]
     monkeypatch.setattr(heads, "WORKING_SET", 1)
-    apart = [evaluate(unit_length(features), drawn, head=head) for head in ("logistic", "prototype")]  # type: ignore[arg-type]
+    apart = [score_episodes(unit_length(features), drawn, head=head) for head in ("logistic", "prototype")]  # type: ignore[arg-type]
     assert np.allclose(together[0].accuracies, apart[0].accuracies, atol=1.5 / 75)
     assert torch.equal(together[1].accuracies, apart[1].accuracies)
 
@@ -137,7 +137,7 @@ def test_chunks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_calls_agree_bit_for_bit(head: str) -> None:
     features, labels = mixture(300, 30, 6)
     drawn = episodes(labels, seed=0, shots=5, count=30)
-    first, second = (evaluate(features, drawn, head=head) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (score_episodes(features, drawn, head=head) for _ in range(2))  # type: ignore[arg-type]
     assert torch.equal(first.accuracies, second.accuracies)
 
 
@@ -150,9 +150,9 @@ def test_what_cannot_be_evaluated() -> None:
     features, labels = mixture(300, 10, 6)
     drawn = episodes(labels, seed=0, shots=5, count=4)
     with pytest.raises(ConfigError, match="weight_decay"):
-        evaluate(features, drawn, weight_decay=0)
+        score_episodes(features, drawn, weight_decay=0)
     with pytest.warns(SealRayWarning, match="4 of 4 logistic regressions did not converge"):
-        evaluate(features, drawn, max_iterations=1)
+        score_episodes(features, drawn, max_iterations=1)
     features[17, 3] = torch.nan
     with pytest.raises(DataError, match="not all finite"):
-        evaluate(features, drawn)
+        score_episodes(features, drawn)

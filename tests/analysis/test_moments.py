@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seal_ray.analysis.moments import Moment, Subject, find_target
+from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
@@ -18,28 +18,28 @@ from tests.analysis.conftest import run_of
 METHODS = ["llf", "normal", "seal"]
 
 
-def subject_of(storage: Path, method: str) -> Subject:
-    (subject,) = find_target(run_of(storage, method)).subjects
+def subject_of(storage: Path, method: str) -> AnalysedRun:
+    (subject,) = find_runs(run_of(storage, method)).runs
     return subject
 
 
 def test_a_run_its_storage_and_its_sweep_are_targets(trained: Path) -> None:
     run = run_of(trained, "seal")
-    alone = find_target(run)
-    assert [(one.folder, one.label, one.baseline) for one in alone.subjects] == [(run, "seal", None)]
+    alone = find_runs(run)
+    assert [(one.folder, one.label, one.baseline) for one in alone.runs] == [(run, "seal", None)]
     assert alone.folder == run
 
-    stored = find_target(trained)
-    assert [one.label for one in stored.subjects] == METHODS
-    assert {one.baseline for one in stored.subjects} == {None}
+    stored = find_runs(trained)
+    assert [one.label for one in stored.runs] == METHODS
+    assert {one.baseline for one in stored.runs} == {None}
     assert stored.folder == trained
 
     normal = run_of(trained, "normal")
     for path in (trained.parent / "small.yaml", trained / "sweeps/small"):
-        target = find_target(path)
+        target = find_runs(path)
         assert target.folder == trained / "sweeps/small"
-        assert sorted(one.label for one in target.subjects) == METHODS
-        baselines = {one.label: one.baseline for one in target.subjects}
+        assert sorted(one.label for one in target.runs) == METHODS
+        baselines = {one.label: one.baseline for one in target.runs}
         assert baselines == {"normal": None, "llf": normal, "seal": normal}
 
 
@@ -48,9 +48,9 @@ def test_a_run_file_is_that_run(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "llf.yaml"
     held = yaml.safe_load((run / "job.yaml").read_text())
     file.write_text(yaml.safe_dump({**held, "placement": {**held["placement"], "storage": "elsewhere"}}))
-    assert find_target(file, storage=str(trained)).subjects[0].folder == run
+    assert find_runs(file, storage=str(trained)).runs[0].folder == run
     with pytest.raises(ConfigError, match=r"--storage: .* is no YAML file"):
-        find_target(run, storage=str(trained))
+        find_runs(run, storage=str(trained))
 
 
 def test_moments_come_in_the_order_in_which_the_run_reached_them(trained: Path) -> None:
@@ -93,27 +93,27 @@ def test_an_ascent_begins_at_the_end_of_the_generation_before_or_after_its_edit(
 
     method = copied.job.recipe.method.__class__(forget="llf", ascent_rate=0.5)
     edited = copied.job.model_copy(update={"recipe": copied.job.recipe.model_copy(update={"method": method})})
-    assert Subject(run, edited, "seal").before_ascent(Moment(run, 2, "ascended")) is None
+    assert AnalysedRun(run, edited, "seal").before_ascent(Moment(run, 2, "ascended")) is None
     (run / "moments/g002-ascended").rename(run / "moments/g002-forgotten")
     forgotten = Moment(run, 2, "forgotten")
-    assert Subject(run, edited, "seal").before_ascent(Moment(run, 2, "ascended")) == forgotten
+    assert AnalysedRun(run, edited, "seal").before_ascent(Moment(run, 2, "ascended")) == forgotten
 
 
 def test_damaged_runs_are_left_out_and_said(storage: Path) -> None:
     (run_of(storage, "llf") / "job.yaml").write_text("recipe: {")
-    target = find_target(storage)
-    assert [one.label for one in target.subjects] == ["normal", "seal"]
+    target = find_runs(storage)
+    assert [one.label for one in target.runs] == ["normal", "seal"]
     assert list(target.unreadable) == [run_of(storage, "llf").name]
     (storage / "sweeps/small/results.json").write_text(json.dumps({"runs": [{}]}))
     with pytest.raises(CheckpointError, match=r"results\.json: damaged"):
-        find_target(storage / "sweeps/small")
+        find_runs(storage / "sweeps/small")
 
 
 def test_paths_that_stand_for_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or folder"):
-        find_target(tmp_path / "absent")
+        find_runs(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="holds no runs"):
-        find_target(tmp_path)
+        find_runs(tmp_path)
 
 
 def test_another_data_set_is_refused(storage: Path, tmp_path: Path) -> None:

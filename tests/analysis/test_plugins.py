@@ -16,9 +16,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.run import analyse_after
-from seal_ray.analysis.tasks import AnalysisSettings, analyses_of, plan, read_result
+from seal_ray.analysis.tasks import AnalysisSettings, analyses_of, plan_analyses, read_result
 from seal_ray.analysis.track import track
 from seal_ray.cli import app
 from seal_ray.config.plugin_files import given_files
@@ -69,7 +69,7 @@ def test_the_readmes_analysis_is_computed_and_kept_with_its_scalars(
     said = ["--what", "effective_rank", "--plugin", rank, "--set", f"effective_rank.power={power}"]
     assert "12 computed, 4 copied" in analyze(storage, *said)
     assert "16 known" in analyze(storage, *said)
-    for subject in find_target(storage).subjects:
+    for subject in find_runs(storage).runs:
         for moment in subject.moments():
             held = read_result(moment, "effective_rank")
             assert held is not None
@@ -85,27 +85,29 @@ def test_the_readmes_analysis_is_computed_and_kept_with_its_scalars(
 def test_a_runs_own_file_is_found_and_one_that_is_given_takes_its_place(storage: Path, rank: Path) -> None:
     seal, llf = run_of(storage, "seal"), run_of(storage, "llf")
     carrying(seal, rank.read_text(), analyses=["effective_rank"])
-    planned = plan(find_target(storage), ["effective_rank"], ["relearned"], AnalysisSettings())
-    assert {piece.moment.run for piece in planned.todo} == {seal}
+    planned = plan_analyses(find_runs(storage), ["effective_rank"], ["relearned"], AnalysisSettings())
+    assert {task.moment.run for task in planned.todo} == {seal}
     reasons = {one.run_id: one.reason for one in planned.failed}
     assert (
         reasons[llf.name] == "effective_rank: is in no plugin file of this run; name its file with --plugin"
     )
     console, printed = screen()
-    analyse_after(lambda: find_target(seal), ("effective_rank",), console, in_process=True)
+    analyse_after(lambda: find_runs(seal), ("effective_rank",), console, in_process=True)
     assert "analyses: 6 computed" in printed.getvalue()
 
     rank.write_text(rank.read_text().replace('{"rank":', '{"halved": 0.5, "rank":'))
     assert "6 computed" in analyze(seal, "--what", "effective_rank", "--plugin", rank)
-    held = read_result(find_target(seal).subjects[0].moments()[0], "effective_rank")
+    held = read_result(find_runs(seal).runs[0].moments()[0], "effective_rank")
     assert held is not None
     assert held["result"]["halved"] == 0.5
 
 
 def test_a_line_of_its_file_makes_other_work_and_none_of_built_in_analyses(trained: Path, rank: Path) -> None:
     def keys(what: str) -> list[str]:
-        target = find_target(trained)
-        return [p.key for p in plan(target, [what], None, AnalysisSettings(), given_files([rank])).todo]
+        target = find_runs(trained)
+        return [
+            p.key for p in plan_analyses(target, [what], None, AnalysisSettings(), given_files([rank])).todo
+        ]
 
     before = {what: keys(what) for what in ("effective_rank", "depth")}
     rank.write_text(rank.read_text() + "\n# a word\n")
@@ -120,10 +122,10 @@ def test_its_scalars_reach_wandb_and_the_page_without_its_code(storage: Path, ra
     assert "Further analyses" in page
     assert page.count("effective_rank/rank at the end of each generation") >= 2  # wide, and for a phone
     for method in ("normal", "seal"):
-        last = find_target(run_of(storage, method)).subjects[0].moments()[-1]
+        last = find_runs(run_of(storage, method)).runs[0].moments()[-1]
         assert f"{rank_of(last, 1):.4g}" in page
     shutil.rmtree(storage / "analysis", ignore_errors=True)
-    (subject,) = find_target(run_of(storage, "seal")).subjects
+    (subject,) = find_runs(run_of(storage, "seal")).runs
     placement = subject.job.placement
     tracking = placement.tracking.model_copy(update={"wandb": "offline"})
     subject.job.__dict__["placement"] = placement.model_copy(update={"tracking": tracking})
@@ -189,16 +191,16 @@ def test_a_class_that_is_none_is_an_error_with_its_file_and_line(
 
 
 def test_names_and_settings_that_there_are_not(trained: Path, rank: Path) -> None:
-    target, files = find_target(trained), given_files([rank])
+    target, files = find_runs(trained), given_files([rank])
     with pytest.raises(ConfigError, match=r"--what effective_rank: is not one of depth, .*calibration"):
-        plan(target, ["effective_rank"], None, AnalysisSettings())
+        plan_analyses(target, ["effective_rank"], None, AnalysisSettings())
     for override, said in {
         "effective_rank.power=0": r"effective_rank\.power: must be greater than 0",
         "effective_rank.powr=1": r"effective_rank\.powr: unknown field; did you mean 'power'",
         "effectiv_rank.power=1": r"effectiv_rank: unknown field; did you mean 'effective_rank'",
     }.items():
         with pytest.raises(ConfigError, match=said):
-            plan(target, ["depth"], None, AnalysisSettings("quick", (override,)), files)
+            plan_analyses(target, ["depth"], None, AnalysisSettings("quick", (override,)), files)
 
 
 def test_a_job_may_ask_for_it_where_it_names_the_file(storage: Path, rank: Path) -> None:

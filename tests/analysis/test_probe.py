@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from seal_ray.analysis import probe as module
-from seal_ray.analysis.probe import Linear, fit, fit_grid, probe, share_of_each_class, standardisation
+from seal_ray.analysis.probe import Linear, fit_grid, fit_probe, probe, share_of_each_class, standardisation
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from tests.analysis.test_heads import mixture
 
@@ -56,7 +56,7 @@ def test_accuracy_and_objective_of_scikit_learn(apart: float) -> None:
 
 def test_the_gradient_vanishes() -> None:
     features, labels = mixture(800, 30, 4, apart=0.5)
-    model = fit(standardised(features), labels, classes=4, weight_decay=0.01, tolerance=1e-9)
+    model = fit_probe(standardised(features), labels, classes=4, weight_decay=0.01, tolerance=1e-9)
     weight, bias = (t.double().requires_grad_() for t in (model.weight, model.bias))
     logits = standardised(features).double() @ weight.T + bias
     loss = torch.nn.functional.cross_entropy(logits, labels) + 0.005 * weight.square().sum()
@@ -70,7 +70,7 @@ def test_the_gradient_vanishes() -> None:
 def test_two_classes() -> None:
     features, labels = mixture(500, 10, 2, apart=0.5)
     features = standardised(features)
-    model = fit(features, labels, classes=2, weight_decay=0.01, tolerance=1e-9)
+    model = fit_probe(features, labels, classes=2, weight_decay=0.01, tolerance=1e-9)
     theirs = by_scikit_learn(features, labels, 0.005)
     assert np.allclose(model.weight[1] - model.weight[0], theirs.coef_[0], atol=1e-3)
     assert model.bias.sum() == pytest.approx(0, abs=1e-5)
@@ -80,7 +80,7 @@ def test_a_grid_is_its_members() -> None:
     features, labels = mixture(400, 30, 4)
     together = fit_grid(standardised(features), labels, classes=4, weight_decays=DECAYS)
     for decay, model in zip(DECAYS, together, strict=True):
-        alone = fit(standardised(features), labels, classes=4, weight_decay=decay)
+        alone = fit_probe(standardised(features), labels, classes=4, weight_decay=decay)
         assert model.objective == pytest.approx(alone.objective, rel=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_a_grid_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fewer_images_than_features() -> None:
     features, labels = mixture(60, 200, 3)
     features = standardised(features)
-    model = fit(features, labels, classes=3, weight_decay=0.01)
+    model = fit_probe(features, labels, classes=3, weight_decay=0.01)
     theirs = by_scikit_learn(features, labels, 0.01)
     expected = objective(features, labels, torch.tensor(theirs.coef_), torch.tensor(theirs.intercept_), 0.01)
     assert objective(features, labels, model.weight, model.bias, 0.01) == pytest.approx(expected, rel=1e-3)
@@ -109,7 +109,7 @@ def test_scales_and_constant_columns(seed: int, classes: int, width: int, decay:
     features, labels = mixture(20 * classes, width, classes, seed=seed)
     features *= 10 ** (8 * torch.rand(width, generator=generator) - 5)
     features[:, torch.rand(width, generator=generator) < 0.3] = 3.0
-    model = fit(features, labels, classes=classes, weight_decay=decay, max_iterations=2000)
+    model = fit_probe(features, labels, classes=classes, weight_decay=decay, max_iterations=2000)
     assert model.weight.isfinite().all()
     found = objective(features, labels, model.weight, model.bias, decay)
     # The gradient, in units of each column's own curvature, is next to nothing.
@@ -212,7 +212,7 @@ def test_what_is_left_unfinished_is_said() -> None:
 def test_wrong_data() -> None:
     train, labels, test, truth = split()
     with pytest.raises(DataError, match="class 3 has 0 train images"):
-        fit(train[labels < 3], labels[labels < 3], classes=4, weight_decay=0.1)
+        fit_probe(train[labels < 3], labels[labels < 3], classes=4, weight_decay=0.1)
     with pytest.raises(DataError, match="class 4 has 0 train images"):
         probe(train, labels, test, truth, classes=5, seed=0)
     with pytest.raises(DataError, match="class 1 has 1 train images, but each class needs 2"):
@@ -221,11 +221,11 @@ def test_wrong_data() -> None:
     with pytest.raises(DataError, match="label 3 among the test labels, but there are 3 classes"):
         probe(train[labels < 3], labels[labels < 3], test, truth, classes=3, seed=0)
     with pytest.raises(DataError, match="400 rows of train features for 399 labels"):
-        fit(train, labels[1:], classes=4, weight_decay=0.1)
+        fit_probe(train, labels[1:], classes=4, weight_decay=0.1)
     broken = train.clone()
     broken[3, 3] = torch.inf
     with pytest.raises(DataError, match="train features are not all finite"):
-        fit(broken, labels, classes=4, weight_decay=0.1)
+        fit_probe(broken, labels, classes=4, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("wrong", [{"holdout": 0.0}, {"holdout": 1.0}, {"fraction": 0.0}, {"fraction": 1.5}])
@@ -240,7 +240,7 @@ def test_decays_and_classes_outside_their_range() -> None:
         with pytest.raises(ConfigError, match="weight decays"):
             fit_grid(features, labels, classes=2, weight_decays=decays)
     with pytest.raises(ConfigError, match="classes: 1"):
-        fit(features, torch.zeros_like(labels), classes=1, weight_decay=0.1)
+        fit_probe(features, torch.zeros_like(labels), classes=1, weight_decay=0.1)
 
 
 def test_a_class_without_test_images() -> None:

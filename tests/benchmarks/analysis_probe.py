@@ -12,8 +12,8 @@ from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from seal_ray.analysis.fewshot import Episodes, episodes, evaluate, unit_length
-from seal_ray.analysis.probe import DECAYS, fit, fit_grid, standardisation
+from seal_ray.analysis.fewshot import Episodes, episodes, score_episodes, unit_length
+from seal_ray.analysis.probe import DECAYS, fit_grid, fit_probe, standardisation
 from tests.benchmarks.measure import Result, best_of
 from tests.benchmarks.training import BenchData
 
@@ -46,7 +46,7 @@ def linear_probe(data: BenchData) -> Iterator[Result]:
     with threadpool_limits(torch.get_num_threads()):
         mine, other = best_of(
             5,
-            lambda: fit(features, labels, classes=CLASSES, weight_decay=WEIGHT_DECAY),
+            lambda: fit_probe(features, labels, classes=CLASSES, weight_decay=WEIGHT_DECAY),
             lambda: theirs(WEIGHT_DECAY),
         )
         yield Result(f"logistic regression to scikit-learn, {what}", other / mine, at_least=1)
@@ -56,7 +56,10 @@ def linear_probe(data: BenchData) -> Iterator[Result]:
             lambda: [theirs(weight_decay) for weight_decay in DECAYS],
         )
     yield Result(f"  {len(DECAYS)} weight decays together to scikit-learn's loop", other / mine, at_least=2)
-    model, their = fit(features, labels, classes=CLASSES, weight_decay=WEIGHT_DECAY), theirs(WEIGHT_DECAY)
+    model, their = (
+        fit_probe(features, labels, classes=CLASSES, weight_decay=WEIGHT_DECAY),
+        theirs(WEIGHT_DECAY),
+    )
     apart = abs(float((model.predict(features) == labels).double().mean()) - their.score(x, y))
     yield Result("  accuracies apart", 100 * apart, "points", at_most=0.2)
 
@@ -78,12 +81,12 @@ def few_shot(data: BenchData) -> Iterator[Result]:
             warnings.simplefilter("ignore", UserWarning)
             logistic, prototype, other, centroids = best_of(
                 2,
-                lambda drawn=drawn: evaluate(features, drawn, weight_decay=WEIGHT_DECAY),
-                lambda drawn=drawn: evaluate(features, drawn, head="prototype"),
+                lambda drawn=drawn: score_episodes(features, drawn, weight_decay=WEIGHT_DECAY),
+                lambda drawn=drawn: score_episodes(features, drawn, head="prototype"),
                 theirs,
                 lambda drawn=drawn: loop(NearestCentroid(), features, drawn),
             )
-        apart = abs(evaluate(features, drawn, weight_decay=WEIGHT_DECAY).mean - found["theirs"].mean())
+        apart = abs(score_episodes(features, drawn, weight_decay=WEIGHT_DECAY).mean - found["theirs"].mean())
         yield Result(
             f"600 logistic heads to scikit-learn's loop, {shots} shots",
             other / logistic,

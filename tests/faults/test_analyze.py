@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.tasks import Plan, load_settings, plan, read_result
+from seal_ray.analysis.moments import find_runs
+from seal_ray.analysis.tasks import TaskPlan, load_settings, plan_analyses, read_result
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
 from seal_ray.storage.files import write_durably
@@ -33,8 +33,8 @@ from seal_ray.analysis import pool
 from seal_ray.analysis.run import analyze, summary
 
 class Worker(pool.Worker):
-    def work(self, piece):
-        done = super().work(piece)
+    def work(self, task):
+        done = super().work(task)
         time.sleep(PAUSE)
         return done
 
@@ -60,7 +60,7 @@ def run(digits: Path, tmp_path: Path) -> Path:
 
 
 class Analysis:
-    """One `analyze` in a process of its own, and all that it starts. pause: seconds after each piece."""
+    """One `analyze` in a process of its own, and all that it starts. pause: seconds after each task."""
 
     def __init__(self, run: Path, pause: int = 0) -> None:
         self.mark = uuid.uuid4().hex
@@ -91,8 +91,8 @@ class Analysis:
         return printed
 
 
-def planned(run: Path) -> Plan:
-    return plan(find_target(run), ["curvature"], None, load_settings("quick", CHANGES))
+def planned(run: Path) -> TaskPlan:
+    return plan_analyses(find_runs(run), ["curvature"], None, load_settings("quick", CHANGES))
 
 
 def test_killed_actors_and_a_killed_driver_lose_the_pieces_in_hand_alone(run: Path) -> None:
@@ -107,7 +107,7 @@ def test_killed_actors_and_a_killed_driver_lose_the_pieces_in_hand_alone(run: Pa
     first.end()
     kept = planned(run)
     assert 3 <= len(kept.known) < 6
-    written = {piece.moment: read_result(piece.moment, "curvature") for piece in kept.known}
+    written = {task.moment: read_result(task.moment, "curvature") for task in kept.known}
 
     again = Analysis(run)
     printed = again.end()

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from seal_ray import cli
-from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.scores import widen_results
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.reports.page import write_report
@@ -176,7 +176,7 @@ def test_a_folder_compares_what_its_sweep_does(storage: Path) -> None:
     assert {one.line.setting["method"]: one.line.difference is None for one in study.settings} == {
         **{"normal": True, "llf": True, "seal": False}
     }
-    compared = {one.job.recipe.method.name: one.baseline is not None for one in find_target(folder).subjects}
+    compared = {one.job.recipe.method.name: one.baseline is not None for one in find_runs(folder).runs}
     assert compared == {"normal": False, "llf": False, "seal": True}
     # A file of before that was written: the labels that the lines marked as baselines share.
     del held["baseline"]

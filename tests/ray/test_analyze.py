@@ -1,4 +1,4 @@
-"""Analyses on a real Ray: actors share the pieces, agree with one process, and lose a piece when they die."""
+"""Analyses on a real Ray: actors share the tasks, agree with one process, and lose a task when they die."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.console import Console
 
 import seal_ray.analysis.pool
 import seal_ray.analysis.run
-from seal_ray.analysis.moments import find_target
-from seal_ray.analysis.pool import Done, slots, work_on_ray
+from seal_ray.analysis.moments import find_runs
+from seal_ray.analysis.pool import Done, compute_on_ray, pool_size
 from seal_ray.analysis.run import analyze
-from seal_ray.analysis.tasks import Outcome, Piece, load_settings, plan, read_result
+from seal_ray.analysis.tasks import Task, TaskOutcome, load_settings, plan_analyses, read_result
 from seal_ray.errors import ClusterError
 from seal_ray.sweeps.results import write_results
 from seal_ray.sweeps.tune import train_sweep
@@ -41,29 +41,29 @@ def run(digits: Path, tmp_path: Path) -> Path:
     return runs.planned[0].store.folder
 
 
-def planned(run: Path, *what: Any) -> tuple[Piece, ...]:
-    return plan(find_target(run), what, None, SETTINGS).todo
+def planned(run: Path, *what: Any) -> tuple[Task, ...]:
+    return plan_analyses(find_runs(run), what, None, SETTINGS).todo
 
 
-def numbers(pieces: tuple[Piece, ...]) -> list[Any]:
-    held = [read_result(piece.moment, piece.what) for piece in pieces]
+def numbers(tasks: tuple[Task, ...]) -> list[Any]:
+    held = [read_result(task.moment, task.what) for task in tasks]
     return [one and one["result"] for one in held]
 
 
 def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
-    pieces = planned(run, "depth", "calibration")
+    tasks = planned(run, "depth", "calibration")
     printed = io.StringIO()
     console = Console(file=printed, width=200, soft_wrap=True)
     asked: dict[str, Any] = {"what": ["depth", "calibration"], "settings": SETTINGS}
     outcomes = analyze(run, console, workers=2, **asked)
     assert [one.status for one in outcomes] == ["computed"] * 10
     assert printed.getvalue().count(": computed in ") == 10
-    found = numbers(pieces)
+    found = numbers(tasks)
     for path in (run / "analysis").iterdir():
         path.unlink()
     analyze(run, console, in_process=True, **asked)
-    for ours, theirs in zip(found, numbers(pieces), strict=True):
+    for ours, theirs in zip(found, numbers(tasks), strict=True):
         same = ("nll", "ece", "top1") if "ece" in ours else ("probes",)
         assert [ours[name] for name in same] == [theirs[name] for name in same]
         assert ours.get("val") == theirs.get("val")
@@ -83,19 +83,19 @@ def actors() -> list[psutil.Process]:
 
 @pytest.mark.ray
 def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> None:
-    pieces = planned(run, "depth")
+    tasks = planned(run, "depth")
     done: list[Done] = []
     killed = 0
-    for one in work_on_ray(pieces, 2):
+    for one in compute_on_ray(tasks, 2):
         done.append(one)
-        if not killed:  # both actors are at a piece by now
+        if not killed:  # both actors are at a task by now
             for process in actors():
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
     assert killed
-    assert sorted(one.piece.key for one in done) == sorted(piece.key for piece in pieces)
+    assert sorted(one.task.key for one in done) == sorted(task.key for task in tasks)
     assert [one.reason for one in done] == [""] * 5
-    assert None not in numbers(pieces)
+    assert None not in numbers(tasks)
 
 
 @pytest.mark.ray
@@ -103,8 +103,8 @@ def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seal_ray.analysis.pool, "Worker", Deadly)
-    pieces = planned(run, "calibration")
-    done = {one.piece.moment.label: one.reason for one in work_on_ray(pieces, 2)}
+    tasks = planned(run, "calibration")
+    done = {one.task.moment.label: one.reason for one in compute_on_ray(tasks, 2)}
     assert len(done) == 5
     assert done["g001-ascended"].startswith("its process died 4 times: ")
     assert {label for label, reason in done.items() if reason} == {"g001-ascended"}
@@ -119,25 +119,25 @@ class Deadly:
     def ready(self) -> None:
         """Answers once the process has started."""
 
-    def work(self, piece: Piece) -> Done:
-        if piece.moment.label == "g001-ascended":
+    def work(self, task: Task) -> Done:
+        if task.moment.label == "g001-ascended":
             os.kill(os.getpid(), signal.SIGKILL)
-        return Done(piece)
+        return Done(task)
 
 
 def test_slots_are_those_of_the_cluster() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    assert slots(None, 100).count == cpus
-    assert slots(None, 1).count == 1
-    assert slots(1, 100).count == 1
+    assert pool_size(None, 100).count == cpus
+    assert pool_size(None, 1).count == 1
+    assert pool_size(1, 100).count == 1
     with pytest.raises(ClusterError, match=f"--workers {cpus + 1}: each needs a CPU, the cluster has {cpus}"):
-        slots(cpus + 1, 100)
+        pool_size(cpus + 1, 100)
 
 
 def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
-    working: Iterator[Done] = work_on_ray(planned(run, "calibration"), 2)
+    working: Iterator[Done] = compute_on_ray(planned(run, "calibration"), 2)
     first = next(working)
-    assert Outcome.of(first.piece, "computed").status == "computed"
+    assert TaskOutcome.of(first.task, "computed").status == "computed"
     working.close()  # type: ignore[attr-defined]
     psutil.wait_procs(actors(), timeout=20)
     assert actors() == []

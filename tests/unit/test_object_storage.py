@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from seal_ray import cli
-from seal_ray.analysis.moments import find_target
+from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.run import analyze
 from seal_ray.analysis.tasks import read_arrays, read_result
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
@@ -284,7 +284,7 @@ def test_runs_are_listed_and_analysed(sweeps: tuple[SweepRuns, SweepRuns]) -> No
     for storage in (here, there):
         outcomes = analyze(storage, screen()[0], what=["calibration"], moments=["relearned"], in_process=True)
         assert {outcome.status for outcome in outcomes} <= {"computed", "copied"}
-        subject = find_target(str(storage)).subjects[-1]
+        subject = find_runs(str(storage)).runs[-1]
         moment = subject.moments()[-1]
         held = read_result(moment, "calibration")
         assert held is not None
