@@ -6,7 +6,6 @@ written last, so that where it is, the others are; `numpy.load(path, allow_pickl
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
@@ -60,6 +59,11 @@ class AnalysisSettings:
         model = create_model("AnalysisSettings", __config__=STRICT, **sections)
         read = parse(override(Document(dumped, {(): f"preset {self.preset}"}), self.overrides), model)
         return {name: getattr(read, name) for name in known}
+
+    def of_one(self, kind: type[Analysis]) -> BaseModel:
+        """The settings of one analysis, whatever others are called."""
+        own = [one for one in self.overrides if one.startswith(f"{kind.name}.")]
+        return replace(self, overrides=tuple(own)).of({kind.name: kind})[kind.name]
 
 
 def _strict(settings: type[BaseModel]) -> type[BaseModel]:
@@ -174,17 +178,14 @@ def plan_analyses(
     if unknown := [name for name in what if run_set.runs and name not in every]:
         raise ConfigError(f"--what {unknown[0]}: is not one of {', '.join(every)}")
     settings.of(every)
-
-    @functools.cache
-    def settings_of(kind: type[Analysis]) -> BaseModel:
-        own = [one for one in settings.overrides if one.startswith(f"{kind.name}.")]
-        return replace(settings, overrides=tuple(own)).of({kind.name: kind})[kind.name]
+    kinds = {kind for of_run in known.values() for kind in of_run.values()}
+    parsed = {kind: settings.of_one(kind) for kind in kinds}
 
     def make(name: str, moment: Moment, run: AnalysedRun, dataset: Dataset) -> Task:
         kind = known[run.folder].get(name)
         if kind is None:
             raise ConfigError(f"{name}: is in no plugin file of this run; name its file with --plugin")
-        return _task(kind, moment, run, dataset, settings_of(kind))
+        return task_of(kind, moment, run, dataset, parsed[kind])
 
     return plan_tasks(run_set, [name for name in every if name in what], moments, make)
 
@@ -246,9 +247,10 @@ def _is_known(task: Task) -> bool:
     return held is not None and held.get("key") == task.key
 
 
-def _task(
+def task_of(
     kind: type[Analysis], moment: Moment, run: AnalysedRun, dataset: Dataset, settings: BaseModel
 ) -> Task:
+    """An analysis of a moment, with its key. CheckpointError for a damaged manifest."""
     facts, recipe, section = run.facts(moment), run.job.recipe, settings.model_dump(mode="json")
     others = kind().compared_with(moment, run)
     body: dict[str, Any] = {

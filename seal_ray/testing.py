@@ -1,4 +1,4 @@
-"""Checks of other people's methods, and the tiny recipes and images that these and our own tests train on."""
+"""Checks of other people's methods and analyses; the tiny recipes and images that these and our tests use."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from seal_ray.analysis import Analysis
+from seal_ray.analysis.compute import computed_elsewhere
+from seal_ray.analysis.inputs import InputCache, Inputs
+from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
+from seal_ray.analysis.tasks import plain, task_of
+from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepare import prepare
+from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
 from seal_ray.networks import Parts
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Job, Recipe, dump_job
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.lineage import generation_keys
+from seal_ray.storage.files import write_durably
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
 from seal_ray.training.world import World
@@ -81,6 +90,54 @@ def method_checks(method: Method, *, ranks: bool = False) -> Iterator[CheckResul
         yield CheckResult(promise, problem)
         if problem:
             return
+
+
+def check_analysis(kind: type[Analysis]) -> None:
+    """Check an analysis on the moments of a tiny run. CheckFailed for the first promise that it breaks.
+
+    Its numbers are JSON and a pure function of weights, images and settings, its scalars are numbers. Takes
+    some seconds.
+    """
+    for result in analysis_checks(kind):
+        if result.problem:
+            raise CheckFailed(f"the analysis {kind.__name__}: {result.promise}: {result.problem}")
+
+
+def analysis_checks(kind: type[Analysis]) -> Iterator[CheckResult]:
+    """The same, for each moment when it was checked; nothing is checked after one that breaks a promise."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = _tiny_run(Path(folder))
+        for moment in run.moments():
+            promise = f"{moment.label}: the result is JSON, scalars are numbers, and again it is the same"
+            try:
+                found = [_computed(kind, moment, run) for _ in range(2)]
+                problem = "" if found[0] == found[1] else "computed twice, the results differ"
+            except SealRayError as error:
+                problem = str(error)
+            yield CheckResult(promise, problem)
+            if problem:
+                return
+
+
+def _computed(kind: type[Analysis], moment: Moment, run: AnalysedRun) -> tuple[object, ...]:
+    """The key and all of the result of an analysis, with its default settings."""
+    settings = kind.Settings()
+    task = task_of(kind, moment, run, run.dataset(), settings)
+    inputs = Inputs(moment, moment.weights(), task.epochs, task.others, InputCache(torch.device("cpu")))
+    result, scalars = computed_elsewhere(kind, inputs, settings)
+    arrays = {name: array.tobytes() for name, array in result.arrays.items()}
+    return task.key, plain(result.numbers), scalars, arrays
+
+
+def _tiny_run(folder: Path) -> AnalysedRun:
+    """A tiny run on a few digits, trained."""
+    prepare(open_source("digits", source=None), folder / "digits", classes=3, per_class=12)
+    images = Images.from_dataset(load_dataset(folder / "digits"), loader="torch")
+    recipe = tiny_recipe("seal", data={"path": str(folder / "digits")})
+    store = open_store(folder / "runs", recipe, images)
+    list(fit(recipe, images, store=store, execution=Execution(moments=("init", "ascended", "relearned"))))
+    write_durably(store.folder / "job.yaml", dump_job(Job(name="tiny", recipe=recipe)).encode())
+    return find_runs(store.folder).runs[0]
 
 
 def tiny_recipe(method: Method | dict[str, Any] | str = "normal", **changes: Any) -> Recipe:

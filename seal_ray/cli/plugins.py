@@ -74,28 +74,34 @@ def check(
         bool, typer.Option("--ranks/--no-ranks", help="Train in two processes as well, as workers would.")
     ] = True,
 ) -> None:
-    """Check that every method of a plugin file keeps what training relies on, on tiny networks and images."""
+    """Check that the methods and analyses of a plugin file keep what is relied on, on a tiny network."""
     from seal_ray.config.plugin_files import given_files
     from seal_ray.methods import METHODS
     from seal_ray.plugins import using
-    from seal_ray.testing import method_checks
+    from seal_ray.recipe import ANALYSES
+    from seal_ray.testing import analysis_checks, method_checks
 
     [plugin] = given_files([file])
     broken = False
     with using([plugin]):
-        found = METHODS.of(plugin)
-        if not found:
-            raise ConfigError(f"{file}: registers no method; decorate its class with @seal_ray.method")
-        for kind in found:
+        methods, analyses = METHODS.of(plugin), ANALYSES.of(plugin)
+        if not methods and not analyses:
+            raise ConfigError(
+                f"{file}: registers nothing; decorate its class with @seal_ray.method or @seal_ray.analysis"
+            )
+        checks = [(kind.name, analysis_checks(kind)) for kind in analyses]
+        for kind in methods:
             try:
                 method = kind()
             except TypeError as error:
                 raise ConfigError(
                     f"{file}: give every field of {kind.__name__} a default ({error})"
                 ) from None
-            for result in method_checks(method, ranks=ranks):
-                said = f"BROKEN  {kind.name}: {result.promise}: {result.problem}"
-                out.print(said if result.problem else f"ok      {kind.name}: {result.promise}", markup=False)
+            checks.append((kind.name, method_checks(method, ranks=ranks)))
+        for name, results in checks:
+            for result in results:
+                said = f"BROKEN  {name}: {result.promise}: {result.problem}"
+                out.print(said if result.problem else f"ok      {name}: {result.promise}", markup=False)
                 broken = broken or bool(result.problem)
     if broken:
         raise typer.Exit(1)

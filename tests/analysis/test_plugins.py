@@ -244,3 +244,18 @@ def test_the_decorator_is_the_package() -> None:
     assert seal_ray.analysis.depth.Depth is ANALYSES["depth"]
     assert seal_ray.analysis(ANALYSES["depth"]) is ANALYSES["depth"]  # type: ignore[operator]
     assert json.dumps(list(ANALYSES))[:8] == '["depth"'
+
+
+def test_check_finds_what_an_analysis_keeps_and_what_it_breaks(rank: Path) -> None:
+    whole = CliRunner().invoke(app, ["check", str(rank)])
+    assert whole.exit_code == 0, whole.output
+    assert [line.split(":")[0] for line in whole.output.splitlines()] == ["ok      effective_rank"] * 6
+    again = "computed twice, the results differ"
+    for body, said in [*WRONG.values(), ("return Result({'x': torch.rand(()).item()})", again)]:
+        code = effective_rank()
+        rank.write_text(f"{code[: code.index('        classifier')]}        {body}\n")
+        broken = CliRunner().invoke(app, ["check", str(rank)])
+        assert broken.exit_code == 1
+        [line] = broken.output.splitlines()
+        assert line.startswith("BROKEN  effective_rank: g000-init: ")
+        assert re.search(said, line)

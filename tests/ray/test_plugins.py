@@ -1,23 +1,30 @@
-"""The README's own method, trained on Ray from its file: a run by the command line, and a sweep."""
+"""The README's own method and analysis on Ray, from their files: a run, a sweep, actors."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+import seal_ray.analysis.run
+from seal_ray.analysis.moments import find_runs
+from seal_ray.analysis.run import analyze
+from seal_ray.analysis.tasks import read_result
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import train_sweep
 from seal_ray.training.loop import fit
-from tests.plugins import shrink_and_perturb
+from tests.plugins import effective_rank, shrink_and_perturb
 from tests.runs import without_speeds
 from tests.sweeps import metrics_of, screen, small_sweep
 
@@ -84,3 +91,24 @@ def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
         found.append(metrics_of(runs))
     assert found[0] == found[1]
     assert sorted(run.split("-")[0] for run in found[0]) == ["normal", "shrink_perturb"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ones_own_analysis_is_computed_by_actors(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
+    runs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal"}})
+    train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
+    (tmp_path / "rank.py").write_text(effective_rank())
+    folder = runs.planned[0].store.folder
+    outcomes = analyze(
+        folder, screen()[0], what=["effective_rank"], plugins=[tmp_path / "rank.py"], workers=2
+    )
+    assert [one.status for one in outcomes] == ["computed"] * 3
+    for moment in find_runs(folder).runs[0].moments():
+        held = read_result(moment, "effective_rank")
+        assert held is not None
+        weight = moment.weights()["fc.weight"].double().numpy()
+        shares = (values := np.linalg.svd(weight, compute_uv=False)) / values.sum()
+        assert held["scalars"]["effective_rank/rank"] == pytest.approx(math.exp(-(shares @ np.log(shares))))

@@ -79,7 +79,7 @@ def test_check_says_which_promise_is_broken(run: object, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("x = 1\n", "registers no method; decorate its class with @seal_ray.method"),
+        ("x = 1\n", "registers nothing; decorate its class with @seal_ray.method or @seal_ray.analysis"),
         (plain_method().replace("] = 0.5", "]"), "non-default argument 'strength' follows default argument"),
         (
             plain_method()
