@@ -1,9 +1,16 @@
 """seal_ray: forget-and-relearn training of image classifiers, distributed and resumable bit for bit.
 
-from seal_ray import Recipe, fit
+import seal_ray as sr
 
-for epoch in fit(Recipe.load("jobs/runs/laptop/seal.yaml")):
+recipe = sr.Recipe.load("jobs/runs/laptop/seal.yaml", ["recipe.seed=1"])
+for epoch in sr.fit(recipe, storage="runs"):  # in this process, without Ray
     print(epoch.position, epoch.row["val_top1"])
+outcome = sr.train("jobs/runs/laptop/seal.yaml")  # on Ray Train
+board = sr.sweep("jobs/sweeps/laptop.yaml")  # on Ray Tune
+run = sr.load("runs/seal-s0-32d0e696cb")
+sr.analyze(run, ["depth"])
+print(run.results("depth"), run.network("g002-relearned"))
+sr.report("runs", "report.html")
 """
 
 from __future__ import annotations
@@ -12,64 +19,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seal_ray.analysis.base import Analysis, analysis
-    from seal_ray.data.images import Images
-    from seal_ray.methods import LEARN, Method, learn, method
-    from seal_ray.phases.edits import EditContext, Reinit
-    from seal_ray.phases.schedule import Budget, Group, Phase
-    from seal_ray.recipe import Recipe
-    from seal_ray.runs.folder import Store, open_store
-    from seal_ray.streams import stream
-    from seal_ray.training.loop import fit
+    from seal_ray.analysis.base import Analysis as Analysis
+    from seal_ray.analysis.base import analysis as analysis
+    from seal_ray.api import Leaderboard as Leaderboard
+    from seal_ray.api import StoredRun as StoredRun
+    from seal_ray.api import TrainingOutcome as TrainingOutcome
+    from seal_ray.api import analyze as analyze
+    from seal_ray.api import fewshot as fewshot
+    from seal_ray.api import fit as fit
+    from seal_ray.api import load as load
+    from seal_ray.api import report as report
+    from seal_ray.api import sweep as sweep
+    from seal_ray.api import train as train
+    from seal_ray.api import transfer as transfer
+    from seal_ray.data.images import Images as Images
+    from seal_ray.methods import LEARN as LEARN
+    from seal_ray.methods import Method as Method
+    from seal_ray.methods import learn as learn
+    from seal_ray.methods import method as method
+    from seal_ray.phases.edits import EditContext as EditContext
+    from seal_ray.phases.edits import Reinit as Reinit
+    from seal_ray.phases.schedule import Budget as Budget
+    from seal_ray.phases.schedule import Group as Group
+    from seal_ray.phases.schedule import Phase as Phase
+    from seal_ray.recipe import Job as Job
+    from seal_ray.recipe import Recipe as Recipe
+    from seal_ray.runs.folder import Store as Store
+    from seal_ray.runs.folder import open_store as open_store
+    from seal_ray.streams import stream as stream
 
 __version__ = "0.2.0"
-__all__ = [
-    "LEARN",
-    "Analysis",
-    "Budget",
-    "EditContext",
-    "Group",
-    "Images",
-    "Method",
-    "Phase",
-    "Recipe",
-    "Reinit",
-    "Store",
-    "__version__",
-    "analysis",
-    "fit",
-    "learn",
-    "method",
-    "open_store",
-    "stream",
-]
 
 _HOMES = {
-    "LEARN": "seal_ray.methods",
-    "Analysis": "seal_ray.analysis",
-    "Budget": "seal_ray.phases.schedule",
-    "EditContext": "seal_ray.phases.edits",
-    "Group": "seal_ray.phases.schedule",
-    "Images": "seal_ray.data.images",
-    "Method": "seal_ray.methods",
-    "Phase": "seal_ray.phases.schedule",
-    "Recipe": "seal_ray.recipe",
-    "Reinit": "seal_ray.phases.edits",
-    "Store": "seal_ray.runs.folder",
-    "fit": "seal_ray.training.loop",
-    "learn": "seal_ray.methods",
-    "method": "seal_ray.methods",
-    "open_store": "seal_ray.runs.folder",
-    "stream": "seal_ray.streams",
+    "seal_ray.analysis": "Analysis",
+    "seal_ray.api": "Leaderboard StoredRun TrainingOutcome analyze fewshot fit load report sweep train "
+    "transfer",
+    "seal_ray.data.images": "Images",
+    "seal_ray.methods": "LEARN Method learn method",
+    "seal_ray.phases.edits": "EditContext Reinit",
+    "seal_ray.phases.schedule": "Budget Group Phase",
+    "seal_ray.recipe": "Job Recipe",
+    "seal_ray.runs.folder": "Store open_store",
+    "seal_ray.streams": "stream",
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(["__version__", "analysis", *_HOME])
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that the core can be imported without pydantic."""
     if name == "analysis":  # the package, which is the decorator too
         return import_module("seal_ray.analysis")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

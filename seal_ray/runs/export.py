@@ -131,6 +131,12 @@ def load_weights(path: Path, arch: str) -> Loaded:
     return Loaded(network.eval(), arch, len(state["fc.weight"]), weights_sha256(network.state_dict()))
 
 
+def read_network(run: AnyPath, moment: str | None = None) -> nn.Module:
+    """The network of a run's moment, in eval mode, float32, on the CPU. moment, errors: as of `export`."""
+    _, snapshot = _read_moment(run, moment)
+    return _network(load_job(run / "job.yaml"), snapshot.weights)
+
+
 def _read_moment(folder: AnyPath, label: str | None) -> tuple[str, Snapshot]:
     store = Store(folder, folder.name)
     named = [MOMENT.fullmatch(path.parent.name) for path in (folder / "moments").glob("*/manifest.json")]

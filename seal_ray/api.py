@@ -1,0 +1,402 @@
+"""What one does with recipes and runs, each in one call: the functions of `import seal_ray`.
+
+The command line calls these. What a user can mend is a SealRayError. console: where progress is shown, by
+default standard output; `rich.console.Console(quiet=True)` shows nothing. plugins: files of code that are
+loaded first, as `plugins:` in a YAML. trust_plugins: run the plugin files that runs in an object store have
+brought along. address: a running Ray cluster, or "auto"; None: Ray is started on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.storage.paths import AnyPath, storage_path
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
+    from rich.console import Console
+    from torch import nn
+
+    from seal_ray.analysis.evaluations import Kind
+    from seal_ray.analysis.tasks import Outcome
+    from seal_ray.data.images import Images
+    from seal_ray.phases.schedule import Row
+    from seal_ray.recipe import Job, Recipe
+    from seal_ray.reports.study import Study
+    from seal_ray.runs.folder import Store
+    from seal_ray.sweeps.leaderboard import Line, RunResult
+    from seal_ray.training.loop import EpochResult
+    from seal_ray.training.run import Execution
+    from seal_ray.training.world import World
+
+
+@dataclass(frozen=True, repr=False)
+class StoredRun:
+    """A run as its folder has it, which is read when asked, so also while it trains."""
+
+    folder: AnyPath
+    job: Job
+
+    def __repr__(self) -> str:
+        """The run's id and how it stands."""
+        return f"<run {self.id}: {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """`<method>-s<seed>-<10 hex digits>`."""
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the run computes."""
+        return self.job.recipe
+
+    @property
+    def status(self) -> str:
+        """new, running, interrupted, stopped, finished, diverged, failed, pruned or damaged."""
+        from seal_ray.runs.summary import summarise
+
+        return str(summarise(self.folder, self.job)["status"])
+
+    @property
+    def rows(self) -> list[Row]:
+        """The metrics, a mapping an epoch; the README has fields and units. CheckpointError if damaged."""
+        from seal_ray.runs.folder import Store
+
+        return Store(self.folder, self.id).rows()
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The labels of the moments that were kept, such as `g002-relearned`, in the order of training."""
+        return tuple(moment.label for moment in self._moments())
+
+    def results(self, what: str) -> dict[str, dict[str, Any]]:
+        """What an analysis found, by moment. what: such as `depth`, `transfer-cub200`, `fewshot-cub200`."""
+        from seal_ray.analysis.results import read_result
+
+        held = {moment.label: read_result(moment, what) for moment in self._moments()}
+        return {label: found["result"] for label, found in held.items() if found}
+
+    def to_pandas(self) -> DataFrame:
+        """The metrics as a data frame, one row an epoch. ConfigError without pandas."""
+        return _pandas().DataFrame(self.rows)
+
+    def network(self, moment: str | None = None) -> nn.Module:
+        """The network at a moment, by default the last relearned one; in eval mode, float32, on the CPU.
+
+        It takes images (N, 3, H, W) normalised with the data set's mean and standard deviation. ConfigError
+        for a moment that was not kept, CheckpointError for a damaged one.
+        """
+        from seal_ray.runs.export import read_network
+
+        return read_network(self.folder, moment)
+
+    def _moments(self) -> list[Any]:
+        from seal_ray.analysis.moments import Subject
+
+        return Subject(self.folder, self.job, self.id).moments()
+
+
+Target = StoredRun | str | AnyPath
+"""A run, its folder, a storage folder, a sweep's YAML, or the folder of a sweep's results."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training a run ended: `finished`, `stopped`, `diverged` or `failed`, and why."""
+
+    run: StoredRun
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Leaderboard:
+    """The settings of a sweep compared, a line for each over its seeds. folder: where results.* lie."""
+
+    name: str
+    lines: tuple[Line, ...]
+    runs: tuple[RunResult, ...]
+    folder: AnyPath
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The `lines` of results.json, a plain mapping for each setting: per cent, intervals of 95 %."""
+        from seal_ray.sweeps.leaderboard import to_json
+
+        rows: list[dict[str, Any]] = to_json(self.name, self.lines, ())["lines"]
+        return rows
+
+    def to_markdown(self) -> str:
+        """The table as in results.md, before other data sets have been judged on."""
+        from seal_ray.sweeps.leaderboard import to_markdown
+
+        return to_markdown(self.lines)
+
+    def to_pandas(self) -> DataFrame:
+        """The table as in results.csv, numbers unrounded. ConfigError without pandas."""
+        from seal_ray.sweeps.leaderboard import to_csv
+
+        return _pandas().read_csv(io.StringIO(to_csv(self.lines)), keep_default_na=False, na_values=[""])
+
+    __repr__ = _repr_markdown_ = to_markdown  # on a terminal and in a notebook
+
+
+def load(run: Target, *, trust_plugins: bool = False) -> StoredRun:
+    """The run in a folder. CheckpointError when it is no run's, ConfigError for a damaged job.yaml."""
+    from seal_ray.recipe import load_job
+
+    folder = _place(run, trust_plugins)
+    if not (folder / "job.yaml").is_file():
+        raise CheckpointError(f"{folder}: is no run's folder, it has no job.yaml; see `seal-ray runs`")
+    return StoredRun(folder.resolve(), load_job(folder / "job.yaml"))
+
+
+def fit(
+    recipe: Recipe,
+    images: Images | None = None,
+    *,
+    storage: str | AnyPath | None = None,
+    store: Store | None = None,
+    world: World | None = None,
+    execution: Execution | None = None,
+) -> Iterator[EpochResult]:
+    """Train in this process, without Ray, and yield each epoch once it is committed; see `training.loop.fit`.
+
+    storage: a folder or s3://bucket/path. There the run gets the folder that `seal-ray train` would give it,
+    begins after generations that others have trained, and goes on where it stands. Raises as loop.fit, and
+    ClusterError where the run is being trained already.
+    """
+    from seal_ray.training import loop
+
+    if storage is None:
+        yield from loop.fit(recipe, images, store=store, world=world, execution=execution)
+        return
+    if images or store or world:
+        raise ConfigError("fit: storage is for the data at recipe.data.path; leave images, store, world out")
+    from seal_ray.data.images import Images
+    from seal_ray.distributed.launch import begin, prepare_job
+    from seal_ray.recipe import Job, Keep, Placement, Tracking
+    from seal_ray.runs.folder import ENDED
+    from seal_ray.storage.lease import hold_lease, owns
+    from seal_ray.training.run import Execution
+
+    execution = execution or Execution()
+    keep, tracking = Keep(moments=execution.moments), Tracking(wandb="off")  # type: ignore[arg-type]
+    placement = Placement(storage=str(storage), loader="torch", keep=keep, tracking=tracking)
+    planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))
+    if planned.store.status().get("status") in ENDED:
+        return
+    with hold_lease(planned.store.folder) as token:
+        begin(planned, lambda text: None)
+        images = Images.from_dataset(planned.dataset, loader="torch")
+        owned = replace(planned.store, owned=functools.partial(owns, planned.store.folder, token))
+        yield from loop.fit(planned.job.recipe, images, store=owned, execution=execution)
+
+
+def train(
+    job: Job | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    plugins: Sequence[Path] = (),
+    address: str | None = None,
+    console: Console | None = None,
+) -> TrainingOutcome:
+    """Train a run on Ray Train, with the analyses that it asks for; a finished one trains nothing.
+
+    job: a YAML file, after overrides such as "recipe.seed=1", or a Job. What cannot be trained is an error
+    before anything starts; what goes wrong later is in the outcome.
+    """
+    from seal_ray.recipe import Job, load_job
+
+    job = job if isinstance(job, Job) else load_job(job, overrides, plugins)
+    with contextlib.closing(train_each([job], address=address, console=console)) as outcomes:
+        return next(outcomes)
+
+
+def train_each(
+    jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
+) -> Generator[TrainingOutcome]:
+    """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
+    from seal_ray.distributed.launch import launch, prepare_job, ray_session
+    from seal_ray.sweeps.tune import analysing_run
+    from seal_ray.tracking.terminal import Console as Lines
+
+    console = _shown(console)
+    planned = [prepare_job(job) for job in jobs]
+    with ray_session(address):
+        for one in planned:
+            with analysing_run(one, console):
+                outcome = launch(one, Lines(console))
+            yield TrainingOutcome(StoredRun(one.store.folder, one.job), outcome.status, outcome.reason)
+
+
+def sweep(
+    file: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    plugins: Sequence[Path] = (),
+    address: str | None = None,
+    concurrent: int | None = None,
+    share: bool = True,
+    in_process: bool = False,
+    console: Console | None = None,
+) -> Leaderboard:
+    """Train what is left of a sweep on Ray Tune, with its analyses, and compare its settings.
+
+    concurrent: runs at once; None: as many as the cluster holds. share: train what runs have in common once.
+    in_process: one run after the other in this process, without Ray. What cannot be trained is an error
+    before anything starts; what goes wrong with a run later is in `runs` of the leaderboard.
+    """
+    from seal_ray.analysis.scores import widen_results
+    from seal_ray.sweeps.file import load_sweep
+    from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
+    from seal_ray.sweeps.tune import run_sweep
+
+    runs = prepare_sweep(load_sweep(file, overrides, plugins))
+    run_sweep(
+        runs, _shown(console), share=share, address=address, concurrent=concurrent, in_process=in_process
+    )
+    lines, found = write_results(runs)
+    widen_results(runs, lines, found)
+    track_results(runs, {"leaderboard": lines})
+    return Leaderboard(runs.sweep.name, lines, tuple(found), runs.folder)
+
+
+def analyze(
+    target: Target,
+    what: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    preset: str = "quick",
+    trust_plugins: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> list[Outcome]:
+    """Analyse kept moments, computing only what is missing; `StoredRun.results` has what was found.
+
+    what: such as ["depth"]; None: all there is. overrides: of the preset's settings, such as "depth.k=10".
+    preset: `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze`.
+    """
+    from seal_ray.analysis import run
+    from seal_ray.analysis.settings import load_settings
+
+    asked = options if what is None else {"what": what, **options}
+    settings = load_settings(preset, overrides)
+    return run.analyze(_place(target, trust_plugins), _shown(console), settings=settings, **asked)
+
+
+def transfer(
+    target: Target | None,
+    to: Sequence[str] | None = None,
+    *,
+    mode: Literal["probe", "finetune"] | None = None,
+    **options: Any,
+) -> list[Outcome]:
+    """How well what was learned serves on other data sets: linear probes on frozen features, or fine-tuning.
+
+    to: prepared folders, or names of `seal-ray data list`. options: those of `evaluate`.
+    """
+    from seal_ray.analysis.evaluations import transfer_kind
+
+    return evaluate(target, transfer_kind(mode, options.get("evaluation")), to, **options)
+
+
+def fewshot(target: Target | None, on: Sequence[str] | None = None, **options: Any) -> list[Outcome]:
+    """How well new classes are learned from a few images each, on frozen features; as `transfer`."""
+    return evaluate(target, "fewshot", on, **options)
+
+
+def evaluate(
+    target: Target | None,
+    kind: Kind,
+    targets: Sequence[str] | None = None,
+    *,
+    evaluation: Path | None = None,
+    data: str | Path = "data",
+    moments: Sequence[str] | None = None,
+    weights: Path | None = None,
+    arch: str | None = None,
+    trained_on: str = "imagenet",
+    storage: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    in_process: bool = False,
+    trust_plugins: bool = False,
+    console: Console | None = None,
+    **settings: Any,
+) -> list[Outcome]:
+    """Evaluate moments, or the weights of somebody else, on other data sets, computing only what is missing.
+
+    evaluation: a YAML file, over which targets and settings (fields of `seal_ray.analysis.evaluations`) go.
+    data: where the data sets lie that are called by name. moments, storage, workers, address, in_process: as
+    of `seal_ray.analysis.carry.carry`. weights, arch, trained_on: in place of a target, as of
+    `seal_ray.analysis.carry.judge_weights`.
+    """
+    from seal_ray.analysis.carry import carry, judge_weights
+    from seal_ray.analysis.evaluations import make_evaluation
+
+    asked = make_evaluation(kind, evaluation, targets=targets and list(targets), **settings)
+    where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
+    if (target is None) == (weights is None) or (weights is None) != (arch is None):
+        raise ConfigError("give a run, a storage folder or a sweep; or --weights FILE with --arch NAME")
+    if weights is not None and arch is not None:
+        if moments or any(where.values()) or trust_plugins:
+            raise ConfigError(
+                "--weights: is judged in this process; --moments, --storage, --workers, --address, "
+                "--in-process and --trust-plugins are for runs"
+            )
+        return judge_weights(weights, arch, asked, _shown(console), data=Path(data), trained_on=trained_on)
+    assert target is not None
+    if trained_on != "imagenet":
+        raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
+    place = _place(target, trust_plugins)
+    return carry(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
+
+
+def report(
+    target: Target,
+    output: str | AnyPath | None = None,
+    *,
+    storage: str | None = None,
+    trust_plugins: bool = False,
+) -> tuple[AnyPath, Study]:
+    """Write a run, a sweep or a storage folder as one HTML page; returns where it is and what it says.
+
+    output: by default report.html in the target's folder. storage: overrides that of a YAML file.
+    """
+    from seal_ray.reports.page import write_report
+
+    page = None if output is None else storage_path(output)
+    return write_report(_place(target, trust_plugins), page, storage)
+
+
+def _place(target: Target, trust_plugins: bool) -> Any:
+    """Where the target lies, once its plugin files may be loaded."""
+    from seal_ray.config.plugin_files import trust
+
+    place = target.folder if isinstance(target, StoredRun) else storage_path(target)
+    if trust_plugins:
+        trust(place)
+    return place
+
+
+def _shown(console: Console | None) -> Console:
+    from rich.console import Console as RichConsole
+
+    return console or RichConsole(highlight=False, soft_wrap=True)
+
+
+def _pandas() -> Any:
+    try:
+        return import_module("pandas")
+    except ImportError:
+        raise ConfigError("to_pandas needs pandas; pip install pandas") from None
