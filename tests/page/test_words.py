@@ -38,33 +38,37 @@ def study(
 ) -> Study:
     """Runs of each method with these accuracies by seed; None has not finished. epochs: other than 12."""
     results = [
-        RunResult(
-            f"{method}-s{seed}", {"method": method}, seed, "finished" if top1 is not None else unfinished, "",
-            top1, top1, (epochs or {}).get(method, 12), 12, 0, 0,
+        result(
+            f"{method}-s{seed}", {"method": method}, seed, top1, (epochs or {}).get(method, 12), unfinished
         )
         for method, tops in scores.items()
         for seed, top1 in enumerate(tops)
-    ]  # fmt: skip
+    ]
     labels = {} if baseline is None else {"method": baseline}
-    lines = leaderboard(results, labels)
     job = Job(name="x", recipe=tiny_recipe())
+    whole = study_of([(one, job) for one in results], labels, ("method",))
     settings = tuple(
-        SettingFacts(
-            i,
-            i,
-            0,
-            line.setting["method"],
-            line,
-            tuple(
-                RunFacts(one, Path(one.run_id), job, (), (), (), (), "")
-                for one in results
-                if one.setting == line.setting
-            ),
-        )
+        replace(one, family=one.index, name=one.line.setting["method"]) for one in whole.settings
+    )
+    return replace(whole, families=tuple(one.name for one in settings), settings=settings)
+
+
+def study_of(runs: Sequence[tuple[RunResult, Job]], baseline: dict[str, str], axes: tuple[str, ...]) -> Study:
+    """A study of these runs, every setting of one method, each of a shade of its own."""
+    facts = [RunFacts(one, Path(one.run_id), job, (), (), (), (), "") for one, job in runs]
+    lines = leaderboard([one for one, _ in runs], baseline)
+    settings = tuple(
+        SettingFacts(i, 0, i, "x", line, tuple(run for run in facts if run.result.setting == line.setting))
         for i, line in enumerate(lines)
     )
-    names = tuple(one.name for one in settings)
-    return Study("x", "sweep", Path(), ("method",), names, settings, labels, (), (), (), {})
+    return Study("x", "sweep", Path(), axes, ("seal",), settings, baseline, (), (), (), {})
+
+
+def result(
+    run: str, setting: dict[str, str], seed: int, top1: float | None, epochs: int, unfinished: str = "running"
+) -> RunResult:
+    status = "finished" if top1 is not None else unfinished
+    return RunResult(run, setting, seed, status, "", top1, top1, epochs, epochs, 0, 0)
 
 
 def test_the_question_names_the_rivals_and_the_baseline() -> None:
@@ -357,38 +361,17 @@ def test_frequencies_of_unlike_budgets_are_not_joined() -> None:
     assert frequency(lengths((12, 2, (50.0,)), (24, 4, (60.0,)))) == []
 
 
-def result(run: str, setting: dict[str, str], seed: int, top1: float, epochs: int) -> RunResult:
-    return RunResult(run, setting, seed, "finished", "", top1, top1, epochs, epochs, 0, 0)
-
-
 def lengths(*asked: tuple[int, int, Sequence[float]]) -> Study:
     """Runs of SEAL: epochs, length of a generation, accuracies by seed."""
-    runs = []
+    axes, runs = ("method", "budget.epochs", "budget.generation_length"), []
     for epochs, length, tops in asked:
         job = Job(name="x", recipe=tiny_recipe(budget={"epochs": epochs, "generation_length": length}))
-        setting = {
-            "method": "seal", "budget.epochs": str(epochs), "budget.generation_length": str(length)
-        }  # fmt: skip
+        setting = dict(zip(axes, ("seal", str(epochs), str(length)), strict=True))
         runs += [
-            RunFacts(
-                result(f"{epochs}-{length}-{seed}", setting, seed, top1, epochs),
-                Path(),
-                job,
-                (),
-                (),
-                (),
-                (),
-                "",
-            )
+            (result(f"{epochs}-{length}-{seed}", setting, seed, top1, epochs), job)
             for seed, top1 in enumerate(tops)
         ]
-    lines = leaderboard([run.result for run in runs], {})
-    settings = tuple(
-        SettingFacts(i, 0, i, "x", line, tuple(run for run in runs if run.result.setting == line.setting))
-        for i, line in enumerate(lines)
-    )
-    axes = ("method", "budget.epochs", "budget.generation_length")
-    return Study("x", "sweep", Path(), axes, ("seal",), settings, {}, (), (), (), {})
+    return study_of(runs, {}, axes)
 
 
 def test_settings_are_what_recipes_differ_in() -> None:

@@ -122,6 +122,14 @@ def pixels(source: Source) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home folder without a key of W&B, and no settings from outside."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """A W&B server, and a key for it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

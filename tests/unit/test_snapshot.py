@@ -213,10 +213,7 @@ def test_the_manifest_says_what_and_where(written: dict[str, bytes], tmp_path: P
 
 
 def test_the_digest_of_weights_by_hand() -> None:
-    state = {
-        "b": np.array([[1.5, -2.0], [0.0, 3.0]], dtype="<f4"),
-        "a": np.array(7, dtype="<i8"),
-    }
+    state = {"b": np.array([[1.5, -2.0], [0.0, 3.0]], dtype="<f4"), "a": np.array(7, dtype="<i8")}
     text = b"a torch.int64 ()\n" + state["a"].tobytes() + b"b torch.float32 (2, 2)\n" + state["b"].tobytes()
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     assert weights_sha256(tensors) == hashlib.sha256(text).hexdigest()

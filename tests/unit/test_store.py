@@ -59,17 +59,18 @@ def spoil(store: Store, name: str, file: str = "weights.safetensors") -> None:
     path.write_bytes(bytes(data))
 
 
-def quietly_latest(store: Store) -> Snapshot | None:
+def latest(store: Store) -> Snapshot:
+    """The newest usable checkpoint, which there is; damaged ones are warned of elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return store.latest()
+        found = store.latest()
+    assert found is not None
+    return found
 
 
 def test_the_newest_checkpoint_is_the_one_gone_on_from(tmp_path: Path) -> None:
     store = committed(tmp_path, 3)
-    found = store.latest()
-    assert found is not None
-    same_state(found, snapshot(2))
+    same_state(latest(store), snapshot(2))
     same_state(store.at(Position(0, 1)), snapshot(1))
     assert store.rows() == list(snapshot(2).rows)
     assert kept(store) == ["g000-e000", "g000-e001", "g001-e000"]
@@ -98,10 +99,9 @@ def test_the_older_checkpoint_is_used_with_a_warning_that_names_the_bad_one(
     store = committed(tmp_path, 3)
     spoil(store, "g001-e000", file)
     with pytest.warns(UserWarning, match=rf"skipped: .*g001-e000/{file}") as caught:
-        found = store.latest()
+        store.latest()
     assert len(caught) == 1
-    assert found is not None
-    same_state(found, snapshot(1))
+    same_state(latest(store), snapshot(1))
 
 
 def test_a_checkpoint_without_a_manifest_was_never_made(
@@ -109,9 +109,8 @@ def test_a_checkpoint_without_a_manifest_was_never_made(
 ) -> None:
     store = committed(tmp_path, 3)
     (tmp_path / "checkpoints" / "g001-e000" / "manifest.json").unlink()
-    found = store.latest()
-    assert found is not None
-    assert found.position == Position(0, 1)
+    assert latest(store).position == Position(0, 1)
+    store.latest()
     assert list(recwarn) == []
 
 
@@ -143,9 +142,8 @@ def test_a_checkpoint_under_another_positions_name_is_not_used(tmp_path: Path) -
     store = committed(tmp_path, 3)
     shutil.copytree(tmp_path / "checkpoints" / "g000-e000", tmp_path / "checkpoints" / "g001-e001")
     with pytest.warns(UserWarning, match="g001-e001"):
-        found = store.latest()
-    assert found is not None
-    assert found.position == Position(1, 0)
+        store.latest()
+    assert latest(store).position == Position(1, 0)
     with pytest.raises(CheckpointError, match="g001-e001"):
         store.at(Position(1, 1))
 
@@ -156,9 +154,7 @@ def test_other_things_in_the_folder_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).mkdir()
     store.commit(snapshot(2))
     assert {"notes.txt", "g1", "g000-e009.bak", ".g000-e009"} < set(kept(store))
-    found = store.latest()
-    assert found is not None
-    assert found.position == Position(1, 0)
+    assert latest(store).position == Position(1, 0)
 
 
 def test_going_on_from_a_restored_checkpoint_keeps_what_is_committed(tmp_path: Path) -> None:
@@ -167,15 +163,11 @@ def test_going_on_from_a_restored_checkpoint_keeps_what_is_committed(tmp_path: P
     for name in kept(store):
         spoil(store, name)
     shutil.copytree(backup.folder / "checkpoints" / "g000-e000", store.folder / "checkpoints" / "g000-e000")
-    found = quietly_latest(store)
-    assert found is not None
-    assert found.position == Position(0, 0)
-    store.open(found)
+    assert latest(store).position == Position(0, 0)
+    store.open(latest(store))
     for epoch in (1, 2, 3):
         store.commit(snapshot(epoch))
-        again = quietly_latest(store)
-        assert again is not None
-        same_state(again, snapshot(epoch))
+        same_state(latest(store), snapshot(epoch))
     assert kept(store) == ["g001-e000", "g001-e001"]
 
 
@@ -197,13 +189,17 @@ def test_a_kill_between_checkpoint_and_line_doubles_and_loses_nothing(tmp_path: 
 def test_going_on_from_an_older_checkpoint_takes_its_metrics(tmp_path: Path) -> None:
     store = committed(tmp_path, 3)
     spoil(store, "g001-e000")
-    store.open(quietly_latest(store))
+    store.open(latest(store))
     assert store.rows() == list(snapshot(1).rows)
 
 
-@pytest.mark.parametrize("text", [b"{\n", b"\xff\n", b'{"a": 1}\n{"b":\n', b"[" * 100_000 + b"\n"])
-def test_damaged_metrics_are_a_checkpoint_error(tmp_path: Path, text: bytes) -> None:
-    store = committed(tmp_path, 1)
+@pytest.mark.parametrize("text", [b"{\n", b"\xff\n", b'{"a": 1}\n{"b":\n', b"[" * 100_000 + b"\n", b"5\n"])
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_damaged_metrics_are_a_checkpoint_error(tmp_path: Path, text: bytes, checkpoints: bool) -> None:
+    store = committed(tmp_path, 2)
+    if not checkpoints:
+        shutil.rmtree(tmp_path / "checkpoints")
+        assert store.rows() == list(snapshot(1).rows)  # taken as they are
     (tmp_path / "metrics.jsonl").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
         store.rows()
@@ -265,15 +261,6 @@ def test_a_reader_that_falls_epochs_behind_sees_no_damage(
     assert store.rows() == list(snapshot(4).rows)
 
 
-def test_without_checkpoints_metrics_are_taken_as_they_are(tmp_path: Path) -> None:
-    store = committed(tmp_path, 2)
-    shutil.rmtree(tmp_path / "checkpoints")
-    assert store.rows() == list(snapshot(1).rows)
-    (tmp_path / "metrics.jsonl").write_bytes(b"5\n")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
-        store.rows()
-
-
 def test_a_launch_that_is_taken_over_while_it_commits_adds_no_line(tmp_path: Path) -> None:
     committed(tmp_path, 1)
     answers = iter([True, False])
@@ -293,12 +280,7 @@ def test_a_damaged_status_is_unknown(tmp_path: Path, text: bytes) -> None:
 def test_a_status_keeps_its_details(tmp_path: Path) -> None:
     store = Store(tmp_path / "run", RUN)
     store.set_status("diverged", metric="train_loss", generation=1)
-    assert store.status() == {
-        "run_id": RUN,
-        "status": "diverged",
-        "metric": "train_loss",
-        "generation": 1,
-    }
+    assert store.status() == {"run_id": RUN, "status": "diverged", "metric": "train_loss", "generation": 1}
     store.set_status("running")
     assert store.status() == {"run_id": RUN, "status": "running"}
 
@@ -313,6 +295,15 @@ def test_a_stop_request_stays_until_it_is_cleared(tmp_path: Path) -> None:
     assert not store.stop_requested()
 
 
+ACTIONS: list[Callable[[Store], None]] = [
+    lambda store: store.commit(snapshot(2)),
+    lambda store: store.keep_moment("relearned", 0, snapshot(1)),
+    lambda store: store.set_status("running"),
+    lambda store: store.open(None),
+    lambda store: store.open(snapshot(1)),
+]
+
+
 def test_a_full_disk_is_a_checkpoint_error_and_costs_nothing_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,19 +314,12 @@ def test_a_full_disk_is_a_checkpoint_error_and_costs_nothing_committed(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        for action in (
-            lambda: store.commit(snapshot(2)),
-            lambda: store.keep_moment("relearned", 0, snapshot(1)),
-            lambda: store.set_status("running"),
-            lambda: store.open(snapshot(1)),
-        ):
+        for action in ACTIONS:
             with pytest.raises(CheckpointError, match=r"cannot save \(No space left on device\).*safe"):
-                action()
+                action(store)
     assert not list(tmp_path.rglob(".*"))
-    found = store.latest()
-    assert found is not None
-    same_state(found, snapshot(1))
-    store.open(found)
+    same_state(latest(store), snapshot(1))
+    store.open(latest(store))
     store.commit(snapshot(2))
     assert store.rows() == list(snapshot(2).rows)
 
@@ -348,16 +332,9 @@ def test_a_launch_that_was_taken_over_writes_nothing(tmp_path: Path) -> None:
     committed(tmp_path, 2, checkpoints=1)
     before = contents(tmp_path)
     late = Store(tmp_path, RUN, 1, owned=lambda: False)
-    actions: list[Callable[[], None]] = [
-        lambda: late.commit(snapshot(2)),
-        lambda: late.keep_moment("relearned", 0, snapshot(1)),
-        lambda: late.set_status("running"),
-        lambda: late.open(None),
-        lambda: late.open(snapshot(0)),
-    ]
-    for action in actions:
+    for action in ACTIONS:
         with pytest.raises(CheckpointError, match="another launch has taken this run over; nothing written"):
-            action()
+            action(late)
         assert contents(tmp_path) == before
 
 
@@ -542,10 +519,8 @@ def test_what_a_kill_leaves_of_a_write_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "g001-e000").mkdir()
     for path in remains:
         path.write_bytes(b"half")
-    found = store.latest()
-    assert found is not None
-    assert found.position == Position(0, 1)
-    store.open(found)
+    assert latest(store).position == Position(0, 1)
+    store.open(latest(store))
     store.commit(snapshot(2))
     same_state(store.at(Position(1, 0)), snapshot(2))
     assert json.loads((tmp_path / "metrics.jsonl").read_bytes().splitlines()[-1])["generation"] == 1

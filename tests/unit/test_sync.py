@@ -27,13 +27,6 @@ RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, 
 RUN = open_store(RECIPE, "unused").run_id
 
 
-@pytest.fixture
-def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def job(wandb: str = "offline") -> Job:
     placement = Placement.model_validate({"tracking": {"wandb": wandb, "project": "trial"}})
     return Job(name="tiny-seal", recipe=RECIPE, placement=placement)

@@ -31,12 +31,7 @@ ROWS = [
 TABLES = {"leaderboard": "method,n\nseal,3\n"}
 
 
-@pytest.fixture(autouse=True)
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home folder without a key, and no settings from outside."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def job(mode: str = "offline", method: str = "seal") -> Job:
@@ -122,33 +117,36 @@ def test_an_offline_run_holds_the_rows_on_their_axis_and_the_recipe(tmp_path: Pa
 def test_nothing_is_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
     assert isinstance(track(tmp_path, ROWS, "off"), NoTracker)
+    track_tables("x", "sweep-x", job("off").placement.tracking, tmp_path, TABLES, ())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", ["online", "offline", "off"])
-def test_a_mode_that_is_asked_for_is_taken(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert wandb_mode(mode) == mode
+LOGIN = f"machine {{}}\n login user\n password {'x' * 40}\n"
+KEY, ELSEWHERE = {"WANDB_API_KEY": "x" * 40}, {"WANDB_BASE_URL": "https://wandb.example.org:8080"}
 
 
-def test_auto_is_online_with_a_key_and_offline_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("asked", "environment", "netrc", "mode"),
+    [
+        *((mode, KEY, "", mode) for mode in ("online", "offline", "off")),
+        ("auto", {}, "", "offline"),
+        ("auto", KEY, "", "online"),
+        ("auto", {}, LOGIN.format("api.wandb.ai"), "online"),
+        ("auto", ELSEWHERE, LOGIN.format("api.wandb.ai"), "offline"),
+        ("auto", ELSEWHERE, LOGIN.format("wandb.example.org"), "online"),
+        ("auto", {}, "machine\n", "offline"),
+    ],
+)
+def test_a_mode_is_taken_and_auto_is_online_with_a_key_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, environment: Any, netrc: str, mode: str
 ) -> None:
-    assert wandb_mode("auto") == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert wandb_mode("auto") == "online"
-    monkeypatch.delenv("WANDB_API_KEY")
-    (tmp_path / "home").mkdir()
-    netrc = tmp_path / "home" / ".netrc"
-    netrc.write_text(f"machine api.wandb.ai\n login user\n password {'x' * 40}\n")
-    netrc.chmod(0o600)
-    assert wandb_mode("auto") == "online"
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
-    assert wandb_mode("auto") == "offline"
-    netrc.write_text(f"machine wandb.example.org\n login user\n password {'x' * 40}\n")
-    assert wandb_mode("auto") == "online"
-    netrc.write_text("machine\n")
-    assert wandb_mode("auto") == "offline"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / ".netrc").write_text(netrc)
+        (tmp_path / "home" / ".netrc").chmod(0o600)
+    assert wandb_mode(asked) == mode
 
 
 class FakeRun:
@@ -315,9 +313,3 @@ def test_a_leaderboard_that_wandb_refuses_is_a_warning(
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.warns(SealRayWarning, match=r"did not get the leaderboard \(ConnectionError: nobody there\)"):
         track_tables("x", "sweep-x", job().placement.tracking, tmp_path, TABLES, ())
-
-
-def test_a_leaderboard_is_not_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    track_tables("x", "sweep-x", job("off").placement.tracking, tmp_path, TABLES, ())
-    assert list(tmp_path.iterdir()) == []

@@ -124,10 +124,8 @@ def test_a_project_that_there_is_not_is_an_error(server: Server) -> None:
     assert server.views == []
 
 
+@pytest.mark.usefixtures("no_key")
 def test_json_needs_neither_key_nor_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
     written = tmp_path / "view.json"
     done = CliRunner().invoke(app, ["dashboard", "--project", "trial", "--json", str(written)])
@@ -148,10 +146,8 @@ def test_what_cannot_be_a_sweep_is_refused() -> None:
     assert "jobs/sweeps/laptop.yaml: cannot be a sweep's name" in str(refused)
 
 
-def test_without_a_key_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.mark.usefixtures("no_key")
+def test_without_a_key_the_remedy_is_said() -> None:
     with pytest.raises(ConfigError, match="run `wandb login`, or set WANDB_API_KEY; or `--json FILE`"):
         save_view(project_view(), "trial", None)
 
