@@ -42,6 +42,16 @@ STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 """Of the ResNet that is trained."""
 SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval", "workers")
 """Fields of a metric row that equal runs need not share."""
+TINY: dict[str, Any] = {
+    "data": {"path": "unused"},
+    "model": {"arch": "resnet18", "width": 4},
+    "method": "normal",
+    "budget": {"epochs": 12, "generation_length": 4},
+    "augment": {"crop_padding": 2},
+    "batch_size": 12,
+    "shards": 2,
+}
+"""Fields of a recipe: a ResNet-18 of width 4 on 3 generations of 4 epochs."""
 PATIENCE = 240.0
 """Seconds that two ranks get for a tiny run."""
 
@@ -141,17 +151,8 @@ def _tiny_run(folder: Path) -> AnalysedRun:
 
 
 def tiny_recipe(method: Method | dict[str, Any] | str = "normal", **changes: Any) -> Recipe:
-    """A ResNet-18 of width 4 on 3 generations of 4 epochs; `changes` are top-level fields."""
-    fields: dict[str, Any] = {
-        "data": {"path": "unused"},
-        "model": {"arch": "resnet18", "width": 4},
-        "method": method,
-        "budget": {"epochs": 12, "generation_length": 4},
-        "augment": {"crop_padding": 2},
-        "batch_size": 12,
-        "shards": 2,
-    }
-    return Recipe.model_validate({**fields, **changes})
+    """The recipe of `TINY` with another method; `changes` are top-level fields."""
+    return Recipe.model_validate({**TINY, "method": method, **changes})
 
 
 def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3) -> Images:

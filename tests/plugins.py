@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from seal_ray.testing import TINY
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -58,18 +60,7 @@ class {cls}(Method):
 
 def write_job(path: Path, method: Any = "mine", plugins: Any = ("./mine.py",), **more: Any) -> Path:
     """A job file with plugin files, of a tiny run."""
-    fields: dict[str, Any] = {
-        "recipe": {
-            "data": {"path": "unused"},
-            "model": {"arch": "resnet18", "width": 4},
-            "method": method,
-            "budget": {"epochs": 12, "generation_length": 4},
-            "augment": {"crop_padding": 2},
-            "batch_size": 12,
-            "shards": 2,
-        },
-        **more,
-    }
+    fields = {"recipe": {**TINY, "method": method}, **more}
     named = {} if plugins is None else {"plugins": list(plugins) if isinstance(plugins, tuple) else plugins}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**named, **fields}, sort_keys=False))

@@ -148,9 +148,4 @@ def _seal(body: Mapping[str, Any]) -> str:
 
 def newest_first(folders: Sequence[AnyPath]) -> list[AnyPath]:
     """Checkpoint folders `gGGG-eEEE`, the furthest position first."""
-
-    def place(folder: AnyPath) -> tuple[int, int]:
-        generation, epoch = folder.name.split("-")
-        return int(generation[1:]), int(epoch[1:])
-
-    return sorted(folders, key=place, reverse=True)
+    return sorted(folders, key=lambda f: [int(part[1:]) for part in f.name.split("-")], reverse=True)

@@ -186,7 +186,12 @@ def _to_wandb(table: str) -> Any:
     import wandb
 
     columns, *rows = csv.reader(io.StringIO(table))
-    typed = [_typed(cells) for cells in zip(*rows, strict=True)]
+    typed: list[list[float | str | None]] = []
+    for cells in zip(*rows, strict=True):  # W&B refuses a column of numbers and words
+        try:
+            typed.append([float(cell) if cell else None for cell in cells])
+        except ValueError:
+            typed.append([cell or None for cell in cells])
     return wandb.Table(columns=columns, data=[list(row) for row in zip(*typed, strict=True)])
 
 
@@ -212,14 +217,6 @@ def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
         warnings.warn(text, SealRayWarning, stacklevel=3)
         end_service()
     return not failure
-
-
-def _typed(cells: Sequence[str]) -> Sequence[float | str | None]:
-    """A column of a table, as numbers if all its cells are: W&B refuses one of both."""
-    try:
-        return [float(cell) if cell else None for cell in cells]
-    except ValueError:
-        return [cell or None for cell in cells]
 
 
 def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any:
