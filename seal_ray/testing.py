@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ TINY: dict[str, Any] = {
 }
 """Fields of a recipe: a ResNet-18 of width 4 on 3 generations of 4 epochs."""
 PATIENCE = 240.0
-"""Seconds that two ranks get for a tiny run."""
+"""Seconds that ranks get for a tiny run."""
 
 
 class CheckFailed(SealRayError):  # noqa: N818 - what happened, as `Diverged`
@@ -225,7 +226,8 @@ def _resumed(method: Method) -> str:
 def _spread(method: Method) -> str:
     recipe = tiny_recipe(method, budget={"epochs": 8, "generation_length": 4})
     with tempfile.TemporaryDirectory() as folder:
-        _train_on_ranks(2, recipe, Path(folder, "two"))
+        data, files = recipe.model_dump(mode="json"), files_of(type(recipe.method))
+        on_ranks(2, _train_rank, data, files, Path(folder, "two"))
         one = _train(recipe, Path(folder, "one"))
         return _difference(one, _last(open_store(Path(folder, "two"), recipe, tiny_images())))
 
@@ -238,6 +240,13 @@ def _train(recipe: Recipe, folder: Path, epochs: int | None = None, world: World
         if done == epochs:
             break
     return _last(store)
+
+
+def _train_rank(data: dict[str, Any], files: Sequence[PluginFile], folder: Path) -> None:
+    """Train on a rank, which gets the recipe and its code as plain data."""
+    with using(files):
+        recipe = Recipe.model_validate(data)
+    _train(recipe, folder, world=World.current())
 
 
 def _last(store: Store) -> Snapshot:
@@ -267,45 +276,54 @@ def _difference(one: Snapshot, other: Snapshot) -> str:
     return ""
 
 
-def _train_on_ranks(workers: int, recipe: Recipe, folder: Path) -> None:
-    """Train on gloo ranks, processes that get the recipe and its code as plain data."""
+def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """`function(*args)` on each of `workers` gloo ranks, processes of one thread; the results in rank order.
+
+    What is given and returned is pickled. CheckFailed, tracebacks in its note, where one fails.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once for all
-    said = context.SimpleQueue()
-    data, files = recipe.model_dump(mode="json"), files_of(type(recipe.method))
+    # Imported once for all: each rank would take seconds for it.
+    context.set_forkserver_preload([__name__, "torch._dynamo", "torchvision.models.resnet"])
+    pipes = [context.Pipe(duplex=False) for _ in range(workers)]
     with tempfile.TemporaryDirectory() as meeting:
         ranks = [
-            context.Process(target=_rank, args=(rank, workers, meeting, data, files, folder, said))
-            for rank in range(workers)
+            context.Process(target=_rank, args=(rank, workers, meeting, writer, function, args))
+            for rank, (_, writer) in enumerate(pipes)
         ]
-        for process in ranks:
+        for process, (_, writer) in zip(ranks, pipes, strict=True):
             process.start()
-        for process in ranks:
-            process.join(PATIENCE)
-            if process.is_alive():
+            writer.close()  # so that reading ends where the process does
+        answers = []
+        try:
+            for reader, _ in pipes:
+                if not reader.poll(PATIENCE):
+                    raise CheckFailed(f"{workers} processes do not end")
+                answers.append(reader.recv())
+        except EOFError:
+            raise CheckFailed(f"a process of {workers} has died") from None
+        finally:
+            for process in ranks:
+                process.join(1.0)
                 process.kill()
-    if not said.empty():
-        raise CheckFailed(said.get())
-    if any(process.exitcode for process in ranks):
-        raise CheckFailed(f"a process of {workers} has died")
+    if any(trace for *_, trace in answers):  # that of one rank may follow from another's
+        failed = CheckFailed("; ".join(problem for _, problem, _ in answers if problem))
+        failed.add_note("\n".join(trace for *_, trace in answers))
+        raise failed
+    return [value for value, _, _ in answers]
 
 
 def _rank(
-    rank: int,
-    workers: int,
-    meeting: str,
-    data: dict[str, Any],
-    files: Sequence[PluginFile],
-    folder: Path,
-    said: Any,
+    rank: int, workers: int, meeting: str, writer: Any, function: Callable[..., Any], args: Sequence[Any]
 ) -> None:
+    torch.set_num_threads(1)
+    value, problem, trace = None, "", ""
     try:
         dist.init_process_group(
             "gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=workers
         )
-        with using(files):
-            recipe = Recipe.model_validate(data)
-        _train(recipe, folder, world=World.current())
+        value = function(*args)
         dist.destroy_process_group()
-    except Exception as error:
-        said.put(f"rank {rank} of {workers}: {type(error).__name__}: {error}")
+    except BaseException as error:
+        problem = f"rank {rank} of {workers}: {type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+    writer.send((value, problem, trace))

@@ -11,7 +11,7 @@ import pytest
 
 from seal_ray.errors import Diverged, SealRayError
 from seal_ray.phases.schedule import Position
-from tests.ranks import on_ranks
+from seal_ray.testing import on_ranks
 from tests.runs import Execution, open_store, tiny_recipe, train_run, without_speeds
 
 LATER: dict[str, Any] = {"method": {"name": "seal", "ascent_rate": 1e30}}

@@ -16,10 +16,10 @@ from seal_ray.networks import ResNet, build, pooled_features
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
 from seal_ray.streams import stream
+from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import case_id, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
 METHODS: list[dict[str, Any]] = [

@@ -13,9 +13,9 @@ from seal_ray.recipe import Recipe
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.sharing import branch
+from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
-from tests.ranks import on_ranks
 from tests.runs import EVERYTHING, open_store, tiny_images, tiny_recipe, train_run
 
 TRACKING = Execution(moments=EVERYTHING, track_examples=True)

@@ -17,10 +17,10 @@ from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.folder import Store, open_store
+from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from seal_ray.recipe import Recipe
+from seal_ray.testing import on_ranks
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import (
     CASES,
     MAIN_CASES,

@@ -11,10 +11,10 @@ import torch
 from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
 from seal_ray.recipe import Recipe
 from seal_ray.runs.checkpoint import weights_sha256
+from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate, fit
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import (
     CASES,
     Execution,

@@ -7,9 +7,9 @@ from functools import reduce
 import pytest
 import torch
 
+from seal_ray.testing import on_ranks
 from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial, places
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 
 Sum = int | tuple["Sum", "Sum"]
 
