@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,49 +167,42 @@ def _part(one: MomentFacts) -> Mapping[str, Any]:
 
 def _spectra(ends: Ends) -> list[Panel]:
     """A panel a setting, on common axes."""
-    drawn = [(setting, [_density(setting, one) for one in some], some) for setting, some in ends]
-    known = [(setting, [c for c in found if c is not None], some) for setting, found, some in drawn]
-    every = [curve for _, found, _ in known for curve in found]
-    if not every:
+    known = [(setting, some, [c for one in some if (c := _density(setting, one))]) for setting, some in ends]
+    top = 2 * max((v for *_, found in known for curve in found for v in curve.y), default=0.0)
+    if not top:
         return []
-    single = [
-        1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) for _, some in ends for one in some
-    ]
-    top = 2 * max(v for curve in every for v in curve.y)
-    floor = min(single) / 30
-    reach = [
-        v for _, some in ends for one in some for v in (_extreme(one, "smallest"), _extreme(one, "largest"))
-    ]
+    every = [one for _, some in ends for one in some]
+    floor = min(map(_floor, every))
+    reach = [_extreme(one, end) for one in every for end in ENDS]
     room = (max(reach) - min(reach)) * 0.05
-    axes = Axes(
-        "eigenvalue",
-        "density",
-        log=True,
-        x_range=(min(reach) - room, max(reach) + room),
-        y_range=(floor, top),
-    )
+    x_range = (min(reach) - room, max(reach) + room)
+    axes = Axes("eigenvalue", "density", log=True, x_range=x_range, y_range=(floor, top))
     panels = []
-    for setting, found, some in known:
+    for setting, some, found in known:
         if found:
-            marks = [mark for one in some for mark in _extremes(one, floor)]
-            low, high = (
-                f([_extreme(one, end) for one in some]) for f, end in ((min, "smallest"), (max, "largest"))
-            )
+            marks = [
+                Mark(_extreme(one, end), floor * 2.5, shape, f"{end} eigenvalue {_extreme(one, end):.4g}")
+                for one in some
+                for end, shape in ENDS.items()
+            ]
+            low, high = min(mark.x for mark in marks), max(mark.x for mark in marks)
             label = f"Spectral density of {setting.name}: eigenvalues from {low:.3g} to {high:.3g}"
             chart = line_chart(found, axes, label, width=PANEL, height=222, marks=marks, named=False)
             panels.append(Panel(_heading(setting, some), setting.family, chart))
     return panels
 
 
+ENDS = {"smallest": "<", "largest": ">"}
+"""The ends of a spectrum, and the shapes that mark them."""
+
+
 def _extreme(one: MomentFacts, end: str) -> float:
     return float(_part(one)[end][0]["value"])
 
 
-def _extremes(one: MomentFacts, floor: float) -> list[Mark]:
-    return [
-        Mark(_extreme(one, end), floor * 2.5, shape, f"{end} eigenvalue {_extreme(one, end):.4g}")
-        for end, shape in (("smallest", "<"), ("largest", ">"))
-    ]
+def _floor(one: MomentFacts) -> float:
+    """Where the axis of densities begins: below what a single eigenvalue makes of one."""
+    return float(1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) / 30)
 
 
 def _density(setting: SettingFacts, one: MomentFacts) -> Curve | None:
@@ -219,8 +212,7 @@ def _density(setting: SettingFacts, one: MomentFacts) -> Curve | None:
         points = zip(arrays["all_grid"].tolist(), arrays["all_values"].tolist(), strict=True)
     except (SealRayError, KeyError, ValueError):
         return None
-    least = 1 / (_part(one)["parameters"] * _part(one)["density_sigma"]) / 30
-    found = of.curve(setting, [[(x, max(y, least)) for x, y in points]])
+    found = of.curve(setting, [[(x, max(y, _floor(one))) for x, y in points]])
     return None if found is None else of.thinned(found, SPECTRUM)
 
 
@@ -231,19 +223,12 @@ def _curvature_table(ends: Ends) -> Table:
         ("trace", lambda part: part["trace"]["value"], ".3g"),
         ("gradient in top space", lambda part: part["gradient_overlap"], ".2f"),
     ]
-    rows = [
-        Row(
-            (
-                setting.name,
-                str(some[0].moment.generation),
-                str(len(some)),
-                *(several([value(_part(one)) for one in some], form) for _, value, form in measures),
-                _negative_mass([_part(one)["negative_mass"] for one in some]),
-            ),
-            setting.family,
-        )
-        for setting, some in ends
-    ]
+    rows = []
+    for setting, some in ends:
+        numbers = (several([value(_part(one)) for one in some], form) for _, value, form in measures)
+        mass = _negative_mass([_part(one)["negative_mass"] for one in some])
+        cells = (setting.name, str(some[0].moment.generation), str(len(some)), *numbers, mass)
+        rows.append(Row(cells, setting.family))
     caption = (
         "Eigenvalues and trace in nats per squared unit of weight, with their ranges over seeds; negative "
         "mass: the share of eigenvalues below a threshold, given in units of the largest magnitude, with the "
@@ -333,18 +318,16 @@ def examples_section(study: Study, target: Target) -> Section:
     ends = of.shown_moments(study, "depth")[:GRIDS]
     for end in ("deepest", "shallowest"):
         for setting, some in ends:
-            _add_grid(blocks, setting, some[0], end, by_depth(some[0], end))
+            blocks += _grid(setting, some[0], end, by_depth(some[0], end))
     if not blocks:
         blocks.append(_not_analysed(target, "depth"))
     return Section("examples", "Examples", (*blocks, *_forgotten(study, target)))
 
 
-def _add_grid(
-    blocks: list[Block], setting: SettingFacts, one: MomentFacts, end: str, pictures: Sequence[Picture]
-) -> None:
-    if pictures:
-        heading = f"{end.capitalize()}: {setting.name}, {one.moment.label}"
-        blocks.append(Grid(heading, setting.family, tuple(pictures)))
+def _grid(setting: SettingFacts, one: MomentFacts, end: str, pictures: Iterable[Picture]) -> list[Grid]:
+    shown = tuple(pictures)
+    heading = f"{end.capitalize()}: {setting.name}, {one.moment.label}"
+    return [Grid(heading, setting.family, shown)] if shown else []
 
 
 def _forgotten(study: Study, target: Target) -> list[Block]:
@@ -355,8 +338,8 @@ def _forgotten(study: Study, target: Target) -> list[Block]:
         tracked = [one for one in some if "forgetting" in one.results["calibration"]["result"]]
         if tracked and setting.job is not None:
             try:
-                pictures = list(most_forgotten(tracked[0], setting.job))
-                _add_grid(blocks, setting, tracked[0], "most forgotten", pictures)
+                pictures = most_forgotten(tracked[0], setting.job)
+                blocks += _grid(setting, tracked[0], "most forgotten", pictures)
             except SealRayError as error:
                 problem = str(error)
     if blocks:
