@@ -17,7 +17,8 @@ from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_file
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.networks import Parts, ResNet, stages
-from seal_ray.phases.schedule import Budget, Phase, Position, Schedule, learning_rate, owner
+from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, build
+from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, owner
 from seal_ray.plugins import Registry, files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
 
@@ -84,27 +85,6 @@ class Model(BaseModel):
     )
 
 
-class Optimizer(BaseModel):
-    """SGD and its learning-rate schedule."""
-
-    model_config = STRICT
-
-    name: Literal["sgd"] = Field(default="sgd", description="SGD with momentum, not Nesterov's")
-    lr: float = Field(default=0.1, gt=0, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
-    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
-    schedule: Literal["cosine", "step", "constant"] = Field(default="cosine", description="after the warm-up")
-    warmup_share: float = Field(default=0.125, ge=0, lt=1, description="share of a schedule that warms up")
-    clip_norm: float | None = Field(
-        default=None, gt=0, description="largest gradient norm; null: no clipping"
-    )
-
-    @property
-    def rates(self) -> Schedule:
-        """The learning rate over one cycle."""
-        return Schedule(self.schedule, self.lr, self.warmup_share)
-
-
 class Loss(BaseModel):
     """The loss that is trained on."""
 
@@ -124,6 +104,15 @@ class Augment(BaseModel):
     flip: bool = Field(default=True, description="flip half of the images left to right")
 
 
+def _not_fp16(value: object) -> object:
+    if value == "fp16":
+        raise ConfigError(
+            "precision: fp16 needs a loss scale, a state that changes whenever a gradient overflows; use "
+            "bf16, which has the range of fp32 and needs none"
+        )
+    return value
+
+
 class Recipe(BaseModel):
     """All that determines what a run computes.
 
@@ -137,14 +126,18 @@ class Recipe(BaseModel):
     model: Model = Field(default=Model(), description="the network")
     method: Annotated[Method, Choice(METHODS)] = Field(description="the training method")
     budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
-    optimizer: Optimizer = Field(default=Optimizer(), description="the optimizer and its schedule")
+    optimizer: Annotated[Optimizer, Choice(OPTIMIZERS, Sgd.name, REFUSED)] = Field(
+        default=Sgd(), description="the optimizer and its schedule"
+    )
     loss: Loss = Field(default=Loss(), description="the loss")
     augment: Augment = Field(default=Augment(), description="augmentation of training images")
     batch_size: int = Field(default=32, ge=1, description="images of one optimizer step, over all shards")
     shards: int = Field(
         default=1, ge=1, description="equal pieces of a batch, each with its own batch statistics"
     )
-    precision: Literal["fp32", "tf32", "bf16", "fp64"] = Field(
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16", "fp64"], BeforeValidator(_not_fp16), CONFIG_ERROR
+    ] = Field(
         default="fp32",
         description="of matrix products; bf16 on a CPU needs images of 32 px or more; fp64: of everything, "
         "for checks against a reference, slow",
@@ -339,6 +332,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     for name in ("init_sha256", "new_head"):
         if getattr(recipe.model, name) and recipe.model.init_from is None:
             yield f"model.{name}: is about the weights that model.init_from names; give that, or leave it out"
+    try:
+        build(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        yield f"optimizer: {recipe.optimizer.name}: {error}"
     names = _stages(recipe.model.arch)
     yield from _error(Parts, names, recipe.method.split_at)
     if (part := getattr(recipe.method, "part", None)) is not None:

@@ -166,13 +166,20 @@ class Choice:
 
     Read from an instance, a mapping {name: ..., its fields}, or the bare name; written as the mapping. Which
     names there are is asked when a value is read. An instance may be of any subclass of the annotated type.
+    default: the name of a mapping without one. refused: names that might be expected, and why they are none.
     """
 
     options: Mapping[str, type]
+    default: str | None = None
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def name(self, value: object) -> str:
+        """The name that `value` gives, or the default; empty when there is neither."""
+        return _name(value) or self.default or ""
 
     def fields(self, value: object) -> dict[str, Any]:
         """The fields, with their types, of the mapping that `value` is or should be."""
-        return {"name": str} | _fields(self.options.get(_name(value)))
+        return {"name": str} | _fields(self.options.get(self.name(value)))
 
     def owners(self, field: str) -> list[str]:
         """The names of the options that have `field`."""
@@ -184,7 +191,12 @@ class Choice:
         def read(value: object) -> object:
             if isinstance(value, source):
                 return _read(type(value), _dump(value))
+            if self.default and not isinstance(value, dict | str):
+                problem = InitErrorDetails(type="model_type", loc=(), input=value, ctx={"class_name": ""})
+                raise ValidationError.from_exception_data("Choice", [problem])
             mapping = value if isinstance(value, dict) else {"name": value}
+            if self.default:
+                mapping = {"name": self.default, **mapping}
             return _read(self._option(mapping, value), mapping)
 
         return core_schema.no_info_plain_validator_function(
@@ -195,7 +207,11 @@ class Choice:
         """The dataclass that a mapping names."""
         if _name(mapping) in self.options:
             return self.options[_name(mapping)]
-        if "name" in mapping:
+        if reason := self.refused.get(_name(mapping).lower()):
+            problem = InitErrorDetails(
+                type=_custom(f"{_name(mapping)}: {reason}"), loc=("name",), input=value
+            )
+        elif "name" in mapping:
             expected = {"expected": _listed([repr(name) for name in self.options])}
             problem = InitErrorDetails(type="literal_error", loc=("name",), input=value, ctx=expected)
         else:
@@ -274,7 +290,9 @@ def _path(details: ErrorDetails, value: Any) -> Keys:
     path: list[Any] = []
     key: Any
     for key in loc:
-        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
+        if key in (
+            value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        ):
             path.append(key)
             value = value[key]
     return (*path, loc[-1]) if details["type"] == "missing" else tuple(path)
@@ -311,7 +329,8 @@ def _step(kind: Any, value: Any, path: Keys) -> tuple[Any, Any]:
     key: Any
     for key in path:
         kind = _fields(kind, value).get(key)
-        value = value.get(key) if isinstance(value, dict) else value[key] if isinstance(value, list) else None
+        value = dict(enumerate(value)) if isinstance(value, list) else value
+        value = value.get(key) if isinstance(value, dict) else None
     return kind, value
 
 
@@ -322,9 +341,9 @@ def _unknown(model: type[BaseModel], path: Keys, document: Document) -> str:
     fields = _fields(kind, holder)
     choice = _choice(kind)
     owners = choice.owners(name) if choice else []
-    if owners:
+    if choice and owners:
         known = f"(fields: {', '.join(fields)})"
-        return f"is a field of {_listed(owners)}, not of {_name(holder)}; remove it {known}"
+        return f"is a field of {_listed(owners)}, not of {choice.name(holder)}; remove it {known}"
     wanted = name.lower().replace("-", "_")
     wanted = SYNONYMS.get(wanted, wanted)
     elsewhere: dict[str, str] = {}

@@ -24,14 +24,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
+from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Position, first_epochs, learning_rate
 from seal_ray.plugins import source_digest
 
 if TYPE_CHECKING:
+    from seal_ray.phases.optimizers import Optimizer
     from seal_ray.recipe import Model, Recipe
 
 SEMANTICS = 2
 """Raised whenever a change of this package changes what a recipe computes."""
+RATES = {"lr", "schedule", "warmup_share"}
+"""Fields of an optimizer that enter as the learning rate of each epoch."""
 
 
 def generation_keys(recipe: Recipe, identity: str) -> tuple[str, ...]:
@@ -66,11 +70,12 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
     apart: dict[str, Any] = {
         "data": {"path"},
         "model": {"init_from", "init_sha256", "new_head"},
-        "optimizer": {"lr", "schedule", "warmup_share"},
+        "optimizer": True,
         "method": True,
         "budget": True,
     }
     held = recipe.model_dump(exclude=apart, exclude_defaults=True)
+    held["optimizer"] = _optimizer(recipe.optimizer)
     return {
         "semantics": SEMANTICS,
         "data": identity,
@@ -91,6 +96,22 @@ def _initial_weights(model: Model) -> tuple[str, bool] | None:
             "init_sha256, or the recipe that `seal_ray.runs.weights.pinned` returns"
         )
     return model.init_sha256, model.new_head
+
+
+def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer but for its rates, which enter by themselves.
+
+    Of SGD what differs from its defaults; of others also what does not, since the defaults are torch's.
+    """
+    ours = isinstance(optimizer, Sgd)
+    fixed = {"weight_decay", *optimizer.own} if not ours else set()
+    told = {
+        field.name: getattr(optimizer, field.name)
+        for field in fields(optimizer)
+        if field.name in fixed or getattr(optimizer, field.name) != field.default
+    }
+    named = {} if ours else {"name": optimizer.name}
+    return named | {name: value for name, value in told.items() if name not in RATES}
 
 
 def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:

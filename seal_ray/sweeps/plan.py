@@ -22,6 +22,7 @@ from seal_ray.phases.schedule import (
 )
 from seal_ray.recipe import Recipe
 from seal_ray.runs.weights import beginning
+from seal_ray.training.optimizer import state_copies
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def make_plan(planned: Planned) -> Plan:
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     carried = weights * len(recipe.method.carry)
     keep, done = planned.job.placement.keep, len(store.rows())
-    checkpoint = weights + carried + dtype.itemsize * parameters * (recipe.optimizer.momentum > 0)
+    checkpoint = weights + carried + dtype.itemsize * parameters * state_copies(recipe.optimizer)
     phases = tuple(_phases(recipe, parts, per_epoch))
     moments = sum(
         name in keep.moments

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from seal_ray.networks import Parts
+from seal_ray.phases.optimizers import Optimizer, build
 from seal_ray.phases.schedule import Phase, Row, group_rate, owner
 
 
-class Settings(Protocol):
-    """What an optimizer needs to know of a recipe."""
-
-    @property
-    def momentum(self) -> float:
-        """Momentum, in [0, 1)."""
-        ...
-
-    @property
-    def weight_decay(self) -> float:
-        """Weight decay of every parameter, norms and biases too."""
-        ...
-
-
-def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Settings) -> torch.optim.SGD:
-    """SGD over the phase's groups, its momentum fresh; sets requires_grad of every parameter.
+def build_optimizer(
+    network: nn.Module, parts: Parts, phase: Phase, settings: Optimizer
+) -> torch.optim.Optimizer:
+    """The optimizer of the phase's groups, its state fresh; sets requires_grad of every parameter.
 
     `param_groups[i]` has the extra key `group`: the index of its Group in the phase. Group.ascend becomes
-    torch's `maximize`, which at weight decay 0 equals a negative learning rate bit for bit.
+    torch's `maximize`, which for SGD at weight decay 0 equals a negative learning rate bit for bit.
     """
     members: list[list[nn.Parameter]] = [[] for _ in phase.groups]
     owners = {stage: owner(phase.groups, parts, stage) for stage in parts.stages}
@@ -39,7 +27,8 @@ def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Se
         parameter.requires_grad_(index is not None)
         if index is not None:
             members[index].append(parameter)
-    return torch.optim.SGD(
+    return build(
+        settings,
         [
             {
                 "params": parameters,
@@ -50,8 +39,6 @@ def build_optimizer(network: nn.Module, parts: Parts, phase: Phase, settings: Se
             for index, (group, parameters) in enumerate(zip(phase.groups, members, strict=True))
             if parameters
         ],
-        lr=0.0,
-        momentum=settings.momentum,
     )
 
 
@@ -85,11 +72,31 @@ def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dic
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, network: nn.Module, state: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_state` named; parameters that the optimizer does not move are left out."""
+    """Put back what `optimizer_state` named; parameters that the optimizer does not move are left out.
+
+    Counts of steps stay on the CPU, where torch keeps them, other tensors go to their parameter's device and,
+    where they are as large, to its memory order.
+    """
     parameters = dict(network.named_parameters())
     moved = {p for entry in optimizer.param_groups for p in entry["params"]}
     for name, value in state.items():
         owner_name, key = name.rsplit(":", 1)
         parameter = parameters[owner_name]
-        if parameter in moved:
-            optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value)
+        if parameter not in moved:
+            continue
+        if key == "step":
+            kept = value.cpu().clone()
+        elif value.shape == parameter.shape:
+            kept = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            kept = value.to(parameter.device, copy=True)
+        optimizer.state[parameter][key] = kept
+
+
+def state_copies(settings: Optimizer) -> int:
+    """How many tensors of a parameter's size the optimizer keeps for it."""
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    parameter.grad = torch.zeros(2, 3)
+    optimizer = build(settings, [parameter])
+    optimizer.step()
+    return sum(isinstance(v, Tensor) and v.shape == (2, 3) for v in optimizer.state[parameter].values())

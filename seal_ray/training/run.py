@@ -125,8 +125,8 @@ class Run:
         if self.first == 0:
             self.world.lead(lambda: self._keep(["forgotten"], generation))
 
-    def optimizer_for(self, phase: Phase) -> torch.optim.SGD:
-        """The phase's optimizer: its momentum fresh, or as it was after the last epoch."""
+    def optimizer_for(self, phase: Phase) -> torch.optim.Optimizer:
+        """The phase's optimizer: its state fresh, or as it was after the last epoch."""
         optimizer = build_optimizer(self.network, self.parts, phase, self.recipe.optimizer)
         if not (phase.fresh and self.enters_phase):
             load_optimizer_state(optimizer, self.network, self.optimizer)

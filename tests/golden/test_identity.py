@@ -53,6 +53,9 @@ def _of_model(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _of_model(kind, f"{prefix}.{name}")
+        elif is_dataclass(field.default):  # a choice by name
+            named = {"name": getattr(field.default, "name", None), **vars(field.default)}
+            yield from ((f"{prefix}.{name}.{key}", repr(value)) for key, value in named.items())
         elif not field.is_required():
             yield f"{prefix}.{name}", repr(field.default)
 

@@ -54,6 +54,8 @@ CHANGES: dict[str, Any] = {
     "budget.generation_length": 6,
     "optimizer.lr": 0.2,
     "optimizer.momentum": 0.8,
+    "optimizer.name": "adamw",
+    "optimizer.nesterov": True,
     "optimizer.weight_decay": 1e-4,
     "optimizer.schedule": "step",
     "optimizer.warmup_share": 0.5,
@@ -70,7 +72,6 @@ CHANGES: dict[str, Any] = {
 
 OTHERS = {
     "data.path",  # data enters by identity
-    "optimizer.name",  # there is one
     "budget.epochs",  # more generations leave the earlier ones as they were
     "method",  # by what its phases say, below
     "model.init_from",  # initial weights enter by digest, below
@@ -98,6 +99,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from leaves(kind, f"{prefix}{name}.")
+        elif is_dataclass(field.default):  # a choice by name
+            yield from (f"{prefix}{name}.{key}" for key in ("name", *vars(field.default)))
         elif name == "budget":
             yield from ("budget.epochs", "budget.generation_length")
         else:

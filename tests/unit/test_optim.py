@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from seal_ray.networks import Parts, build, stages
+from seal_ray.phases.optimizers import OPTIMIZERS, Sgd
 from seal_ray.phases.schedule import Group, Phase, Rise, owner
-from seal_ray.recipe import Optimizer
 from seal_ray.streams import stream
 from seal_ray.training.optimizer import (
     build_optimizer,
@@ -19,6 +19,7 @@ from seal_ray.training.optimizer import (
     optimizer_state,
     set_learning_rate,
     signed_rate,
+    state_copies,
 )
 from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run
 
@@ -32,12 +33,14 @@ def network(memory_format: torch.memory_format = torch.contiguous_format) -> nn.
     return net.to(memory_format=memory_format)
 
 
-def optimizer(net: nn.Module, groups: tuple[Group, ...], **settings: float) -> tuple[torch.optim.SGD, Phase]:
+def optimizer(
+    net: nn.Module, groups: tuple[Group, ...], **settings: float
+) -> tuple[torch.optim.Optimizer, Phase]:
     phase = Phase("x", 4, groups)
-    return build_optimizer(net, PARTS, phase, Optimizer(**settings)), phase
+    return build_optimizer(net, PARTS, phase, Sgd(**settings)), phase
 
 
-def step(net: nn.Module, sgd: torch.optim.SGD, seed: int) -> None:
+def step(net: nn.Module, sgd: torch.optim.Optimizer, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for p in net.parameters():
         p.grad = torch.randn(p.shape, generator=generator)
@@ -161,6 +164,56 @@ def test_without_momentum_there_is_no_state() -> None:
     set_learning_rate(sgd, phase, 0.1, [], 0)
     step(net, sgd, 1)
     assert optimizer_state(sgd, net) == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_class_of_torch_moves_as_by_itself_and_its_state_is_put_back_whole(name: str) -> None:
+    """An ascent of the early part, whose state is saved and loaded after each step, against torch alone."""
+    ours, alone = network(), network()
+    decay = [0.0, 0.05]
+    kind = next(cls for key, cls in vars(torch.optim).items() if key.lower() == name)
+    own = {"momentum": 0.9} if name == "sgd" else {}
+    halves: list[list[nn.Parameter]] = [[], []]
+    for key, parameter in alone.named_parameters():
+        halves[PARTS.holds("late", key)].append(parameter)
+    groups = [
+        {"params": half, "maximize": not late, "weight_decay": decay[late], "lr": [0.002, 0.2][late]}
+        for late, half in enumerate(halves)
+    ]
+    reference = kind(groups, lr=0.0, **own)
+    state: dict[str, torch.Tensor] = {}
+    for seed in range(4):
+        phase = Phase("x", 4, SEAL)
+        resumed = build_optimizer(ours, PARTS, phase, OPTIMIZERS[name](weight_decay=0.05))
+        load_optimizer_state(resumed, ours, state)
+        set_learning_rate(resumed, phase, 0.2, [], 0)
+        step(ours, resumed, seed)
+        step(alone, reference, seed)
+        state = {key: tensor.clone() for key, tensor in optimizer_state(resumed, ours).items()}
+    for (key, p), q in zip(ours.named_parameters(), alone.named_parameters(), strict=True):
+        assert torch.equal(p, q[1]), key
+    kept = {key for held in reference.state.values() for key in held}
+    assert {key.split(":")[1] for key in state} == kept
+
+
+def test_nesterov_by_hand() -> None:
+    net = network()
+    sgd, phase = optimizer(net, (Group("all"),), momentum=0.5, weight_decay=0.0, nesterov=True)
+    set_learning_rate(sgd, phase, 0.1, [], 0)
+    weight = net.get_parameter("fc.bias")
+    before = weight.detach().clone()
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    sgd.step()  # v = 1: moves by 1 + 0.5 * 1
+    sgd.step()  # v = 1.5: moves by 1 + 0.5 * 1.5
+    torch.testing.assert_close(weight.detach(), before - 0.1 * (1.5 + 1.75))
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"), [("sgd", 1), ("adamw", 2), ("adadelta", 2), ("adafactor", 0), ("rmsprop", 1)]
+)
+def test_how_many_tensors_of_a_parameters_size_are_kept(name: str, copies: int) -> None:
+    assert state_copies(OPTIMIZERS[name]()) == copies
 
 
 def first_update(folder: Path, clip_norm: float | None) -> tuple[float, float, float]:

@@ -48,7 +48,7 @@ BAD = {
     "unknown field": (
         job(recipe="optimizer:\n    momentum: 0.9\n    learning_rate: 0.1 #!"),
         "recipe.optimizer.learning_rate",
-        "unknown field; did you mean 'lr'? (fields: name, lr, momentum,",
+        "unknown field; did you mean 'lr'? (fields: name, lr, weight_decay,",
     ),
     "wd": (job(recipe="optimizer: {wd: 0.1} #!"), "recipe.optimizer.wd", "did you mean 'weight_decay'?"),
     "bs": (job(recipe="bs: 32 #!"), "recipe.bs", "did you mean 'batch_size'?"),
@@ -82,6 +82,58 @@ BAD = {
         job(recipe="optimizer {lr: 0.1} #!"),
         "recipe.'optimizer {lr'",
         "did you mean 'optimizer'?",
+    ),
+    "field of another optimizer": (
+        job(recipe="optimizer: {betas: [0.9, 0.99]} #!"),
+        "recipe.optimizer.betas",
+        "is a field of adamw, adam, adamax, nadam or radam, not of sgd; remove it (fields: name, lr,",
+    ),
+    "misspelt field of an optimizer": (
+        job(recipe="optimizer:\n    name: AdamW\n    beta: 0.9 #!"),
+        "recipe.optimizer.beta",
+        "unknown field; did you mean 'betas'? (fields: name, lr, weight_decay, schedule, warmup_share, "
+        "clip_norm, betas, eps, amsgrad)",
+    ),
+    "field of an optimizer of the wrong kind": (
+        job(recipe="optimizer:\n    name: rmsprop\n    centered: 1 #!"),
+        "recipe.optimizer.centered",
+        "must be true or false, not 1",
+    ),
+    "half a field of an optimizer": (
+        job(recipe="optimizer: {name: adamw, betas: [0.9]} #!"),
+        "recipe.optimizer.betas.1",
+        "missing; add it",
+    ),
+    "field of an optimizer out of torch's range": (
+        job(recipe="optimizer: {name: adamw, betas: [1.5, 0.9]} #!"),
+        "recipe.optimizer",
+        "adamw: Invalid beta parameter at index 0: 1.5",
+    ),
+    "Nesterov without momentum": (
+        job(recipe="optimizer: {momentum: 0.0, nesterov: true} #!"),
+        "recipe.optimizer",
+        "sgd: Nesterov momentum requires a momentum",
+    ),
+    "misspelt optimizer": (
+        job(recipe="optimizer: {name: adamww} #!"),
+        "recipe.optimizer.name",
+        "did you mean 'adamw'?",
+    ),
+    "optimizer with a closure": (
+        job(recipe="optimizer: {name: LBFGS, max_iter: 4} #!"),
+        "recipe.optimizer.name",
+        "LBFGS: LBFGS computes the loss again inside a step",
+    ),
+    "optimizer of sparse gradients": (
+        job(recipe="optimizer: SparseAdam #!"),
+        "recipe.optimizer.name",
+        "SparseAdam needs sparse gradients",
+    ),
+    "null optimizer": (job(recipe="optimizer: #!"), "recipe.optimizer", "must be a mapping of name, lr,"),
+    "half precision": (
+        job(recipe="precision: fp16 #!"),
+        "recipe.precision",
+        "fp16 needs a loss scale, a state that changes whenever a gradient overflows; use bf16",
     ),
     "nothing near": (job(rest="placement: {zzz: 2} #!"), "placement.zzz", "unknown field (fields: workers,"),
     "field of another method": (

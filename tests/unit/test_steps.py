@@ -11,9 +11,9 @@ from torch import nn
 
 from seal_ray.methods import METHODS
 from seal_ray.networks import Parts
+from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Budget, Group, Phase
 from seal_ray.phases.steps import Descend, Masked, Sam, Step
-from seal_ray.recipe import Optimizer
 from seal_ray.training.optimizer import build_optimizer, set_learning_rate
 
 
@@ -46,9 +46,7 @@ def take(
     momentum: float = 0.0,
 ) -> tuple[float, float]:
     """`steps` steps of the phase on the squared error of (X, Y); returns the two weights."""
-    optimizer = build_optimizer(
-        network, PARTS, phase, Optimizer(momentum=momentum, weight_decay=weight_decay)
-    )
+    optimizer = build_optimizer(network, PARTS, phase, Sgd(momentum=momentum, weight_decay=weight_decay))
     set_learning_rate(optimizer, phase, lr, [], 0)
     step = phase.step.begin(network, lambda part: PARTS.parameters(network, part))
 
