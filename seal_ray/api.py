@@ -12,7 +12,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from seal_ray.analysis.evaluations import Kind
-    from seal_ray.analysis.tasks import Outcome
+    from seal_ray.analysis.evaluations import EvaluationKind
+    from seal_ray.analysis.tasks import TaskOutcome
     from seal_ray.data.images import Images
     from seal_ray.phases.schedule import Row
     from seal_ray.recipe import Job, Recipe
@@ -80,7 +80,7 @@ class StoredRun:
 
     def results(self, what: str) -> dict[str, dict[str, Any]]:
         """What an analysis found, by moment. what: such as `depth`, `transfer-cub200`, `fewshot-cub200`."""
-        from seal_ray.analysis.results import read_result
+        from seal_ray.analysis.tasks import read_result
 
         held = {moment.label: read_result(moment, what) for moment in self._moments()}
         return {label: found["result"] for label, found in held.items() if found}
@@ -100,9 +100,9 @@ class StoredRun:
         return read_network(self.folder, moment)
 
     def _moments(self) -> list[Any]:
-        from seal_ray.analysis.moments import Subject
+        from seal_ray.analysis.moments import AnalysedRun
 
-        return Subject(self.folder, self.job, self.id).moments()
+        return AnalysedRun(self.folder, self.job, self.id).moments()
 
 
 Target = StoredRun | str | AnyPath
@@ -190,14 +190,15 @@ def fit(
     from seal_ray.training.run import Execution
 
     execution = execution or Execution()
-    keep, tracking = Keep(moments=execution.moments), Tracking(wandb="off")  # type: ignore[arg-type]
-    placement = Placement(storage=str(storage), loader="torch", keep=keep, tracking=tracking)
+    held = asdict(execution)
+    keep, tracking = Keep(moments=held.pop("moments")), Tracking(wandb="off")
+    placement = Placement(storage=str(storage), keep=keep, tracking=tracking, **held)
     planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))
     if planned.store.status().get("status") in ENDED:
         return
     with hold_lease(planned.store.folder) as token:
         begin(planned, lambda text: None)
-        images = Images.from_dataset(planned.dataset, loader="torch")
+        images = Images.from_dataset(planned.dataset, loader=placement.loader)
         owned = replace(planned.store, owned=functools.partial(owns, planned.store.folder, token))
         yield from loop.fit(planned.job.recipe, images, store=owned, execution=execution)
 
@@ -226,8 +227,8 @@ def train_each(
     jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
 ) -> Generator[TrainingOutcome]:
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
+    from seal_ray.analysis.run import analysing_run
     from seal_ray.distributed.launch import launch, prepare_job, ray_session
-    from seal_ray.sweeps.tune import analysing_run
     from seal_ray.tracking.terminal import Console as Lines
 
     console = _shown(console)
@@ -256,14 +257,21 @@ def sweep(
     in_process: one run after the other in this process, without Ray. What cannot be trained is an error
     before anything starts; what goes wrong with a run later is in `runs` of the leaderboard.
     """
+    from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
     from seal_ray.sweeps.tune import run_sweep
 
-    runs = prepare_sweep(load_sweep(file, overrides, plugins))
+    runs, console = prepare_sweep(load_sweep(file, overrides, plugins)), _shown(console)
     run_sweep(
-        runs, _shown(console), share=share, address=address, concurrent=concurrent, in_process=in_process
+        runs,
+        console,
+        share=share,
+        address=address,
+        concurrent=concurrent,
+        in_process=in_process,
+        while_training=analysing_sweep(runs, console, concurrent=concurrent, in_process=in_process),
     )
     lines, found = write_results(runs)
     widen_results(runs, lines, found)
@@ -280,14 +288,14 @@ def analyze(
     trust_plugins: bool = False,
     console: Console | None = None,
     **options: Any,
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """Analyse kept moments, computing only what is missing; `StoredRun.results` has what was found.
 
-    what: such as ["depth"]; None: all there is. overrides: of the preset's settings, such as "depth.k=10".
-    preset: `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze`.
+    what: such as ["depth"]; None: the built-in ones. overrides: of settings, such as "depth.k=10". preset:
+    `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze`.
     """
     from seal_ray.analysis import run
-    from seal_ray.analysis.settings import load_settings
+    from seal_ray.analysis.tasks import load_settings
 
     asked = options if what is None else {"what": what, **options}
     settings = load_settings(preset, overrides)
@@ -300,7 +308,7 @@ def transfer(
     *,
     mode: Literal["probe", "finetune"] | None = None,
     **options: Any,
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """How well what was learned serves on other data sets: linear probes on frozen features, or fine-tuning.
 
     to: prepared folders, or names of `seal-ray data list`. options: those of `evaluate`.
@@ -310,14 +318,14 @@ def transfer(
     return evaluate(target, transfer_kind(mode, options.get("evaluation")), to, **options)
 
 
-def fewshot(target: Target | None, on: Sequence[str] | None = None, **options: Any) -> list[Outcome]:
+def fewshot(target: Target | None, on: Sequence[str] | None = None, **options: Any) -> list[TaskOutcome]:
     """How well new classes are learned from a few images each, on frozen features; as `transfer`."""
     return evaluate(target, "fewshot", on, **options)
 
 
 def evaluate(
     target: Target | None,
-    kind: Kind,
+    kind: EvaluationKind,
     targets: Sequence[str] | None = None,
     *,
     evaluation: Path | None = None,
@@ -333,15 +341,15 @@ def evaluate(
     trust_plugins: bool = False,
     console: Console | None = None,
     **settings: Any,
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """Evaluate moments, or the weights of somebody else, on other data sets, computing only what is missing.
 
     evaluation: a YAML file, over which targets and settings (fields of `seal_ray.analysis.evaluations`) go.
     data: where the data sets lie that are called by name. moments, storage, workers, address, in_process: as
-    of `seal_ray.analysis.carry.carry`. weights, arch, trained_on: in place of a target, as of
-    `seal_ray.analysis.carry.judge_weights`.
+    of `seal_ray.analysis.run.transfer`. weights, arch, trained_on: in place of a target, as of
+    `seal_ray.analysis.run.score_weights`.
     """
-    from seal_ray.analysis.carry import carry, judge_weights
+    from seal_ray.analysis import run
     from seal_ray.analysis.evaluations import make_evaluation
 
     asked = make_evaluation(kind, evaluation, targets=targets and list(targets), **settings)
@@ -354,12 +362,14 @@ def evaluate(
                 "--weights: is judged in this process; --moments, --storage, --workers, --address, "
                 "--in-process and --trust-plugins are for runs"
             )
-        return judge_weights(weights, arch, asked, _shown(console), data=Path(data), trained_on=trained_on)
+        return run.score_weights(
+            weights, arch, asked, _shown(console), data=Path(data), trained_on=trained_on
+        )
     assert target is not None
     if trained_on != "imagenet":
         raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
     place = _place(target, trust_plugins)
-    return carry(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
+    return run.transfer(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
 
 
 def report(

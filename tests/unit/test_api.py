@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 import seal_ray as sr
@@ -30,7 +31,7 @@ LATER = ("1-ascended", "1-relearned", "2-ascended", "2-relearned")
 def file(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of three methods, trained in this process."""
     folder = tmp_path_factory.mktemp("api")
-    small_sweep(digits, folder / "runs", folder / "small.yaml", seeds=2)
+    small_sweep(digits, folder / "runs", folder / "small.yaml")
     return folder / "small.yaml"
 
 
@@ -106,6 +107,8 @@ def test_fit_with_a_storage_keeps_the_run_where_the_command_line_would(
     epochs.close()  # as if the notebook had been closed
     rest = [epoch.row for epoch in sr.fit(recipe, storage=tmp_path)]
     assert without_speeds([first.row, *rest]) == without_speeds(alone)
+    kept = yaml.safe_load((tmp_path / first.row["run_id"] / "job.yaml").read_text())["placement"]
+    assert (kept["loader"], kept["keep"]["moments"]) == ("torch", ["ascended", "relearned"])
     planned = prepare_job(sr.Job(name="x", recipe=recipe, placement=Placement(storage=str(tmp_path))))
     run = sr.load(planned.store.folder)
     assert (run.id, run.status, run.moments) == (
