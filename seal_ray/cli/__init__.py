@@ -1,5 +1,79 @@
-"""The command line: parse, call, print."""
+"""The command line: parse, one call, print. Errors that a user caused are printed without a traceback."""
 
-from seal_ray.cli.run import app, main
+from __future__ import annotations
 
-__all__ = ["app", "main"]
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import seal_ray
+from seal_ray.cli import analyze, data, jobs, plugins, run, sweep
+from seal_ray.cli.options import out, say_what_is_loaded
+from seal_ray.errors import SealRayError
+
+FIRST = ("doctor", "data")
+
+
+class InOrder(TyperGroup):
+    """Lists commands in the order of work; groups of commands would come last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        return sorted(super().list_commands(ctx), key=lambda name: name not in FIRST)
+
+
+app = typer.Typer(
+    cls=InOrder,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Forget-and-relearn training: SEAL, LLF and rivals, on one machine or a Ray cluster.",
+)
+app.command()(run.doctor)
+app.command()(run.validate)
+app.command()(run.plan)
+app.command()(run.train)
+app.command()(sweep.sweep)
+app.command()(analyze.analyze)
+for _name, _help in analyze.EVALUATIONS.items():
+    app.command(_name, cls=analyze.EvaluationCommand, help=_help)(analyze.evaluate)
+app.command()(analyze.report)
+app.command()(run.runs)
+app.command()(run.export)
+app.command()(run.clean)
+app.command()(run.sync)
+app.command()(run.dashboard)
+app.command()(plugins.methods)
+app.command()(plugins.analyses)
+app.command()(plugins.check)
+app.command(context_settings=jobs.PASSED_ON)(jobs.submit)
+app.add_typer(data.data_app, name="data")
+app.add_typer(jobs.jobs_app, name="jobs")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"seal-ray {seal_ray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
+    """What can be given before a command."""
+
+
+def main() -> None:
+    """Run the command line; exit 2 for an error that the user can mend."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
+    say_what_is_loaded()
+    try:
+        app()
+    except SealRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

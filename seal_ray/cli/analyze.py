@@ -1,18 +1,31 @@
-"""`seal-ray transfer` and `seal-ray fewshot`: what was learned, judged on other data sets."""
+"""`seal-ray analyze`, `transfer`, `fewshot`: what was learned; `seal-ray report`: all of it on one page."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-from seal_ray.cli.options import Address, Storage, Target, Trust, out, trust_plugins
+from seal_ray import api
+from seal_ray.cli.options import Address, InProcess, Plugins, Storage, Target, Trust, out
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from seal_ray.analysis.evaluations import Evaluation
+    from seal_ray.analysis.tasks import TaskOutcome
+
+EVALUATIONS = {
+    "transfer": "Fit linear probes to frozen features of other data sets, or fine-tune. Again: only what is "
+    "missing.",
+    "fewshot": "Learn new classes from a few images each, on frozen features; every method gets the same "
+    "episodes.",
+}
+Actors = Annotated[int | None, typer.Option("--workers", min=1, help="Actors at once.")]
 
 
 class Mode(StrEnum):
@@ -22,142 +35,169 @@ class Mode(StrEnum):
     finetune = "finetune"
 
 
-File = Annotated[Optional[Path], typer.Option("--evaluation", help="YAML that says what to do.")]  # noqa: UP045
-Folder = Annotated[Path, typer.Option(help="Where data sets lie that are called by name.")]
-Layer = Annotated[Optional[str], typer.Option(help="Stage whose features are used; default: penultimate.")]  # noqa: UP045
-Seed = Annotated[Optional[int], typer.Option(help="Which images or episodes are drawn.")]  # noqa: UP045
-Moments = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Names, or labels such as g002-relearned; default: the last relearned."),
-]
-Weights = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        help="Weights from elsewhere (.safetensors or .pth) instead of a run's.", show_default=False
-    ),
-]
-Arch = Annotated[Optional[str], typer.Option(help="With --weights: the network, such as resnet50.")]  # noqa: UP045
-TrainedOn = Annotated[
-    str, typer.Option(help="With --weights: imagenet, or the folder of the data set they were trained on.")
-]
-Actors = Annotated[Optional[int], typer.Option("--workers", min=1, help="Actors at once.")]  # noqa: UP045
-InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")]
+def analyze(
+    target: Target,
+    what: Annotated[
+        str | None,
+        typer.Option(
+            help="Any of `seal-ray analyses`, or of plugin files, separated by commas; default: the built-in."
+        ),
+    ] = None,
+    moments: Annotated[
+        str | None,
+        typer.Option(help="Any of init, forgotten, ascended, relearned; default: all that were kept."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, for a look, or paper, for a publication.")] = "quick",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting, such as depth.k=10. Repeatable."),
+    ] = None,
+    workers: Actors = None,
+    storage: Storage = None,
+    address: Address = None,
+    in_process: InProcess = False,
+    plugin: Plugins = None,
+    trusted: Trust = False,
+) -> None:
+    """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
+    outcomes = api.analyze(
+        target,
+        _listed(what),
+        set_ or [],
+        preset=preset,
+        moments=_listed(moments),
+        storage=storage,
+        workers=workers,
+        address=address,
+        in_process=in_process,
+        plugins=plugin or [],
+        trust_plugins=trusted,
+        console=out,
+    )
+    _say(outcomes)
 
 
-def transfer(
+def evaluate(
+    context: typer.Context,
     target: Target = None,
-    to: Annotated[Optional[str], typer.Option(help="Data sets, separated by commas.")] = None,  # noqa: UP045
-    evaluation: File = None,
-    mode: Annotated[
-        Optional[Mode],  # noqa: UP045
-        typer.Option(help="Fit a probe to frozen features, or train all weights; default: probe."),
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", help="YAML that says what to do.")
     ] = None,
-    fraction: Annotated[Optional[float], typer.Option(help="Share of the train images.")] = None,  # noqa: UP045
-    holdout: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="probe: share of them that chooses the weight decay."),
+    data: Annotated[Path, typer.Option(help="Where data sets lie that are called by name.")] = Path("data"),
+    moments: Annotated[
+        str | None,
+        typer.Option(help="Names, or labels such as g002-relearned; default: the last relearned."),
     ] = None,
-    layer: Layer = None,
-    epochs: Annotated[Optional[int], typer.Option(help="finetune: epochs to train.")] = None,  # noqa: UP045
-    lr: Annotated[Optional[float], typer.Option(help="finetune: learning rate of the first.")] = None,  # noqa: UP045
-    seed: Seed = None,
-    data: Folder = Path("data"),
-    moments: Moments = None,
-    weights: Weights = None,
-    arch: Arch = None,
-    trained_on: TrainedOn = "imagenet",
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights from elsewhere (.safetensors or .pth) instead of a run's.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="With --weights: the network, such as resnet50.")] = None,
+    trained_on: Annotated[
+        str,
+        typer.Option(help="With --weights: imagenet, or the folder of the data set they were trained on."),
+    ] = "imagenet",
     storage: Storage = None,
     workers: Actors = None,
     address: Address = None,
     in_process: InProcess = False,
     trusted: Trust = False,
 ) -> None:
-    """Fit linear probes to frozen features of other data sets, or fine-tune. Again: only what is missing."""
-    from seal_ray.analysis.evaluations import make_evaluation, transfer_kind
-
-    asked = make_evaluation(
-        transfer_kind(mode, evaluation),
-        evaluation,
-        targets=_listed(to),
-        fraction=fraction,
-        holdout=holdout,
-        layer=layer,
-        epochs=epochs,
-        lr=lr,
-        seed=seed,
+    """What `seal-ray transfer` and `seal-ray fewshot` do; their further options are in `context.obj`."""
+    run, targets = (api.transfer, "to") if context.command.name == "transfer" else (api.fewshot, "on")
+    settings = {**context.obj, "shots": _numbers(context.obj.get("shots"))}
+    outcomes = run(
+        target,
+        _listed(settings.pop(targets)),
+        evaluation=evaluation,
+        data=data,
+        moments=_listed(moments),
+        weights=weights,
+        arch=arch,
+        trained_on=trained_on,
+        storage=storage,
+        workers=workers,
+        address=address,
+        in_process=in_process,
+        trust_plugins=trusted,
+        console=out,
+        **settings,
     )
-    where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
-    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where, trusted)
+    _say(outcomes)
 
 
-def fewshot(
-    target: Target = None,
-    on: Annotated[Optional[str], typer.Option(help="Data sets, separated by commas.")] = None,  # noqa: UP045
-    evaluation: File = None,
-    shots: Annotated[Optional[str], typer.Option(help="Images a class, such as 5,20,50.")] = None,  # noqa: UP045
-    episodes: Annotated[Optional[int], typer.Option(help="Episodes of each number of shots.")] = None,  # noqa: UP045
-    ways: Annotated[Optional[int], typer.Option(help="Classes of an episode.")] = None,  # noqa: UP045
-    queries: Annotated[Optional[int], typer.Option(help="Images a class to recognise.")] = None,  # noqa: UP045
-    head: Annotated[Optional[str], typer.Option(help="logistic or prototype.")] = None,  # noqa: UP045
-    layer: Layer = None,
-    seed: Seed = None,
-    data: Folder = Path("data"),
-    moments: Moments = None,
-    weights: Weights = None,
-    arch: Arch = None,
-    trained_on: TrainedOn = "imagenet",
+class EvaluationCommand(TyperCommand):
+    """A command with an option for each setting of its evaluations, which are looked up when it is called."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All options."""
+        return [*_options(self.name), *super().get_params(ctx)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call `evaluate` with the settings in `ctx.obj`."""
+        ctx.obj = {one.name: ctx.params.pop(one.name) for one in _options(self.name)}
+        return super().invoke(ctx)
+
+
+@functools.cache
+def _options(command: str) -> list[Any]:
+    """The options of a command that the models of its evaluations make, one for each field but sections."""
+    from seal_ray.analysis.evaluations import COMMANDS, MODELS, OPTIONS, TARGETS
+
+    kinds = [kind for kind, its in COMMANDS.items() if its == command]
+    models = [MODELS[kind] for kind in kinds]
+    option = OPTIONS[kinds[0]].removeprefix("--")
+    options = {option: _option(option, str, f"{TARGETS}; separated by commas")}
+    if len(kinds) > 1:
+        text = "fit a probe to frozen features, or train all weights"
+        options["mode"] = _option("mode", Mode, text, Mode.probe)
+    for mode, model in zip(Mode, models, strict=False):
+        for name, field in model.model_fields.items():
+            default = field.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default))
+            if name in options or not isinstance(default, (int, float, str)):
+                continue
+            only = "" if all(name in other.model_fields for other in models) else f"{mode}: "
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            plain: Any = field.annotation if field.annotation in (int, float) else str
+            text = ", ".join([f"{only}{field.description}", *choices])
+            options[name] = _option(name, plain, text, str(default))
+
+    def read() -> None:
+        """Has these options."""
+
+    read.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    made = typer.Typer(add_completion=False)
+    made.command()(read)
+    return list(typer.main.get_command(made).params)
+
+
+def _option(name: str, plain: Any, text: str, default: str | bool = False) -> inspect.Parameter:
+    """An option that is None unless it is given. default: what then holds."""
+    told = Annotated[plain | None, typer.Option(help=f"{text[0].upper()}{text[1:]}.", show_default=default)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=told)
+
+
+def report(
+    target: Target,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default: report.html beside the results."),
+    ] = None,
     storage: Storage = None,
-    workers: Actors = None,
-    address: Address = None,
-    in_process: InProcess = False,
     trusted: Trust = False,
 ) -> None:
-    """Learn new classes from a few images each, on frozen features; every method gets the same episodes."""
-    from seal_ray.analysis.evaluations import make_evaluation
+    """Write one HTML page that needs nothing else: leaderboard, curves, analyses, how to repeat it."""
+    path, study = api.report(target, output, storage=storage, trust_plugins=trusted)
+    from seal_ray.cli.tables import size
 
-    asked = make_evaluation(
-        "fewshot",
-        evaluation,
-        targets=_listed(on),
-        shots=_numbers(shots),
-        episodes=episodes,
-        ways=ways,
-        queries=queries,
-        head=head,
-        layer=layer,
-        seed=seed,
-    )
-    where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
-    _carry_out(asked, target, data, moments, (weights, arch, trained_on), where, trusted)
+    runs = f"{len(study.runs)} run{'' if len(study.runs) == 1 else 's'}"
+    out.print(f"{path}: {runs} of {study.name}, {size(path.stat().st_size)}", markup=False)
 
 
-def _carry_out(
-    asked: Evaluation,
-    target: Any,
-    data: Path,
-    moments: str | None,
-    outside: tuple[Path | None, str | None, str],
-    where: dict[str, Any],
-    trusted: bool,
-) -> None:
-    from seal_ray.analysis.run import score_weights, summary, transfer
+def _say(outcomes: Sequence[TaskOutcome]) -> None:
+    from seal_ray.analysis.run import summary
 
-    weights, arch, trained_on = outside
-    if (target is None) == (weights is None) or (weights is None) != (arch is None):
-        raise ConfigError("give a run, a storage folder or a sweep; or --weights FILE with --arch NAME")
-    if weights is not None and arch is not None:
-        if moments or any(where.values()) or trusted:
-            raise ConfigError(
-                "--weights: is judged in this process; --moments, --storage, --workers, --address, "
-                "--in-process and --trust-plugins are for runs"
-            )
-        outcomes = score_weights(weights, arch, asked, out, data=data, trained_on=trained_on)
-    else:
-        assert target is not None
-        if trained_on != "imagenet":
-            raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
-        trust_plugins(target, trusted)
-        outcomes = transfer(target, out, asked, data=data, moments=_listed(moments), **where)
     out.print(summary(outcomes), markup=False)
     if any(outcome.status in ("failed", "stopped") for outcome in outcomes):
         raise typer.Exit(1)

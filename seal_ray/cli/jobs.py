@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def submit(
     set_: Set = None,
     workers: Workers = None,
     storage: Storage = None,
-    concurrent: Annotated[Optional[int], typer.Option(min=1, help="sweep: runs at once.")] = None,  # noqa: UP045
+    concurrent: Annotated[int | None, typer.Option(min=1, help="sweep: runs at once.")] = None,
     share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
     follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
     plugin: Plugins = None,
@@ -97,7 +97,7 @@ def _given(context: typer.Context, kind: str, words: list[str]) -> dict[str, lis
     commands: Any = context.find_root().command
     parsed = commands.commands[kind].make_context(kind, words)
     given = {}
-    for parameter in parsed.command.params:
+    for parameter in parsed.command.get_params(parsed):
         source, value = parsed.get_parameter_source(parameter.name), parsed.params.get(parameter.name)
         if parameter.param_type_name == "option" and source.name == "COMMANDLINE":
             values = value if isinstance(value, list) else [] if value is True else [value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console as RichConsole
@@ -15,13 +15,14 @@ from seal_ray.storage.paths import storage_path
 out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
+    list[str] | None,
     typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
 ]
 Storage = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH."),
 ]
+Folder = Annotated[str, typer.Option("--storage", help="Folder that runs are stored in.")]
 Target = Annotated[
     Any,  # a path, or one in S3
     typer.Argument(
@@ -32,7 +33,7 @@ Target = Annotated[
     ),
 ]
 Plugins = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option("--plugin", help="A file of code, loaded first, as `plugins:` in the YAML. Repeatable."),
 ]
 Trust = Annotated[
@@ -41,12 +42,13 @@ Trust = Annotated[
         "--trust-plugins", help="Run the plugin files that runs in an object store have brought along."
     ),
 ]
-Workers = Annotated[Optional[int], typer.Option(help="Number of workers; divides recipe.shards.")]  # noqa: UP045
+Workers = Annotated[int | None, typer.Option(help="Number of workers; divides recipe.shards.")]
 
 Address = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
 ]
+InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")]
 
 
 def trust_plugins(target: Any, trusted: bool) -> None:

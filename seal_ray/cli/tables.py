@@ -13,15 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from seal_ray.data.assumed import assumption
-from seal_ray.distributed.launch import Planned
-from seal_ray.sweeps.plan import Plan, PlannedPhase, cores_for
-from seal_ray.sweeps.progress import clock
-from seal_ray.sweeps.results import SweepRuns
-from seal_ray.sweeps.sweep_plan import SweepPlan
-
 if TYPE_CHECKING:
     from seal_ray.data.sources import SourceInfo
+    from seal_ray.distributed.launch import Planned
+    from seal_ray.sweeps.plan import Plan, PlannedPhase
+    from seal_ray.sweeps.results import SweepRuns
+    from seal_ray.sweeps.sweep_plan import SweepPlan
 
 
 def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
@@ -64,6 +61,9 @@ UNKNOWN = (
 
 def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
+    from seal_ray.data.assumed import assumption
+    from seal_ray.sweeps.plan import cores_for
+
     assumed, storage = assumption(planned.dataset), planned.store.folder
     title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
     placement = planned.job.placement
@@ -109,6 +109,9 @@ PHASES = 12
 
 def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
+    from seal_ray.data.assumed import assumption
+    from seal_ray.sweeps.progress import clock
+
     table = Table(box=box.SIMPLE_HEAD, title=Text(runs.sweep.name), title_justify="left")
     for heading, justify in _SWEEP_COLUMNS:
         table.add_column(heading, justify=justify, no_wrap=True)

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import seal_ray.cli.doctor
 from seal_ray import cli
+from seal_ray.analysis.evaluations import FewShot, FineTune, Transfer
 from seal_ray.cli.doctor import Check
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import prepare_job
@@ -74,11 +77,52 @@ def test_every_command_explains_itself(run: Any, command: str) -> None:
     assert ended.err == ""
 
 
-def test_help_names_every_command(run: Any) -> None:
+def test_help_names_the_commands_in_the_order_of_work(run: Any) -> None:
     ended = run("--help")
     assert ended.code == 0
-    for command in ("train", "validate", "plan", "runs", "doctor", "data"):
-        assert command in ended.out
+    work = [
+        "doctor",
+        "data",
+        "validate",
+        "plan",
+        "train",
+        "sweep",
+        "analyze",
+        "transfer",
+        "fewshot",
+        "report",
+        "runs",
+    ]
+    named = re.findall(r"^│ ([a-z]+) ", ended.out, re.MULTILINE)
+    assert named[: len(work)] == work
+    assert named[-2:] == ["submit", "jobs"]
+    assert len(named) == len(set(named)) > len(work) + 2
+
+
+def test_it_says_which_version_it_is(run: Any) -> None:
+    ended = run("--version")
+    assert (ended.code, ended.out) == (0, f"seal-ray {version('seal-ray')}\n")
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setenv("_SEAL_RAY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "seal-ray tra")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().out.split() == ["train", "transfer"]
+
+
+@pytest.mark.parametrize(
+    ("command", "models"), [("transfer", [Transfer, FineTune]), ("fewshot", [FewShot])], ids=str
+)
+def test_every_setting_of_an_evaluation_is_an_option(
+    run: Any, command: str, models: list[type[BaseModel]]
+) -> None:
+    help_ = run(command, "--help").out
+    named = {option.replace("-", "_") for option in re.findall(r"--([a-z-]+)", help_)}
+    settings = {name for model in models for name in model.model_fields}
+    assert settings - named == {"kind", "targets"} | (settings & {"augment"})  # which are given otherwise
+    assert re.search(r"--holdout.*Probe: ", help_) or command == "fewshot"
+    assert "[default: (5,20,50)]" in help_ or command == "transfer"
 
 
 @pytest.mark.parametrize(
@@ -288,9 +332,7 @@ def test_a_warning_is_one_line_without_a_place_in_our_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(
-        "seal_ray.cli.run.app", lambda: warnings.warn("checkpoint skipped: [x]", stacklevel=1)
-    )
+    monkeypatch.setattr("seal_ray.cli.app", lambda: warnings.warn("checkpoint skipped: [x]", stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         cli.main()
