@@ -1,0 +1,41 @@
+"""The notebook of the documentation runs as it stands, cell after cell, and says what it is meant to show."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from seal_ray.runs.summary import list_runs
+
+ROOT = Path(__file__).parents[2]
+TOUR = ROOT / "docs" / "tour.ipynb"
+
+
+def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
+    cells = [cell for cell in json.loads(TOUR.read_text())["cells"] if cell["cell_type"] == "code"]
+    script = tmp_path / "tour.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error:::seal_ray", str(script)]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    runs = list_runs(tmp_path / "runs" / "tour")
+    assert {run["status"] for run in runs} == {"finished"}
+    assert [run["method"] for run in runs] == ["normal", "rifle", "seal"]
+    for run in runs:
+        assert run["top1"] > 50  # of ten classes
+        assert f"{run['top1']:.1f} %" in ran.stdout
+    depths = re.findall(r"^(\w+) +(g\d{3}-\w+) +mean depth ([\d.]+) of (\d+)$", ran.stdout, re.MULTILINE)
+    assert {method for method, *_ in depths} == {"normal", "seal"}
+    assert all(0 <= float(mean) <= int(probes) for *_, mean, probes in depths)
+    (page,) = (tmp_path / "runs" / "tour").glob("report.html")
+    assert all(run["id"] in page.read_text() for run in runs)
+
+
+def test_the_tour_is_committed_without_what_it_prints() -> None:
+    for cell in json.loads(TOUR.read_text())["cells"]:
+        assert cell.get("outputs", []) == []
