@@ -64,7 +64,7 @@ def _send(
             held = read_result(moment, what)
             if held is not None:
                 row["global_epoch"] = held["epochs"] - 1  # the last epoch before it; -1: none
-                named = held.get("scalars") or scalars(what, held["result"])
+                named = held["scalars"] if "scalars" in held else scalars(what, held["result"])
                 row |= {name: value for name, value in named.items() if value is not None}
                 if what in ANALYSES:
                     row |= ANALYSES[what]().media(moment, held["result"])
