@@ -30,7 +30,7 @@ from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.finetune import finetune, model_in
 from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, find_runs, sweep_runs
 from seal_ray.analysis.pool import Done, compute_here, compute_on_ray
-from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_carried
+from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_scores
 from seal_ray.analysis.scoring import Normalisation, score
 from seal_ray.analysis.tasks import (
     EVALUATION_FORMAT,
@@ -422,7 +422,7 @@ def transfer(
     track(found, [], job_type=COMMANDS[evaluation.kind])
     if runs is None:
         rich.print(moments_table(run_set, outcomes, f"{run_set.name}: {evaluation.kind}"))
-    elif lines := write_carried(runs, evaluation.kind):
+    elif lines := write_scores(runs, evaluation.kind):
         widen_results(runs, *write_results(runs))
         if found:
             track_results(runs, {f"{evaluation.kind}_leaderboard": lines})

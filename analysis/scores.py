@@ -63,7 +63,7 @@ class Column:
         return [replace(line, setting={**axes, **line.setting}) for line in self.lines]
 
 
-def carried_over(
+def transfer_columns(
     runs: SweepRuns, kinds: Sequence[EvaluationKind] = get_args(EvaluationKind)
 ) -> tuple[Column, ...]:
     """What the results of a sweep's runs say, by target and shots: mean, interval, paired difference.
@@ -95,12 +95,12 @@ def _column(
 ) -> Column:
     there = {run: of_run[column] for run, of_run in scores.items() if column in of_run}
     ((usual, _),) = Counter(score.made_by for score in there.values()).most_common(1)
-    judged = [_judged(run, there.get(run.run_id), usual) for run in found]
+    scored = [_with_score(run, there.get(run.run_id), usual) for run in found]
     first = next(iter(there.values()))
-    return Column(first.kind, first.target, first.shots, leaderboard(judged, baseline))
+    return Column(first.kind, first.target, first.shots, leaderboard(scored, baseline))
 
 
-def _judged(run: RunResult, score: Score | None, usual: str) -> RunResult:
+def _with_score(run: RunResult, score: Score | None, usual: str) -> RunResult:
     """A run as the leaderboard takes it, with its score in place of its accuracies."""
     run = replace(run, best_top1=None, generation_top1=())
     if run.status != "finished":
@@ -140,12 +140,12 @@ def scores_in(held: Mapping[str, Any]) -> Iterator[Score]:
         yield Score(kind, target["label"], int(shots), found["top1"], found["half_width"], made_by)
 
 
-def write_carried(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
+def write_scores(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
     """Write `<sweep folder>/<kind>.csv`, .json and .md, if there is something to write.
 
     Returns the lines they hold, target by target.
     """
-    lines = tuple(line for column in carried_over(runs, [kind]) for line in column.labelled())
+    lines = tuple(line for column in transfer_columns(runs, [kind]) for line in column.labelled())
     if not lines:
         return lines
     scores = {one.store.run_id: _scores(one.store.folder, one.job, [kind]) for one in runs.planned}
@@ -163,25 +163,25 @@ def write_carried(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
     return lines
 
 
-CARRIED = ("finished", "top1", "difference", "problems")
+SHOWN_OF_TARGET = ("finished", "top1", "difference", "problems")
 """What a line of results.json says of each target."""
 SUFFIXES = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high", "_p")
 """The columns of a target: top1 with its interval, the paired difference with its own, and its p."""
 
 
 def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[RunResult]) -> None:
-    """Put what was carried over beside the accuracies in the sweep's results.*, if there is any.
+    """Put the scores on other data sets beside the accuracies in the sweep's results.*, if there is any.
 
     leaderboard, found: as `write_results` returned them.
     """
-    columns = carried_over(runs)
+    columns = transfer_columns(runs)
     if not columns:
         return
     body = to_json(runs.sweep.name, leaderboard, found, runs.sweep.baseline)
     scores = {column.name: to_json("", column.lines, ())["lines"] for column in columns}
     for place, line in enumerate(body["lines"]):
         of_line = {name: lines[place] for name, lines in scores.items()}
-        line["carried"] = {name: {key: one[key] for key in CARRIED} for name, one in of_line.items()}
+        line["carried"] = {name: {key: one[key] for key in SHOWN_OF_TARGET} for name, one in of_line.items()}
     further = {column.name.replace("_", " "): column.lines for column in columns}
     contents = {
         "json": json.dumps(body, indent=1) + "\n",

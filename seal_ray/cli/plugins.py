@@ -64,7 +64,10 @@ def analyses(
         raise ConfigError(f"{name}: is no analysis; there are {', '.join(known)}")
     for kind in known.values() if name is None else [known[name]]:
         held = kind.Settings.model_fields
-        settings = [(one, field.default, field.rebuild_annotation()) for one, field in held.items()]
+        settings = [
+            (one, field.get_default(call_default_factory=True), field.rebuild_annotation())
+            for one, field in held.items()
+        ]
         _describe(kind, settings, whole=name is not None)
 
 

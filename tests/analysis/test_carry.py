@@ -25,7 +25,7 @@ from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import probe
 from seal_ray.analysis.run import score_weights, transfer
-from seal_ray.analysis.scores import carried_over, widen
+from seal_ray.analysis.scores import transfer_columns, widen
 from seal_ray.analysis.tasks import TaskOutcome, read_arrays, read_result, result_path
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
@@ -304,7 +304,7 @@ def test_a_sweep_s_settings_are_compared_by_seed(seeds: SweepRuns, data: Path) -
         found = result(Moment(run, 1, "relearned"), what)["result"]
         return float(found["shots"][shots]["top1"] if shots else found["top1"])
 
-    columns = carried_over(seeds)
+    columns = transfer_columns(seeds)
     assert [column.name for column in columns] == [
         *("fewshot_others_2", "fewshot_others_5", "fewshot_small_2", "fewshot_small_5"),
         *("transfer_others", "transfer_small"),
@@ -350,7 +350,7 @@ def test_runs_that_were_not_evaluated_alike_are_left_out(seeds: SweepRuns, data:
     first, second, third, _ = (one.store.folder for one in seeds.planned)
     ask(second, "transfer", data, "others", fields={"fraction": 1.0})
     result_path(Moment(third, 1, "relearned"), "transfer-others").unlink()
-    (column,) = (one for one in carried_over(seeds, ["transfer"]) if one.target == "others")
+    (column,) = (one for one in transfer_columns(seeds, ["transfer"]) if one.target == "others")
     normal, llf = column.lines
     assert (normal.finished, llf.finished) == (1, 1)
     assert normal.top1 is not None
