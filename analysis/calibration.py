@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.features import extract
+from seal_ray.analysis.moments import AnalysedRun, Moment, tracked_epochs
 from seal_ray.config.messages import STRICT
 from seal_ray.errors import DataError
 from seal_ray.phases.schedule import Position
@@ -22,7 +23,6 @@ from seal_ray.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
-    from seal_ray.analysis.moments import AnalysedRun, Moment
 
 FORGOTTEN_LISTED = 16
 
@@ -47,7 +47,8 @@ class Calibration(Analysis):
         self, moment: Moment, run: AnalysedRun, settings: CalibrationSettings
     ) -> Mapping[str, Any]:
         """How many epochs were tracked by then."""
-        return {"tracked": len(run.tracked(run.facts(moment).epochs))}
+        epochs = run.facts(moment).epochs
+        return {"tracked": len(tracked_epochs(run.folder, run.job.recipe.budget, epochs))}
 
     def compute(self, inputs: Inputs, settings: CalibrationSettings) -> Result:
         """Confidence and prediction of each validation image, and of tracked epochs the forgetting events."""
@@ -69,8 +70,9 @@ class Calibration(Analysis):
             "predictions": predictions.numpy().astype(np.int32),
             "labels": data.val_labels.numpy().astype(np.int32),
         }
-        if positions := inputs.tracked():
-            numbers["forgetting"], arrays["forgetting_events"] = _forgetting(inputs.moment.run, positions)
+        folder = inputs.moment.run
+        if positions := tracked_epochs(folder, inputs.recipe.budget, inputs.epochs):
+            numbers["forgetting"], arrays["forgetting_events"] = _forgetting(folder, positions)
         return Result(numbers, arrays)
 
     def scalars(self, result: Mapping[str, Any]) -> Mapping[str, float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.finetune import finetune
 from seal_ray.analysis.inputs import InputCache, Inputs
 from seal_ray.analysis.scoring import Normalisation, score
-from seal_ray.analysis.tasks import FOLDER, Task, plain, verify_weights, write_result
-from seal_ray.errors import SealRayError
+from seal_ray.analysis.tasks import FOLDER, Task, plain, write_result
+from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.plugins import source_digest
 from seal_ray.runs.checkpoint import State, weights_sha256
 
@@ -36,7 +37,8 @@ def compute_task(task: Task, cache: InputCache, *, processes: int = 1) -> float:
     started = time.perf_counter()
     made: dict[str, Any] = {}
     weights = task.moment.weights()
-    verify_weights(task, weights_sha256(weights))
+    if weights_sha256(weights) != task.weights_sha256:
+        raise CheckpointError(f"{task.moment.path}: has changed since the analysis began; analyse again")
     if task.analysis is None:
         result = _evaluated(task, weights, cache)
     else:
@@ -67,27 +69,22 @@ def computed_elsewhere(
     except SealRayError:
         raise
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise AnalysisFailed(
-            f"{kind.name}: {frame.filename}:{frame.lineno}: {type(error).__name__}: {error}"
-        ) from error
+        file = sys.modules[kind.__module__].__file__
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise AnalysisFailed(f"{kind.name}: {where}: {type(error).__name__}: {error}") from error
     return result, plain(scalars)
 
 
 def made_by(device: torch.device, seconds: float) -> dict[str, Any]:
     """What of a result says how it was made."""
-    return {"versions": versions(), "device": _device(device), "seconds": seconds}
-
-
-def versions() -> dict[str, str]:
-    """What a result was computed with."""
-    return {"seal_ray": seal_ray.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _device(device: torch.device) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else platform.machine()
-    return {"name": name, "threads": torch.get_num_threads()}
+    versions = {"seal_ray": seal_ray.__version__, "torch": torch.__version__}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "versions": {**versions, "python": platform.python_version()},
+        "device": {"name": name, "threads": torch.get_num_threads()},
+        "seconds": seconds,
+    }
 
 
 def _evaluated(task: Task, weights: State, cache: InputCache) -> Result:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seal_ray.analysis.depth import Examples, balanced_subset
 from seal_ray.analysis.features import Features, extract
-from seal_ray.analysis.moments import Moment, tracked_epochs, trained_on
+from seal_ray.analysis.moments import Moment, trained_on
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
@@ -18,7 +18,6 @@ from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader
 from seal_ray.data.subset import noisy_labels, training_indices
 from seal_ray.networks import build, stages
-from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.runs.checkpoint import State, weights_sha256
 from seal_ray.storage.paths import AnyPath
@@ -194,7 +193,3 @@ class Inputs:
     def network(self) -> nn.Module:
         """The run's network with the moment's weights, in eval mode, on the device: a new one each time."""
         return self.cache.network(self.moment.run, self.weights)
-
-    def tracked(self) -> list[Position]:
-        """The epochs by then of which it was kept which validation images were right."""
-        return tracked_epochs(self.moment.run, self.recipe.budget, self.epochs)

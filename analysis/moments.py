@@ -95,10 +95,6 @@ class AnalysedRun:
         epochs = 0 if position is None else position["generation"] * length + position["epoch"] + 1
         return Facts(str(manifest["weights_sha256"]), epochs)
 
-    def tracked(self, epochs: int) -> list[Position]:
-        """Those of the first epochs of which it was kept which validation images were right."""
-        return tracked_epochs(self.folder, self.job.recipe.budget, epochs)
-
     def before_ascent(self, moment: Moment) -> Moment | None:
         """The kept moment at which the ascent that ends at `moment` began; None when it was not kept."""
         recipe, generation = self.job.recipe, moment.generation

@@ -44,6 +44,7 @@ from seal_ray.analysis.tasks import (
     plain,
     plan_analyses,
     plan_tasks,
+    read_result_at,
 )
 from seal_ray.analysis.track import track
 from seal_ray.config.document import stored_in
@@ -504,8 +505,8 @@ def _scored(
     """The result beside a file, and the seconds that it took; None if it was there already."""
     key = _key(what, settings, destination, normalisation, loaded.weights_sha256, [loaded.arch])
     path = file.with_name(f"{file.stem}-{what}.json")
-    there = _read(path)
-    if there.get("key") == key:
+    there = read_result_at(path)
+    if there and there.get("key") == key:
         return there, None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare_process(device, deterministic=True, precision="fp32")
@@ -530,15 +531,6 @@ def _scored(
     with saving(file.parent):
         write_durably(path, (json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
     return body, seconds
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A result as it was written; empty when there is none that can be read."""
-    try:
-        held = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return held if isinstance(held, dict) and isinstance(held.get("result"), dict) else {}
 
 
 def _settings(evaluation: Evaluation) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def sharding(count: int) -> Iterator[MakeOperator]:
         yield make if count > 1 else hessian_operator
     finally:
         for actor in actors:
-            _stop_actor(actor)
+            import ray
+
+            ray.kill(actor)
 
 
 class Share:
@@ -124,9 +126,3 @@ def _start_actor(problem: tuple[Any, ...]) -> Any:
     gpus = context.get_assigned_resources().get("GPU", 0.0) if context.get_actor_id() else 0.0
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     return ray.remote(Share).options(num_cpus=1, num_gpus=gpus, runtime_env=environment).remote(problem)
-
-
-def _stop_actor(actor: Any) -> None:
-    import ray
-
-    ray.kill(actor)

@@ -293,12 +293,6 @@ def _lacks(run: AnalysedRun, moments: Sequence[str] | None) -> str:
     return f"{run.folder}: has {asked}" + (f"; it has {', '.join(kept)}" if kept else " yet")
 
 
-def verify_weights(task: Task, digest: str) -> None:
-    """CheckpointError unless the weights that were read are those that the task was planned for."""
-    if digest != task.weights_sha256:
-        raise CheckpointError(f"{task.moment.path}: has changed since the analysis began; analyse again")
-
-
 def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:
     """Where a result lies."""
     return moment.run / FOLDER / f"{what}-{moment.label}{suffix}"
@@ -306,12 +300,17 @@ def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:
 
 def read_result(moment: Moment, what: str) -> dict[str, Any] | None:
     """A result as it was written; None when there is none that can be read."""
+    held = read_result_at(result_path(moment, what))
+    return held if held and all(path.exists() for path in _files(moment, what, held)) else None
+
+
+def read_result_at(path: AnyPath) -> dict[str, Any] | None:
+    """The same of any file, whatever lies beside it."""
     try:
-        held = json.loads(result_path(moment, what).read_bytes())
+        held = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(held, dict) and isinstance(held.get("result"), dict)
-    return held if whole and all(path.exists() for path in _files(moment, what, held)) else None
+    return held if isinstance(held, dict) and isinstance(held.get("result"), dict) else None
 
 
 def read_arrays(moment: Moment, what: str) -> dict[str, npt.NDArray[Any]]:
