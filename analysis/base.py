@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seal_ray.analysis.figures import MomentResults
     from seal_ray.analysis.inputs import Inputs
     from seal_ray.analysis.moments import AnalysedRun, Moment
+    from seal_ray.tracking.workspace import PanelSection
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Seed = Annotated[int, Field(ge=0, description="which images and probes are drawn")]
@@ -48,13 +49,14 @@ class Analysis:
     Settings: a pydantic model whose defaults are those of a quick look; paper: its values for a publication,
     if others. Every field enters the key of a result but `shards`, which says how many processes work on a
     moment at a time. version: raised whenever its results change; that of an analysis outside of this package
-    is the digest of its file.
+    is the digest of its file. section: what W&B's workspace shows of it.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = NoSettings
     paper: ClassVar[BaseModel | None] = None
     version: ClassVar[int] = 1
+    section: ClassVar[PanelSection | None] = None
 
     def compute(self, inputs: Inputs, settings: Any) -> Result:
         """The result of a moment: a pure function of inputs and settings, an instance of Settings.

@@ -20,6 +20,7 @@ from seal_ray.errors import DataError
 from seal_ray.phases.schedule import Position
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath
+from seal_ray.tracking.workspace import Panel, PanelSection
 
 if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
@@ -42,6 +43,14 @@ class Calibration(Analysis):
 
     name = "calibration"
     Settings = CalibrationSettings
+    section = PanelSection(
+        "Calibration, forgetting",
+        (
+            Panel("Calibration error", ("calibration/ece",), unit="share"),
+            Panel("Forgetting events of an image", ("forgetting/mean_events",)),
+            Panel("Never learned; never forgotten", ("forgetting/never_learned", "forgetting/unforgettable")),
+        ),
+    )
 
     def depends_on(
         self, moment: Moment, run: AnalysedRun, settings: CalibrationSettings

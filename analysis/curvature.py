@@ -40,6 +40,7 @@ from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts, stages
 from seal_ray.streams import stream
+from seal_ray.tracking.workspace import Panel, PanelSection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +81,18 @@ class Curvature(Analysis):
     Settings = CurvatureSettings
     paper = CurvatureSettings(images=2_000, probes=10, steps=100, top=10, parts=("all", "early", "late"))
     version = 2
+    section = PanelSection(
+        "Curvature",
+        (
+            Panel("Largest eigenvalue", ("curvature/top",)),
+            Panel("Smallest eigenvalue", ("curvature/bottom",)),
+            Panel("Trace", ("curvature/trace",)),
+            Panel("Negative mass", ("curvature/negative_mass",), unit="share"),
+            Panel("Gradient within the top space", ("curvature/gradient_overlap",), unit="share"),
+            Panel("Ascent within the top space", ("ascended/curvature/ascent_within_top",), unit="share"),
+            Panel("Figures", ("figures/spectral-density", "figures/curvature"), "pictures"),
+        ),
+    )
 
     def compared_with(self, moment: Moment, run: AnalysedRun) -> Mapping[str, Moment]:
         """Of the end of an ascent, where that began: `before`."""

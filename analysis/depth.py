@@ -22,6 +22,7 @@ from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Split
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
+from seal_ray.tracking.workspace import Panel, PanelSection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +58,17 @@ class Depth(Analysis):
     name = "depth"
     Settings = DepthSettings
     paper = DepthSettings(support_size=10_000, points=None)
+    section = PanelSection(
+        "Prediction depth",
+        (
+            Panel("Mean depth, validation", ("depth/val_mean",), unit="probes"),
+            Panel("Mean depth, training images", ("depth/train_mean",), unit="probes"),
+            Panel("Right and wrong", ("depth/val_mean_correct", "depth/val_mean_wrong"), unit="probes"),
+            Panel("After each ascent", ("ascended/depth/val_mean",), unit="probes"),
+            Panel("Figures", ("figures/depth-histogram", "figures/depth-mean"), "pictures"),
+            Panel("Deepest and shallowest images", ("depth/examples",), "table"),
+        ),
+    )
 
     def compute(self, inputs: Inputs, settings: DepthSettings) -> Result:
         """Depths of each image, their means and histograms, and the images at either end."""

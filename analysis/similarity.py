@@ -18,6 +18,7 @@ from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
 from seal_ray.networks import stages
 from seal_ray.runs.checkpoint import State
+from seal_ray.tracking.workspace import Panel, PanelSection
 
 if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
@@ -46,6 +47,15 @@ class Similarity(Analysis):
     name = "similarity"
     Settings = SimilaritySettings
     paper = SimilaritySettings(images=5_000, barrier_images=5_000, barrier_points=21)
+    section = PanelSection(
+        "Similarity",
+        (
+            Panel("CKA with the moment before", ("cka_before/<stage>",)),
+            Panel("CKA with the baseline", ("cka_baseline/<stage>",)),
+            Panel("Distance moved", ("movement/<stage>_distance",)),
+            Panel("Loss barrier to the generation before", ("barrier",), unit="nats", axis="generation"),
+        ),
+    )
 
     def compared_with(self, moment: Moment, run: AnalysedRun) -> Mapping[str, Moment]:
         """`before`, `generation` (the previous `relearned`) and `baseline`, as far as they were kept."""

@@ -167,6 +167,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Save a view of all that is logged in W&B. Again: the same view, brought up to date."""
+    from seal_ray.recipe import ANALYSES
     from seal_ray.sweeps.file import NAME
     from seal_ray.tracking.workspace import project_view, save_view, sweep_view, view_json
 
@@ -174,7 +175,8 @@ def dashboard(
         raise ConfigError(
             f"--sweep {sweep}: cannot be a sweep's name; by default it is its file's, without .yaml"
         )
-    view = project_view() if sweep is None else sweep_view(sweep)
+    analyses = [kind.section for kind in ANALYSES.values() if kind.section]
+    view = project_view(analyses) if sweep is None else sweep_view(sweep, analyses)
     if json_ is None:
         saved = save_view(view, project, entity)
         out.print(f"{view.name}: {'updated' if saved.existed else 'created'}, {saved.url}", markup=False)

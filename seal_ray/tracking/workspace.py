@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -72,14 +73,14 @@ SETTING = ("method.name", "budget.generation_length")
 """Fields of the recipe that tell the lines of a sweep apart: runs that differ by seed are one line."""
 
 
-def project_view() -> View:
+def project_view(analyses: Sequence[PanelSection]) -> View:
     """All runs of a project; a line for each sweep, method and generation length."""
-    return View("seal-ray", SECTIONS, ("group", *SETTING))
+    return View("seal-ray", (*TRAINING, *analyses, *FURTHER), ("group", *SETTING))
 
 
-def sweep_view(name: str) -> View:
+def sweep_view(name: str, analyses: Sequence[PanelSection]) -> View:
     """The runs of one sweep and their analyses; a line for each method and generation length."""
-    return View(f"seal-ray: {name}", SECTIONS, SETTING, group=name)
+    return View(f"seal-ray: {name}", (*TRAINING, *analyses, *FURTHER), SETTING, group=name)
 
 
 def pattern(metric: str) -> str:
@@ -89,7 +90,7 @@ def pattern(metric: str) -> str:
     return "".join("[^/]+" if piece[:1] == "<" else meaning.get(piece, re.escape(piece)) for piece in pieces)
 
 
-SECTIONS = (
+TRAINING = (
     PanelSection(
         "Leaderboard and accuracy",
         (
@@ -116,46 +117,11 @@ SECTIONS = (
     ),
     PanelSection(
         "Generations",
-        (
-            Panel("Last top-1 of each generation", ("generation_top1",), unit="%", axis="generation"),
-            Panel("Loss barrier to the generation before", ("barrier",), unit="nats", axis="generation"),
-        ),
+        (Panel("Last top-1 of each generation", ("generation_top1",), unit="%", axis="generation"),),
         is_open=True,
     ),
-    PanelSection(
-        "Prediction depth",
-        (
-            Panel("Mean depth, validation", ("depth/val_mean",), unit="probes"),
-            Panel("Mean depth, training images", ("depth/train_mean",), unit="probes"),
-            Panel("Right and wrong", ("depth/val_mean_correct", "depth/val_mean_wrong"), unit="probes"),
-            Panel("After each ascent", ("ascended/depth/val_mean",), unit="probes"),
-            Panel("Figures", ("figures/depth-histogram", "figures/depth-mean"), "pictures"),
-            Panel("Deepest and shallowest images", ("depth/examples",), "table"),
-        ),
-    ),
-    PanelSection(
-        "Curvature",
-        (
-            Panel("Largest eigenvalue", ("curvature/top",)),
-            Panel("Smallest eigenvalue", ("curvature/bottom",)),
-            Panel("Trace", ("curvature/trace",)),
-            Panel("Negative mass", ("curvature/negative_mass",), unit="share"),
-            Panel("Gradient within the top space", ("curvature/gradient_overlap",), unit="share"),
-            Panel("Ascent within the top space", ("ascended/curvature/ascent_within_top",), unit="share"),
-            Panel("Figures", ("figures/spectral-density", "figures/curvature"), "pictures"),
-        ),
-    ),
-    PanelSection(
-        "Similarity, calibration, forgetting",
-        (
-            Panel("CKA with the moment before", ("cka_before/<stage>",)),
-            Panel("CKA with the baseline", ("cka_baseline/<stage>",)),
-            Panel("Distance moved", ("movement/<stage>_distance",)),
-            Panel("Calibration error", ("calibration/ece",), unit="share"),
-            Panel("Forgetting events of an image", ("forgetting/mean_events",)),
-            Panel("Never learned; never forgotten", ("forgetting/never_learned", "forgetting/unforgettable")),
-        ),
-    ),
+)
+FURTHER = (
     PanelSection(
         "Transfer and few-shot",
         (
@@ -175,7 +141,7 @@ SECTIONS = (
         ),
     ),
 )
-"""The sections of every view, from top to bottom."""
+"""The sections of every view, from top to bottom: TRAINING, those of analyses, FURTHER."""
 
 
 @dataclass(frozen=True)

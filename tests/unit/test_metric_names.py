@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import seal_ray.tracking
 from seal_ray.cli import app
-from seal_ray.tracking.workspace import SECTIONS, Panel, pattern
+from seal_ray.recipe import ANALYSES
+from seal_ray.tracking.workspace import FURTHER, TRAINING, Panel, pattern
 from tests.sweeps import small_sweep
 from tests.unit.test_tracking import records
 
@@ -28,6 +29,7 @@ SMALL = (
 )
 BUDGET = {"epochs": 4, "generation_length": 2}
 MOMENT = re.compile("(forgotten|ascended)/")
+SECTIONS = (*TRAINING, *(kind.section for kind in ANALYSES.values() if kind.section), *FURTHER)
 PANELS = [panel for section in SECTIONS for panel in section.panels]
 
 

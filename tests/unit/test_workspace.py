@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import socket
@@ -16,8 +17,16 @@ from typer.testing import CliRunner
 
 from seal_ray.cli import app
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.tracking.workspace import SECTIONS, pattern, project_view, save_view, sweep_view, view_json
+from seal_ray.recipe import ANALYSES
+from seal_ray.tracking.workspace import FURTHER, TRAINING, pattern, save_view, view_json
+from seal_ray.tracking.workspace import project_view as view_of_project
+from seal_ray.tracking.workspace import sweep_view as view_of_sweep
 from tests.wandb_server import Server
+
+ANALYSED = [kind.section for kind in ANALYSES.values() if kind.section]
+SECTIONS = (*TRAINING, *ANALYSED, *FURTHER)
+project_view = functools.partial(view_of_project, ANALYSED)
+sweep_view = functools.partial(view_of_sweep, analyses=ANALYSED)
 
 
 def section_of(text: str) -> dict[str, Any]:
