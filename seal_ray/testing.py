@@ -125,6 +125,8 @@ def analysis_checks(kind: type[Analysis]) -> Iterator[CheckResult]:
                 problem = "" if found[0] == found[1] else "computed twice, the results differ"
             except SealRayError as error:
                 problem = str(error)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
             yield CheckResult(promise, problem)
             if problem:
                 return
