@@ -143,12 +143,12 @@ def test_the_scalars_of_results() -> None:
 
 
 def tracked(drawn: Path, mode: str) -> tuple[AnalysedRun, list[tuple[Moment, str]]]:
-    subject = next(one for one in find_runs(drawn).runs if one.label == "seal")
-    placement = subject.job.placement
+    run = next(one for one in find_runs(drawn).runs if one.label == "seal")
+    placement = run.job.placement
     tracking = placement.tracking.model_copy(update={"wandb": mode})
-    job = subject.job.model_copy(update={"placement": placement.model_copy(update={"tracking": tracking})})
-    results = [(moment, what) for moment in subject.moments() for what in ("depth", "curvature")]
-    return AnalysedRun(subject.folder, job, subject.label), results
+    job = run.job.model_copy(update={"placement": placement.model_copy(update={"tracking": tracking})})
+    results = [(moment, what) for moment in run.moments() for what in ("depth", "curvature")]
+    return AnalysedRun(run.folder, job, run.label), results
 
 
 def test_an_analysis_is_a_wandb_run_of_its_own(drawn: Path) -> None:
@@ -179,9 +179,9 @@ def test_a_failing_wandb_is_one_warning(drawn: Path, monkeypatch: pytest.MonkeyP
         raise OSError("no route to host")
 
     monkeypatch.setattr(seal_ray.analysis.track, "init_run", refuse)
-    subject, results = tracked(drawn, "offline")
+    run, results = tracked(drawn, "offline")
     with pytest.warns(SealRayWarning, match="did not get the analyses of seal.*OSError: no route") as seen:
-        track([(subject, results)] * 2, [])
+        track([(run, results)] * 2, [])
     assert len(seen) == 1
-    shutil.rmtree(subject.folder / "analysis")
+    shutil.rmtree(run.folder / "analysis")
     track([tracked(drawn, "off")], [])

@@ -18,9 +18,9 @@ from tests.analysis.conftest import run_of
 METHODS = ["llf", "normal", "seal"]
 
 
-def subject_of(storage: Path, method: str) -> AnalysedRun:
-    (subject,) = find_runs(run_of(storage, method)).runs
-    return subject
+def analysed_run(storage: Path, method: str) -> AnalysedRun:
+    (run,) = find_runs(run_of(storage, method)).runs
+    return run
 
 
 def test_a_run_its_storage_and_its_sweep_are_targets(trained: Path) -> None:
@@ -54,18 +54,16 @@ def test_a_run_file_is_that_run(trained: Path, tmp_path: Path) -> None:
 
 
 def test_moments_come_in_the_order_in_which_the_run_reached_them(trained: Path) -> None:
-    labels = [moment.label for moment in subject_of(trained, "llf").moments()]
+    labels = [moment.label for moment in analysed_run(trained, "llf").moments()]
     generations = [f"g00{g}-{name}" for g in (1, 2) for name in ("forgotten", "relearned")]
     assert labels == ["g000-init", "g000-relearned", *generations]
-    assert [m.name for m in subject_of(trained, "seal").moments()][2:4] == ["ascended", "relearned"]
+    assert [m.name for m in analysed_run(trained, "seal").moments()][2:4] == ["ascended", "relearned"]
 
 
 def test_a_moment_knows_its_weights_and_how_long_they_were_trained(trained: Path) -> None:
-    subject = subject_of(trained, "seal")
-    rows = {
-        row["global_epoch"]: row["weights_sha256"] for row in Store(subject.folder, subject.run_id).rows()
-    }
-    epochs = {moment.label: subject.facts(moment).epochs for moment in subject.moments()}
+    run = analysed_run(trained, "seal")
+    rows = {row["global_epoch"]: row["weights_sha256"] for row in Store(run.folder, run.run_id).rows()}
+    epochs = {moment.label: run.facts(moment).epochs for moment in run.moments()}
     assert epochs == {
         "g000-init": 0,
         "g000-relearned": 2,
@@ -74,21 +72,21 @@ def test_a_moment_knows_its_weights_and_how_long_they_were_trained(trained: Path
         "g002-ascended": 5,
         "g002-relearned": 6,
     }
-    for moment in subject.moments()[1:]:
-        facts = subject.facts(moment)
+    for moment in run.moments()[1:]:
+        facts = run.facts(moment)
         assert facts.weights_sha256 == rows[facts.epochs - 1]
 
 
 def test_an_ascent_begins_at_the_end_of_the_generation_before_or_after_its_edit(
     trained: Path, storage: Path
 ) -> None:
-    seal = subject_of(trained, "seal")
+    seal = analysed_run(trained, "seal")
     ascended = Moment(seal.folder, 2, "ascended")
     assert seal.before_ascent(ascended) == Moment(seal.folder, 1, "relearned")
 
     run = run_of(storage, "seal")
     (run / "moments/g001-relearned/manifest.json").unlink()
-    copied = subject_of(storage, "seal")
+    copied = analysed_run(storage, "seal")
     assert copied.before_ascent(Moment(run, 2, "ascended")) is None
 
     method = copied.job.recipe.method.__class__(forget="llf", ascent_rate=0.5)
@@ -123,4 +121,4 @@ def test_another_data_set_is_refused(storage: Path, tmp_path: Path) -> None:
     held["recipe"]["data"]["path"] = str(tmp_path / "other")
     (run / "job.yaml").write_text(yaml.safe_dump(held))
     with pytest.raises(DataError, match=r"is not the data set that seal-s0-.* was trained on"):
-        subject_of(storage, "seal").dataset()
+        analysed_run(storage, "seal").dataset()

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def test_the_readmes_analysis_is_computed_and_kept_with_its_scalars(
     said = ["--what", "effective_rank", "--plugin", rank, "--set", f"effective_rank.power={power}"]
     assert "12 computed, 4 copied" in analyze(storage, *said)
     assert "16 known" in analyze(storage, *said)
-    for subject in find_runs(storage).runs:
-        for moment in subject.moments():
+    for run in find_runs(storage).runs:
+        for moment in run.moments():
             held = read_result(moment, "effective_rank")
             assert held is not None
             assert held["result"]["rank"] == pytest.approx(rank_of(moment, power))
@@ -125,14 +126,15 @@ def test_its_scalars_reach_wandb_and_the_page_without_its_code(storage: Path, ra
         last = find_runs(run_of(storage, method)).runs[0].moments()[-1]
         assert f"{rank_of(last, 1):.4g}" in page
     shutil.rmtree(storage / "analysis", ignore_errors=True)
-    (subject,) = find_runs(run_of(storage, "seal")).runs
-    placement = subject.job.placement
+    (run,) = find_runs(run_of(storage, "seal")).runs
+    placement = run.job.placement
     tracking = placement.tracking.model_copy(update={"wandb": "offline"})
-    subject.job.__dict__["placement"] = placement.model_copy(update={"tracking": tracking})
+    job = run.job.model_copy(update={"placement": placement.model_copy(update={"tracking": tracking})})
+    run = replace(run, job=job)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SealRayWarning)
-        track([(subject, [(moment, "effective_rank") for moment in subject.moments()])], [])
-    (log,) = (subject.folder / "analysis/wandb").glob("offline-run-*/*.wandb")
+        track([(run, [(moment, "effective_rank") for moment in run.moments()])], [])
+    (log,) = (run.folder / "analysis/wandb").glob("offline-run-*/*.wandb")
     assert b"ascended/effective_rank/rank" in log.read_bytes()
 
 

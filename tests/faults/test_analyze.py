@@ -95,7 +95,7 @@ def planned(run: Path) -> TaskPlan:
     return plan_analyses(find_runs(run), ["curvature"], None, load_settings("quick", CHANGES))
 
 
-def test_killed_actors_and_a_killed_driver_lose_the_pieces_in_hand_alone(run: Path) -> None:
+def test_killed_actors_and_a_killed_driver_lose_the_tasks_in_hand_alone(run: Path) -> None:
     first = Analysis(run)
     first.until(lambda: len(planned(run).known) >= 1)
     workers = [one for one in processes_marked(first.mark) if one.name().startswith("ray::Worker")]

@@ -82,7 +82,7 @@ def actors() -> list[psutil.Process]:
 
 
 @pytest.mark.ray
-def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> None:
+def test_an_actor_that_dies_loses_its_task_which_another_finds(run: Path) -> None:
     tasks = planned(run, "depth")
     done: list[Done] = []
     killed = 0
@@ -99,7 +99,7 @@ def test_an_actor_that_dies_loses_its_piece_which_another_finds(run: Path) -> No
 
 
 @pytest.mark.ray
-def test_a_piece_that_kills_its_process_fails_and_the_others_go_on(
+def test_a_task_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seal_ray.analysis.pool, "Worker", Deadly)
