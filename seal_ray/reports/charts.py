@@ -174,7 +174,7 @@ def _grid(x: Scale, y: Scale, axes: Axes, box: Box) -> Markup:
     return element("g", *parts, class_="ticks")
 
 
-def look(family: int, shade: int = 0) -> str:
+def line_style(family: int, shade: int = 0) -> str:
     """The classes that give a curve its colour, one of 4 kinds of dashes and one of 3 widths.
 
     shade: its place among the curves of its colour; twelve of them look different.
@@ -198,7 +198,7 @@ def _drawn(curve: Curve, x: Scale, y: Scale, shift: float, dots: bool, ranges: b
     if dots or len(points) == 1:
         # Lines of no length with round ends: dots that stay round when the reader zooms.
         parts += [path([(a, b), (a, b)], class_="dot") for a, b in points]
-    return element("g", *parts, class_=look(curve.family, curve.shade), data_family=str(curve.family))
+    return element("g", *parts, class_=line_style(curve.family, curve.shade), data_family=str(curve.family))
 
 
 def _ends(curves: Sequence[Curve], x: Scale, y: Scale, box: Box, letters: int) -> list[Markup]:

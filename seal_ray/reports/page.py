@@ -13,7 +13,7 @@ import seal_ray
 from seal_ray.errors import ConfigError
 from seal_ray.reports import accuracy, reasons, record
 from seal_ray.reports.blocks import Target
-from seal_ray.reports.charts import look
+from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import drawn
 from seal_ray.reports.source import find_source
 from seal_ray.reports.study import Study, read_study
@@ -71,7 +71,7 @@ def render(study: Study, target: Target) -> str:
     shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
     line = path([(1, 6), (27, 6)], class_="curve")
     swatches = [
-        svg("swatch", 28, 12, [element("g", line, class_=look(i, shade[i]))], aria_hidden="true")
+        svg("swatch", 28, 12, [element("g", line, class_=line_style(i, shade[i]))], aria_hidden="true")
         for i in range(len(study.families))
     ]
     epochs = sum(run.result.epochs_trained for run in study.runs)

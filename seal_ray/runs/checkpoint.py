@@ -16,12 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from seal_ray.errors import CheckpointError
+from seal_ray.phases.edits import State as State
 from seal_ray.phases.schedule import Position, Row
 from seal_ray.storage.files import remove_folder, write_durably
 from seal_ray.storage.paths import AnyPath
 
-FORMAT = 1
-State = dict[str, Tensor]
+SNAPSHOT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_snapshot(folder: AnyPath, snapshot: Snapshot) -> None:
         write_durably(folder / name, data)
     at = snapshot.position
     body = {
-        "format": FORMAT,
+        "format": SNAPSHOT_FORMAT,
         "run_id": snapshot.run_id,
         "position": None if at is None else {"generation": at.generation, "epoch": at.epoch},
         "moment": snapshot.moment,
@@ -96,7 +96,7 @@ def read_manifest(folder: AnyPath) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no manifest.json, so it was never completed") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path}: unreadable ({type(error).__name__})") from None
-    if seal != _seal(manifest) or manifest.get("format") != FORMAT:
+    if seal != _seal(manifest) or manifest.get("format") != SNAPSHOT_FORMAT:
         raise CheckpointError(f"{path}: altered, or written by another version")
     return dict(manifest)
 

@@ -19,7 +19,7 @@ from seal_ray.methods.seal import Seal
 from seal_ray.phases.schedule import Budget
 from seal_ray.recipe import Job
 from seal_ray.reports.blocks import span
-from seal_ray.reports.charts import look
+from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
 from seal_ray.reports.shapes import Stretch, shades
 from seal_ray.reports.source import Member, Source, settings_of
@@ -330,13 +330,13 @@ def test_no_two_settings_of_a_chart_look_the_same(families: list[int]) -> None:
         replace(one, family=family, shade=shade)
         for one, family, shade in zip(whole.settings, families, shades(families), strict=True)
     )
-    looks = [look(one.family, one.shade) for one in drawn(replace(whole, settings=settings))]
+    looks = [line_style(one.family, one.shade) for one in drawn(replace(whole, settings=settings))]
     assert len(set(looks)) == len(looks) == min(12, len(families))
 
 
 def test_every_look_is_drawn() -> None:
     style = files("seal_ray.reports").joinpath("page.css").read_text(encoding="utf-8")
-    looks = {name for family in range(7) for shade in range(12) for name in look(family, shade).split()}
+    looks = {name for family in range(7) for shade in range(12) for name in line_style(family, shade).split()}
     defined = {name: re.findall(rf"^.*\.{name} {{ --\w+: ([^;]+); }}", style, re.MULTILINE) for name in looks}
     assert all(len(held) == 1 for held in defined.values()), defined
     assert len({tuple(held) for held in defined.values()}) == 7 + 4 + 3
@@ -357,7 +357,7 @@ def test_frequencies_of_unlike_budgets_are_not_joined() -> None:
     )
     assert (short.name, short.x, short.y) == ("seal 12 epochs", (1 / 6, 1 / 2), (60.0, 50.0))
     assert (long.name, long.x, long.y) == ("seal 24 epochs", (1 / 6, 1 / 2), (80.0, 70.0))
-    assert look(short.family, short.shade) != look(long.family, long.shade)
+    assert line_style(short.family, short.shade) != line_style(long.family, long.shade)
     assert frequency(lengths((12, 2, (50.0,)), (24, 4, (60.0,)))) == []
 
 
