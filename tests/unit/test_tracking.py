@@ -295,6 +295,7 @@ def test_tables_go_to_a_run_of_the_sweeps_group(tmp_path: Path) -> None:
     tables = {"leaderboard": "method,n,top1,clip\nseal,3,55.5,0.2\nllf,0,,null\n"}
     track_tables("frequency", "sweep-frequency-x", settings, tmp_path, tables, ["llf", "seal"])
     (path,) = tmp_path.glob("wandb/offline-run-*/run-sweep-frequency-x.wandb")
+    until(lambda: len(history(path)) == 1)  # W&B's own process may write a little later
     (run,) = [r.run for r in records(path) if r.WhichOneof("record_type") == "run"]
     assert (run.run_group, run.job_type, run.project) == ("frequency", "sweep", "trial")
     assert set(run.tags) == {"llf", "seal"}
