@@ -8,9 +8,8 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from seal_ray.reports import curves as of
-from seal_ray.reports.blocks import Figure, Missing, Row, Section, Table, Target, number, span, standing
-from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Ribbon, line_chart
-from seal_ray.reports.shapes import Curve
+from seal_ray.reports.blocks import Calls, Figure, Missing, Section, Table, TableRow, number, span, standing
+from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Curve, Ribbon, line_chart
 from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
 from seal_ray.reports.study import SettingFacts, Study
 from seal_ray.reports.svg import around
@@ -24,7 +23,7 @@ TREES = 40
 """Runs of one seed that the generation tree shows at most."""
 
 
-def leaderboard_section(study: Study, target: Target) -> Section:
+def leaderboard_section(study: Study, target: Calls) -> Section:
     """The settings with their intervals, and how they differ from the baseline."""
     lines = study.lines
     known = [line.difference for line in lines if line.difference is not None]
@@ -47,7 +46,7 @@ def leaderboard_section(study: Study, target: Target) -> Section:
         rows = []
         for i, setting in enumerate(study.settings):
             tops = (_with_interval(top1s[i], setting.line) for top1s in others.values())
-            rows.append(Row((*_names(setting, study), str(setting.line.runs), *tops), setting.family))
+            rows.append(TableRow((*_names(setting, study), str(setting.line.runs), *tops), setting.family))
         headings = (*named, "seeds", *(f"{heading} %" for heading in others))
         tables.append(Table(f"{caption}.", headings, tuple(rows), text=words))
     return Section("leaderboard", "Leaderboard", tuple(tables))
@@ -67,7 +66,7 @@ def _heading(study: Study) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in named)  # so that it may break into lines
 
 
-def _leaderboard_row(setting: SettingFacts, study: Study, reach: float) -> Row:
+def _leaderboard_row(setting: SettingFacts, study: Study, reach: float) -> TableRow:
     """reach: of the scale from -reach to reach that differences are drawn on, in points."""
     line = setting.line
     *compared, p = standing(line)
@@ -77,7 +76,7 @@ def _leaderboard_row(setting: SettingFacts, study: Study, reach: float) -> Row:
     elif line.is_baseline and study.baseline:
         compared[3] = "baseline"
     epochs = (f"{count:,}" for count in (line.epochs, line.epochs_trained, line.epochs_shared))
-    return Row((*_names(setting, study), *compared, bar, p, *epochs), setting.family)
+    return TableRow((*_names(setting, study), *compared, bar, p, *epochs), setting.family)
 
 
 def _names(setting: SettingFacts, study: Study) -> list[str]:
@@ -86,7 +85,7 @@ def _names(setting: SettingFacts, study: Study) -> list[str]:
     return [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
 
 
-def accuracy_section(study: Study, target: Target) -> Section:
+def accuracy_section(study: Study, target: Calls) -> Section:
     """Accuracy over epochs, with the phases of each setting."""
     title = "Accuracy over training"
     found = of.curves(study, of.accuracy)
@@ -147,16 +146,16 @@ def _over_seeds(found: Sequence[Curve], what: str) -> str:
     return f": mean over up to {most} seeds{drawn}{left}"
 
 
-def _go_on(study: Study, target: Target) -> str:
+def _go_on(study: Study, target: Calls) -> str:
     if study.kind == "sweep" and target.path.is_file():
         return target.command("sweep", "{}")
     first = next((run for run in study.runs if run.job is not None), None)
     return target.command("train", str(first.folder / "job.yaml"), storage=False) if first else ""
 
 
-def generations_section(study: Study, target: Target) -> Section:
+def generations_section(study: Study, target: Calls) -> Section:
     """The last accuracy of each generation, and the forgetting frequency where lengths vary."""
-    found = of.curves(study, of.generation_ends)
+    found = of.curves(study, of.generation_points)
     found = [one for one in found if len(one.x) > 1] or found
     if not found:
         missing = Missing("No run has finished a generation yet.", _go_on(study, target))
@@ -172,7 +171,7 @@ def generations_section(study: Study, target: Target) -> Section:
     return Section("generations", "Generations", (figure,))
 
 
-def frequency_section(study: Study, target: Target) -> Section:
+def frequency_section(study: Study, target: Calls) -> Section:
     """Accuracy over the forgetting frequency."""
     title = "Forgetting frequency"
     found = of.frequency(study)
@@ -200,7 +199,7 @@ def frequency_section(study: Study, target: Target) -> Section:
     return Section("frequency", title, (_figure(found, axes, title, caption, dots=True, height=290),))
 
 
-def tree_section(study: Study, target: Target) -> Section:
+def tree_section(study: Study, target: Calls) -> Section:
     """Which generations were the same work, and what that saved."""
     title = "What was shared"
     if not study.run_keys:
@@ -235,7 +234,7 @@ def tree_section(study: Study, target: Target) -> Section:
     return Section("tree", title, (Figure(caption, wide, narrow),), (said,))
 
 
-def speed_section(study: Study, target: Target) -> Section:
+def speed_section(study: Study, target: Calls) -> Section:
     """Where the time went, by setting."""
     rows = []
     for setting in study.settings:
@@ -246,7 +245,7 @@ def speed_section(study: Study, target: Target) -> Section:
             split = [number(value) for value in seconds]
             bar = share_bar(dict(zip(("data", "compute", "evaluation"), seconds, strict=True)))
             cells = (setting.name, f"{speed:,.0f}", *split, bar, f"{len(own):,}")
-            rows.append(Row(cells, setting.family))
+            rows.append(TableRow(cells, setting.family))
     if not rows:
         missing = Missing("No epoch has been trained yet.", _go_on(study, target))
         return Section("speed", "Time and speed", (missing,))

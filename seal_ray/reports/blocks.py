@@ -15,7 +15,7 @@ from seal_ray.sweeps.statistics import Difference, Estimate
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Cells in the order of the headings. family: the method it is toggled with; None: it always shows."""
 
     cells: tuple[str, ...]
@@ -28,7 +28,7 @@ class Table:
 
     caption: str
     headings: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     text: int = 1
     code: tuple[int, ...] = ()
     folded: bool = False  # shown on demand: long, and of interest to few
@@ -44,7 +44,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Panel:
+class SmallChart:
     """A small chart under a heading of its own."""
 
     heading: str
@@ -53,11 +53,11 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Panels:
+class SmallCharts:
     """Small charts beside each other under one caption; key: swatches (class, words)."""
 
     caption: str
-    panels: tuple[Panel, ...]
+    charts: tuple[SmallChart, ...]
     key: tuple[tuple[str, str], ...] = ()
 
 
@@ -89,7 +89,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Text:
     """A text in full, shown on demand."""
 
     heading: str
@@ -97,7 +97,7 @@ class Listing:
     family: int | None = None
 
 
-Block = Table | Figure | Panels | Grid | Missing | Listing
+Block = Table | Figure | SmallCharts | Grid | Missing | Text
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Target:
+class Calls:
     """How commands call what the page is of. storage: as it was given on the command line."""
 
     path: Path

@@ -14,14 +14,46 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seal_ray.reports.shapes import COLOURS, Curve, Stretch
 from seal_ray.reports.svg import Scale, around, brief, element, line, path, rect, spread, svg, text
 
+COLOURS = 7
+"""Families that have a colour of their own; the next take the same ones again."""
 WIDE, NARROW = 920, 358
 """Widths that charts are drawn in, in CSS pixels: for a page, and for a phone."""
 RIBBON = 15
 MOST_RANGES = 6
 """With more curves than this their ranges would hide everything, and are only said when read off."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a chart: at each x the mean over seeds, and where there are several their least and greatest.
+
+    family decides its colour, shade its dashes and width; n: the seeds; partial: some seeds have points that
+    are left out, since others have none there.
+    """
+
+    name: str
+    family: int
+    shade: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: int
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A phase in a run: from so many epochs trained to so many."""
+
+    start: int
+    end: int
+    generation: int
+    name: str
+    ascends: bool
+    edits: bool  # whether weights are changed in place as it begins
 
 
 @dataclass(frozen=True)
@@ -172,6 +204,12 @@ def _grid(x: Scale, y: Scale, axes: Axes, box: Box) -> Markup:
         parts.append(text(at, bottom + 17, said, class_="tick x"))
     parts.append(line(box.left, bottom, box.left + box.width, bottom, class_="axis"))
     return element("g", *parts, class_="ticks")
+
+
+def shades(families: Sequence[int]) -> list[int]:
+    """For each of some curves its place among those of the same colour, by which dashes tell them apart."""
+    colours = [family % COLOURS for family in families]
+    return [colours[:place].count(colour) for place, colour in enumerate(colours)]
 
 
 def line_style(family: int, shade: int = 0) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from seal_ray.methods import Method
 from seal_ray.phases.schedule import Budget
-from seal_ray.reports.shapes import Curve, Stretch, shades
+from seal_ray.reports.charts import Curve, Stretch, shades
 from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study
 from seal_ray.sweeps.statistics import Estimate
 
@@ -104,7 +104,7 @@ def accuracy(run: RunFacts) -> list[tuple[float, float]]:
     return [(row["global_epoch"] + 1, row["val_top1"]) for row in run.rows if row["val_top1"] is not None]
 
 
-def generation_ends(run: RunFacts) -> list[tuple[float, float]]:
+def generation_points(run: RunFacts) -> list[tuple[float, float]]:
     """Validation top-1 (%) at the end of each finished generation, over generations from 0 on."""
     return list(enumerate(run.result.generation_top1))
 

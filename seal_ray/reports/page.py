@@ -12,7 +12,7 @@ import jinja2
 import seal_ray
 from seal_ray.errors import ConfigError
 from seal_ray.reports import accuracy, reasons, record
-from seal_ray.reports.blocks import Target
+from seal_ray.reports.blocks import Calls
 from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import drawn
 from seal_ray.reports.source import find_source
@@ -58,13 +58,13 @@ def write_report(
         raise ConfigError(f"--output: {page} is a folder; name a file in it, such as {page / 'report.html'}")
     if page.exists() and not page.read_bytes().startswith(MARK):
         raise ConfigError(f"--output: {page} is there and is no report; name another file, or remove it")
-    html = render(study, Target(path, storage))
+    html = render(study, Calls(path, storage))
     with saving(page.parent):
         write_durably(page, html.encode())
     return page, study
 
 
-def render(study: Study, target: Target) -> str:
+def render(study: Study, target: Calls) -> str:
     """The whole page. Equal studies give equal text."""
     sections = [one for make in CONTENTS if (one := make(study, target)).blocks or one.id != "further"]
     # A method's swatch looks like the first of its curves.

@@ -18,7 +18,7 @@ from seal_ray.recipe import Job
 from seal_ray.reports.blocks import Picture
 from seal_ray.reports.study import MomentFacts
 
-SHOWN = 8
+GRID_PICTURES = 8
 """Images of a grid."""
 SIDE = 64
 """Pixels that an image is shrunk to at most, either way."""
@@ -32,7 +32,7 @@ def by_depth(one: MomentFacts, end: str) -> list[Picture]:
     except (SealRayError, KeyError):
         return []
     before = 0 if end == "deepest" else len(listed["deepest"])
-    some = pixels[before : before + min(SHOWN, len(listed[end]))]
+    some = pixels[before : before + min(GRID_PICTURES, len(listed[end]))]
     return [
         _picture(image, f"depth {example['depth']}", example["label"], example["prediction"])
         for image, example in zip(some, listed[end], strict=False)
@@ -52,9 +52,9 @@ def most_forgotten(one: MomentFacts, job: Job) -> Iterator[Picture]:
     SealRayError when the images are not where they were.
     """
     forgetting = one.results["calibration"]["result"]["forgetting"]
-    listed = [found for found in forgetting["most_forgotten"] if found["events"] > 0][:SHOWN]
+    listed = [found for found in forgetting["most_forgotten"] if found["events"] > 0][:GRID_PICTURES]
     dataset = trained_on(one.moment.run, job)
-    loader = open_loader(dataset, "val", kind="torch", batch_size=SHOWN)
+    loader = open_loader(dataset, "val", kind="torch", batch_size=GRID_PICTURES)
     indices = np.asarray([found["index"] for found in listed], dtype=np.int64)
     images = [image.numpy() for batch in loader.batches(indices) for image in batch]
     for image, found in zip(images, listed, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seal_ray.analysis.depth import SPLITS
 from seal_ray.analysis.evaluations import EvaluationKind
 from seal_ray.analysis.scores import Column
 from seal_ray.analysis.tasks import read_arrays
@@ -14,28 +15,26 @@ from seal_ray.errors import SealRayError
 from seal_ray.reports import curves as of
 from seal_ray.reports.blocks import (
     Block,
+    Calls,
     Figure,
     Grid,
     Missing,
-    Panel,
-    Panels,
     Picture,
-    Row,
     Section,
+    SmallChart,
+    SmallCharts,
     Table,
-    Target,
+    TableRow,
     number,
     seeds,
     several,
     standing,
 )
-from seal_ray.reports.charts import NARROW, WIDE, Axes, Mark, line_chart
+from seal_ray.reports.charts import NARROW, WIDE, Axes, Curve, Mark, line_chart
 from seal_ray.reports.pictures import by_depth, most_forgotten
-from seal_ray.reports.shapes import Curve
 from seal_ray.reports.small_charts import DOMINANT, PANEL, histogram
 from seal_ray.reports.study import MomentFacts, SettingFacts, Study
 
-SPLITS = ("train", "val")
 SPECTRUM = 160
 """Points of a spectral density that are drawn at most."""
 GRIDS = 6
@@ -55,7 +54,7 @@ EVALUATED: Mapping[EvaluationKind, tuple[str, str, tuple[str, ...]]] = {
 Ends = Sequence[tuple[SettingFacts, Sequence[MomentFacts]]]
 
 
-def depth_section(study: Study, target: Target) -> Section:
+def depth_section(study: Study, target: Calls) -> Section:
     """From where in the network on probes agree with it: histograms, and means over generations."""
     title = "Prediction depth"
     ends = of.shown_moments(study, "depth")
@@ -70,20 +69,20 @@ def depth_section(study: Study, target: Target) -> Section:
         said = ", ".join(f"{split} mean {mean:.2f}" for split, mean in means.items())
         label = f"Prediction depths of {setting.name}: {said}"
         chart = histogram(one, means, places, label, log=log)
-        panels.append(Panel(_heading(setting, some), setting.family, chart))
+        panels.append(SmallChart(_heading(setting, some), setting.family, chart))
     axis = "images (%, log axis)" if log else "images (%)"
     caption = (
         f"Share of {axis} by the first probe from which on all agree with the network, at the last end of a "
         "generation, mean over seeds; triangles: mean depth (Baldock et al. 2021)."
     )
     key = (("swatch train", "training images"), ("swatch val", "validation images"))
-    blocks: list[Block] = [Panels(caption, tuple(panels), key)]
+    blocks: list[Block] = [SmallCharts(caption, tuple(panels), key)]
     blocks += _depth_means(study)
     blocks.append(_depth_table(ends))
     return Section("depth", title, tuple(blocks))
 
 
-def _not_analysed(target: Target, what: str) -> Missing:
+def _not_analysed(target: Calls, what: str) -> Missing:
     return Missing("No moment has been analysed for it.", target.command("analyze", "{}", "--what", what))
 
 
@@ -136,12 +135,12 @@ def _depth_table(ends: Ends) -> Table:
         ]
         means = [several([_depth(one, split)["mean"] for one in some]) for split in SPLITS]
         cells = (setting.name, str(some[0].moment.generation), str(len(some)), *means, several(wrong))
-        rows.append(Row(cells, setting.family))
+        rows.append(TableRow(cells, setting.family))
     headings = ("setting", "after generation", "n", "train", "val", "val, predicted wrongly")
     return Table("Mean prediction depth, with its range over seeds.", headings, tuple(rows))
 
 
-def curvature_section(study: Study, target: Target) -> Section:
+def curvature_section(study: Study, target: Calls) -> Section:
     """Spectra of the Hessian side by side, and their numbers."""
     title = "Curvature"
     ends = of.shown_moments(
@@ -155,7 +154,7 @@ def curvature_section(study: Study, target: Target) -> Section:
             "Spectral density of the Hessian of the training loss at the last end of a generation, a line a "
             "seed, on common axes; triangles: the smallest and the largest eigenvalue."
         )
-        blocks.append(Panels(caption, tuple(panels)))
+        blocks.append(SmallCharts(caption, tuple(panels)))
     blocks.append(_curvature_table(ends))
     return Section("curvature", title, tuple(blocks))
 
@@ -165,7 +164,7 @@ def _part(one: MomentFacts) -> Mapping[str, Any]:
     return part
 
 
-def _spectra(ends: Ends) -> list[Panel]:
+def _spectra(ends: Ends) -> list[SmallChart]:
     """A panel a setting, on common axes."""
     known = [(setting, some, [c for one in some if (c := _density(setting, one))]) for setting, some in ends]
     top = 2 * max((v for *_, found in known for curve in found for v in curve.y), default=0.0)
@@ -188,7 +187,7 @@ def _spectra(ends: Ends) -> list[Panel]:
             low, high = min(mark.x for mark in marks), max(mark.x for mark in marks)
             label = f"Spectral density of {setting.name}: eigenvalues from {low:.3g} to {high:.3g}"
             chart = line_chart(found, axes, label, width=PANEL, height=222, marks=marks, named=False)
-            panels.append(Panel(_heading(setting, some), setting.family, chart))
+            panels.append(SmallChart(_heading(setting, some), setting.family, chart))
     return panels
 
 
@@ -228,7 +227,7 @@ def _curvature_table(ends: Ends) -> Table:
         numbers = (several([value(_part(one)) for one in some], form) for _, value, form in measures)
         mass = _negative_mass([_part(one)["negative_mass"] for one in some])
         cells = (setting.name, str(some[0].moment.generation), str(len(some)), *numbers, mass)
-        rows.append(Row(cells, setting.family))
+        rows.append(TableRow(cells, setting.family))
     caption = (
         "Eigenvalues and trace in nats per squared unit of weight, with their ranges over seeds; negative "
         "mass: the share of eigenvalues below a threshold, given in units of the largest magnitude, with the "
@@ -250,7 +249,7 @@ def _negative_mass(found: Sequence[Mapping[str, Any]]) -> str:
     return "not resolved"
 
 
-def further_section(study: Study, target: Target) -> Section:
+def further_section(study: Study, target: Calls) -> Section:
     """The scalars of analyses that are not this package's: over training, and at the last ends."""
     every = [one for run in study.runs for one in run.moments]
     blocks: list[Block] = []
@@ -266,7 +265,9 @@ def further_section(study: Study, target: Target) -> Section:
             values = [[v for m in some if (v := _scalars(m, what).get(name)) is not None] for name in names]
             means = [several(held, ".4g") for held in values]
             rows.append(
-                Row((setting.name, str(some[0].moment.generation), str(len(some)), *means), setting.family)
+                TableRow(
+                    (setting.name, str(some[0].moment.generation), str(len(some)), *means), setting.family
+                )
             )
         if rows:
             headings = ("setting", "after generation", "n", *names)
@@ -281,7 +282,7 @@ def _scalars(one: MomentFacts, what: str) -> Mapping[str, float | None]:
     return found
 
 
-def evaluated_section(study: Study, target: Target) -> Section:
+def evaluated_section(study: Study, target: Calls) -> Section:
     """Linear probes and few-shot episodes on other data sets."""
     blocks: list[Block] = []
     for kind, (title, how, example) in EVALUATED.items():
@@ -298,7 +299,7 @@ def _evaluated_table(study: Study, columns: Sequence[Column], title: str) -> Tab
     for column in columns:
         for setting, line in zip(study.settings, column.lines, strict=True):
             shots = (str(column.shots),) if column.shots else ()
-            rows.append(Row((column.target, *shots, setting.name, *standing(line)), setting.family))
+            rows.append(TableRow((column.target, *shots, setting.name, *standing(line)), setting.family))
     few = columns[0].shots is not None
     headings = (
         "data set",
@@ -312,7 +313,7 @@ def _evaluated_table(study: Study, columns: Sequence[Column], title: str) -> Tab
     return Table(caption, headings, tuple(rows), text=3 if few else 2)
 
 
-def examples_section(study: Study, target: Target) -> Section:
+def examples_section(study: Study, target: Calls) -> Section:
     """Validation images at either end of the depths, and those forgotten most often."""
     blocks: list[Block] = []
     ends = of.shown_moments(study, "depth")[:GRIDS]
@@ -330,7 +331,7 @@ def _grid(setting: SettingFacts, one: MomentFacts, end: str, pictures: Iterable[
     return [Grid(heading, setting.family, shown)] if shown else []
 
 
-def _forgotten(study: Study, target: Target) -> list[Block]:
+def _forgotten(study: Study, target: Calls) -> list[Block]:
     """The images that were forgotten most often, of the first seed of each setting that kept track."""
     blocks: list[Block] = []
     problem = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from seal_ray.reports.blocks import Block, Listing, Missing, Row, Section, Table, Target, number, short_path
+from seal_ray.reports.blocks import Block, Calls, Missing, Section, Table, TableRow, Text, number, short_path
 from seal_ray.reports.source import fields_of
 from seal_ray.reports.study import RunFacts, SettingFacts, Study
 from seal_ray.reports.words import warnings
@@ -18,7 +18,7 @@ WARNINGS = 60
 Runs = Sequence[tuple[SettingFacts, RunFacts]]
 
 
-def warnings_section(study: Study, target: Target) -> Section:
+def warnings_section(study: Study, target: Calls) -> Section:
     """What must be known before the rest is believed."""
     said = warnings(study)
     if not said:
@@ -29,7 +29,7 @@ def warnings_section(study: Study, target: Target) -> Section:
     return Section("warnings", "Warnings", (), items=(*said[:WARNINGS], *more))
 
 
-def recipes_section(study: Study, target: Target) -> Section:
+def recipes_section(study: Study, target: Calls) -> Section:
     """What recipes differ in, and each in full."""
     known = [(setting, dict(fields_of(setting.job.recipe))) for setting in study.settings if setting.job]
     if not known:
@@ -44,13 +44,13 @@ def recipes_section(study: Study, target: Target) -> Section:
     for setting, _ in known:
         assert setting.job is not None
         text = setting.job.recipe.to_yaml()
-        blocks.append(Listing(f"The whole recipe of {setting.name}", text, setting.family))
+        blocks.append(Text(f"The whole recipe of {setting.name}", text, setting.family))
     return Section("recipes", "Recipes", tuple(blocks))
 
 
 def _differences(known: list[tuple[SettingFacts, dict[str, str]]], differing: list[str]) -> Table:
     rows = [
-        Row((setting.name, *(held.get(key, "–") for key in differing)), setting.family)
+        TableRow((setting.name, *(held.get(key, "–") for key in differing)), setting.family)
         for setting, held in known
     ]
     caption = (
@@ -61,7 +61,7 @@ def _differences(known: list[tuple[SettingFacts, dict[str, str]]], differing: li
     return Table(caption, headings, tuple(rows), text=len(headings), folded=len(rows) > FOLDED)
 
 
-def runs_section(study: Study, target: Target) -> Section:
+def runs_section(study: Study, target: Calls) -> Section:
     """Every run: how it stands, what it was trained on, its digest, and how to train it again."""
     runs = [(setting, run) for setting in study.settings for run in setting.runs]
     rows = []
@@ -73,7 +73,7 @@ def runs_section(study: Study, target: Target) -> Section:
             *(number(run.result.top1), number(run.result.best_top1)),
             f"{sum(speeds) / len(speeds):,.0f}" if speeds else "–",
         )
-        rows.append(Row(cells, setting.family))
+        rows.append(TableRow(cells, setting.family))
     headings = ("run", "setting", "seed", "status", "epochs", "top-1 %", "best", "images/s")
     many = len(rows) > FOLDED
     caption = "Every run. Top-1 is after the last epoch; best is the highest, chosen on the images it is of."
@@ -90,7 +90,7 @@ def _hardware(study: Study, runs: Runs, many: bool) -> list[Block]:
     for setting, run in runs:
         if run.moments:
             printed = (str(run.moments[-1].fingerprint.get(key, "–")) for key in PRINTED)
-            rows.append(Row((run.id, *printed, run.data[:16] or "–"), setting.family))
+            rows.append(TableRow((run.id, *printed, run.data[:16] or "–"), setting.family))
     caption = (
         "What each run's last kept moment was trained with; bits are claimed to be equal between equal rows "
         "only. Data: the first digits of the identity of the data set at the run's path."
@@ -100,7 +100,7 @@ def _hardware(study: Study, runs: Runs, many: bool) -> list[Block]:
     if rows:
         blocks.append(Table(caption, headings, tuple(rows), text=len(headings), code=(0, 9), folded=many))
     if made := _versions(study):
-        made_with = tuple(Row((what, *versions.values())) for what, versions in made)
+        made_with = tuple(TableRow((what, *versions.values())) for what, versions in made)
         headings = ("analysis", *made[0][1])
         blocks.append(Table("What analyses were computed with.", headings, made_with, text=5))
     return blocks
@@ -117,14 +117,14 @@ def _versions(study: Study) -> list[tuple[str, Mapping[str, str]]]:
     return list(found.values())
 
 
-def _commands(study: Study, target: Target, runs: Runs, many: bool) -> list[Block]:
+def _commands(study: Study, target: Calls, runs: Runs, many: bool) -> list[Block]:
     """How to repeat the whole, and each run by itself, beside the digest that it must end with."""
     rows = []
     for setting, run in runs:
         if run.job is not None:
             words = ["train", short_path(run.folder / "job.yaml"), "--storage", "reproduced"]
             digest = str(run.rows[-1]["weights_sha256"]) if run.rows else "–"
-            rows.append(Row((shlex.join(["seal-ray", *words]), digest), setting.family))
+            rows.append(TableRow((shlex.join(["seal-ray", *words]), digest), setting.family))
     caption = (
         "How to train each run again, into another storage folder. On equal hardware and versions it ends "
         "with the same weights: SHA-256 of parameters and buffers after the last epoch so far."

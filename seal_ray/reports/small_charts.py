@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from seal_ray.reports.charts import NARROW, shortened
-from seal_ray.reports.shapes import COLOURS
+from seal_ray.reports.charts import COLOURS, NARROW, shortened
 from seal_ray.reports.svg import Scale, brief, element, line, path, rect, svg, text
 from seal_ray.runs.sharing import Branching
 
@@ -84,7 +83,7 @@ def share_bar(parts: Mapping[str, float]) -> Markup:
     return svg("chart cell", width, height, bars, aria_hidden="true")
 
 
-ROW = 24.0
+TREE_ROW = 24.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def tree_chart(trees: Sequence[tuple[Branching, str]], named: Named, label: str,
         parts.append(text(12, top + 10, seeds, class_="tick"))
         top += 18
         parts += _grown(tree, x, top, None, named, letters)
-        top += ROW * _leaves(tree) + 8
+        top += TREE_ROW * _leaves(tree) + 8
     for tick in x.ticks(max(3, int(width // 110)), whole=True):
         parts.append(line(x(tick), top, x(tick), top + 4, class_="axis"))
         parts.append(text(x(tick), top + 17, brief(tick), class_="tick x"))
@@ -142,17 +141,17 @@ def _grown(
 ) -> list[Markup]:
     """A stretch, from its stem on; below each other what branches off it; the names of what ends."""
     length = named.lengths[tree.runs[0]]
-    end, level = x((tree.last + 1) * length), top + ROW / 2
+    end, level = x((tree.last + 1) * length), top + TREE_ROW / 2
     parts = _limb(tree, x, level, stem, named)
     for branch in tree.branches:
         parts += _grown(branch, x, top, (end, level), named, letters)
-        top += ROW * _leaves(branch)
+        top += TREE_ROW * _leaves(branch)
     for run in _ending(tree):
         family = named.families[run]
         said = shortened(named.names[run], letters)
         look = f"name c{family % COLOURS}"
-        parts.append(text(end + 10, top + ROW / 2 + 4, said, class_=look, data_family=str(family)))
-        top += ROW
+        parts.append(text(end + 10, top + TREE_ROW / 2 + 4, said, class_=look, data_family=str(family)))
+        top += TREE_ROW
     return parts
 
 

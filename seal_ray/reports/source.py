@@ -16,7 +16,7 @@ from seal_ray.storage.paths import AnyPath
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.results import SweepRuns, prepare_sweep
 
-Kind = Literal["run", "sweep", "storage"]
+StudyKind = Literal["run", "sweep", "storage"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Source:
+class StudySource:
     """What a page is of. folder: where it goes by default.
 
     members: the runs in order; baseline: labels that differences are taken to, empty where there is none;
@@ -38,7 +38,7 @@ class Source:
     """
 
     name: str
-    kind: Kind
+    kind: StudyKind
     folder: AnyPath
     members: tuple[Member, ...]
     baseline: Setting
@@ -46,7 +46,7 @@ class Source:
     after_generations: tuple[int, ...] = ()
 
 
-def find_source(path: Path, storage: str | None = None) -> Source:
+def find_source(path: Path, storage: str | None = None) -> StudySource:
     """The runs that a path stands for: a run's folder or YAML, a sweep's YAML or folder, a storage folder.
 
     storage: overrides placement.storage of a YAML file. Errors as `seal_ray.analysis.moments.find_runs`,
@@ -60,15 +60,17 @@ def find_source(path: Path, storage: str | None = None) -> Source:
     return _of_runs(run_set)
 
 
-def _of_sweep(runs: SweepRuns) -> Source:
+def _of_sweep(runs: SweepRuns) -> StudySource:
     sweep_runs(runs)  # at least one run has begun
     members = [_member(one.store.folder, one.job.recipe, runs.settings[one.run_id]) for one in runs.planned]
     after = runs.sweep.after_generations
     baseline = dict(runs.sweep.baseline)
-    return Source(runs.sweep.name, "sweep", runs.folder, tuple(members), baseline, after_generations=after)
+    return StudySource(
+        runs.sweep.name, "sweep", runs.folder, tuple(members), baseline, after_generations=after
+    )
 
 
-def _of_sweep_folder(run_set: RunSet) -> Source:
+def _of_sweep_folder(run_set: RunSet) -> StudySource:
     """A sweep by the results.json in its folder, which `find_runs` could read."""
     held = json.loads((run_set.folder / "results.json").read_bytes())
     storage = run_set.folder.parent.parent
@@ -87,10 +89,12 @@ def _of_sweep_folder(run_set: RunSet) -> Source:
             "writes it anew"
         ) from None
     baseline = baseline_in(held)
-    return Source(run_set.name, "sweep", run_set.folder, tuple(members), baseline, after_generations=after)
+    return StudySource(
+        run_set.name, "sweep", run_set.folder, tuple(members), baseline, after_generations=after
+    )
 
 
-def _of_runs(run_set: RunSet) -> Source:
+def _of_runs(run_set: RunSet) -> StudySource:
     """Runs without a sweep: their settings are what their recipes differ in, the baseline plain training."""
     if not run_set.runs:
         raise CheckpointError(
@@ -107,8 +111,8 @@ def _of_runs(run_set: RunSet) -> Source:
     several = len({tuple(one.setting.items()) for one in members}) > 1
     plain = {"method": "normal"} if several and any(s["method"] == "normal" for s in settings) else {}
     _refuse_doubles(members, run_set)
-    kind: Kind = "run" if len(members) == 1 and members[0].folder == run_set.folder else "storage"
-    return Source(run_set.name, kind, run_set.folder, tuple(members), plain, run_set.unreadable)
+    kind: StudyKind = "run" if len(members) == 1 and members[0].folder == run_set.folder else "storage"
+    return StudySource(run_set.name, kind, run_set.folder, tuple(members), plain, run_set.unreadable)
 
 
 def _member(folder: AnyPath, recipe: Recipe, setting: Setting) -> Member:

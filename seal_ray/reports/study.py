@@ -14,8 +14,8 @@ from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, load_job
-from seal_ray.reports.shapes import shades
-from seal_ray.reports.source import Kind, Member, Source
+from seal_ray.reports.charts import shades
+from seal_ray.reports.source import Member, StudyKind, StudySource
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
@@ -24,7 +24,7 @@ from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting
 from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, notes
 
-SHOWN = ("depth", "curvature", "calibration")
+DRAWN = ("depth", "curvature", "calibration")
 """Built-in analyses that the page shows; of others it shows the scalars that lie in their results."""
 
 
@@ -87,7 +87,7 @@ class Study:
     """All that a page says. axes: those in which settings differ; families: methods, in the page's order."""
 
     name: str
-    kind: Kind
+    kind: StudyKind
     folder: AnyPath
     axes: tuple[str, ...]
     families: tuple[str, ...]
@@ -109,7 +109,7 @@ class Study:
         return tuple(setting.line for setting in self.settings)
 
 
-def read_study(source: Source) -> Study:
+def read_study(source: StudySource) -> Study:
     """Read the runs of a source. What is damaged is a fact too, and raises nothing."""
     runs = [read_run(member) for member in source.members]
     results = [run.result for run in runs]
@@ -193,11 +193,11 @@ def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
         with suppress(CheckpointError):
             fingerprint = read_manifest(moment.path)["fingerprint"]
             there = [name.removesuffix(f"-{moment.label}") for name in files if name.endswith(moment.label)]
-            held = {what: read_result(moment, what) for what in (*SHOWN, *sorted({*there} - {*SHOWN}))}
+            held = {what: read_result(moment, what) for what in (*DRAWN, *sorted({*there} - {*DRAWN}))}
             results = {
                 what: one
                 for what, one in held.items()
-                if one is not None and (what in SHOWN or "scalars" in one)
+                if one is not None and (what in DRAWN or "scalars" in one)
             }
             yield MomentFacts(moment, run.facts(moment).epochs, fingerprint, results)
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_ray.reports.charts import Axes, Mark, Ribbon, line_chart, shortened
-from seal_ray.reports.shapes import Curve, Stretch
+from seal_ray.reports.charts import Axes, Curve, Mark, Ribbon, Stretch, line_chart, shortened
 from seal_ray.reports.small_charts import Named, histogram, interval_bar, share_bar, tree_chart
 from seal_ray.reports.svg import Scale, around, brief, element, path, spread
 from seal_ray.runs.sharing import Branching

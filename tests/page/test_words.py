@@ -19,10 +19,9 @@ from seal_ray.methods.seal import Seal
 from seal_ray.phases.schedule import Budget
 from seal_ray.recipe import Job
 from seal_ray.reports.blocks import span
-from seal_ray.reports.charts import line_style
+from seal_ray.reports.charts import Stretch, line_style, shades
 from seal_ray.reports.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
-from seal_ray.reports.shapes import Stretch, shades
-from seal_ray.reports.source import Member, Source, settings_of
+from seal_ray.reports.source import Member, StudySource, settings_of
 from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study, read_study
 from seal_ray.reports.words import answer, question, resumptions, told, unbroken, warnings
 from seal_ray.sweeps.leaderboard import RunResult, leaderboard
@@ -207,7 +206,7 @@ def test_where_every_setting_is_its_own_baseline_there_is_none(tmp_path: Path) -
         )
         for epochs in (8, 16)
     )
-    found = read_study(Source("x", "sweep", tmp_path, members, {"method": "normal"}))
+    found = read_study(StudySource("x", "sweep", tmp_path, members, {"method": "normal"}))
     assert found.baseline == {}
     assert question(found) == "Which of 2 settings ends with the highest accuracy?"
     assert answer(found) == "No answer yet: no run has finished (2 new)."
