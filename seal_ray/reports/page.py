@@ -15,8 +15,7 @@ from seal_ray.reports import accuracy, reasons, record
 from seal_ray.reports.blocks import Calls
 from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import drawn
-from seal_ray.reports.source import find_source
-from seal_ray.reports.study import Study, read_study
+from seal_ray.reports.study import Study, find_source, read_study
 from seal_ray.reports.svg import element, path, svg
 from seal_ray.reports.words import answer, question, unbroken, warnings
 from seal_ray.storage.files import saving, write_durably

@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from seal_ray.reports.blocks import Block, Calls, Missing, Section, Table, TableRow, Text, number, short_path
-from seal_ray.reports.source import fields_of
-from seal_ray.reports.study import RunFacts, SettingFacts, Study
+from seal_ray.reports.study import RunFacts, SettingFacts, Study, fields_of
 from seal_ray.reports.words import warnings
 
 FOLDED = 12

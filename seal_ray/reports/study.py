@@ -1,28 +1,184 @@
-"""What is known of runs: read from their folders into frozen values, nothing computed but the leaderboard."""
+"""Which runs a page is of, what they are compared by, and what is known of them.
+
+Runs are read from their folders into frozen values; nothing is computed but the leaderboard.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from seal_ray.analysis.moments import AnalysedRun, Moment
+from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, find_runs, sweep_runs
 from seal_ray.analysis.scores import Column, columns_of
 from seal_ray.analysis.tasks import FOLDER, read_result
+from seal_ray.config.document import stored_in
 from seal_ray.data.staging import describe
-from seal_ray.errors import CheckpointError, SealRayError
+from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.phases.schedule import Row
-from seal_ray.recipe import Job, load_job
+from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.reports.charts import shades
-from seal_ray.reports.source import Member, StudyKind, StudySource
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.storage.paths import AnyPath, listed
-from seal_ray.sweeps.file import Setting
+from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, notes
+from seal_ray.sweeps.results import prepare_sweep
+
+StudyKind = Literal["run", "sweep", "storage"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run that the page is of, whether it has begun or not."""
+
+    folder: AnyPath
+    seed: int
+    epochs: int  # the budget
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """What a page is of. folder: where it goes by default.
+
+    members: the runs in order; baseline: labels that differences are taken to, empty where there is none;
+    unreadable: runs that cannot be told apart, and why; after_generations: as the sweep asks for.
+    """
+
+    name: str
+    kind: StudyKind
+    folder: AnyPath
+    members: tuple[Member, ...]
+    baseline: Setting
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    after_generations: tuple[int, ...] = ()
+
+
+def find_source(path: Path, storage: str | None = None) -> StudySource:
+    """The runs that a path stands for: a run's folder or YAML, a sweep's YAML or folder, a storage folder.
+
+    storage: overrides placement.storage of a YAML file. Errors as `seal_ray.analysis.moments.find_runs`,
+    and CheckpointError when no run can be read.
+    """
+    if path.is_file() and is_sweep(path):
+        sweep = prepare_sweep(load_sweep(path, stored_in(storage)))
+        sweep_runs(sweep)  # at least one run has begun
+        asked = [(run.store.folder, run.job.recipe, sweep.settings[run.run_id]) for run in sweep.planned]
+        return StudySource(
+            name=sweep.sweep.name,
+            kind="sweep",
+            folder=sweep.folder,
+            members=tuple(_members(asked)),
+            baseline=dict(sweep.sweep.baseline),
+            after_generations=sweep.sweep.after_generations,
+        )
+    run_set = find_runs(path, storage)
+    if path.is_dir() and not (path / "job.yaml").is_file() and (path / "results.json").is_file():
+        return _of_sweep_folder(run_set)
+    return _of_runs(run_set)
+
+
+def _of_sweep_folder(run_set: RunSet) -> StudySource:
+    """A sweep by the results.json in its folder, which `find_runs` could read."""
+    held = json.loads((run_set.folder / "results.json").read_bytes())
+    storage = run_set.folder.parent.parent
+    order = [line["setting"] for line in held["lines"]]
+    try:
+        runs = sorted(held["runs"], key=lambda run: (order.index(run["setting"]), run["seed"]))
+        members = [
+            Member(storage / run["run_id"], int(run["seed"]), int(run["epochs"]), run["setting"])
+            for run in runs
+        ]
+        # A file of before there were such columns has none.
+        after = tuple(int(many) for line in held["lines"][:1] for many in line.get("after", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{run_set.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` "
+            "writes it anew"
+        ) from None
+    baseline = baseline_in(held)
+    return StudySource(
+        run_set.name, "sweep", run_set.folder, tuple(members), baseline, after_generations=after
+    )
+
+
+def _of_runs(run_set: RunSet) -> StudySource:
+    """Runs without a sweep: their settings are what their recipes differ in, the baseline plain training."""
+    if not run_set.runs:
+        raise CheckpointError(
+            f"{run_set.folder}: no run in it can be read:\n  " + "\n  ".join(run_set.unreadable.values())
+        )
+    recipes = [run.job.recipe for run in run_set.runs]
+    settings = list(settings_of(recipes))
+    folders = [run.folder for run in run_set.runs]
+    members = list(_members(zip(folders, recipes, settings, strict=True)))
+    # By setting in the order of their labels, plain training first.
+    members.sort(key=lambda one: (one.setting["method"] != "normal", tuple(one.setting.values()), one.seed))
+    several = len({tuple(one.setting.items()) for one in members}) > 1
+    plain = {"method": "normal"} if several and any(s["method"] == "normal" for s in settings) else {}
+    _refuse_doubles(members, run_set)
+    kind: StudyKind = "run" if len(members) == 1 and members[0].folder == run_set.folder else "storage"
+    return StudySource(run_set.name, kind, run_set.folder, tuple(members), plain, run_set.unreadable)
+
+
+def _members(runs: Iterable[tuple[AnyPath, Recipe, Setting]]) -> Iterator[Member]:
+    for folder, recipe, setting in runs:
+        yield Member(folder, recipe.seed, recipe.budget.epochs, setting)
+
+
+def settings_of(recipes: Sequence[Recipe]) -> Iterator[Setting]:
+    """A label for each recipe on each axis: `method`, and every other field in which they differ.
+
+    The method's label holds those of its fields in which runs of that method differ. The seed is no axis.
+    """
+    flat = [dict(fields_of(recipe)) for recipe in recipes]
+    for one in flat:
+        del one["seed"]
+    varying = {key for key in flat[0] if not key.startswith("method.") and _varies(flat, key)}
+    for one in flat:
+        same = [other for other in flat if other["method.name"] == one["method.name"]]
+        own = [key for key in one if key.startswith("method.") and _varies(same, key)]
+        fields = ", ".join(f"{key.removeprefix('method.')}={one[key]}" for key in own)
+        method = one["method.name"] + (f"({fields})" if fields else "")
+        yield {"method": method, **{key: one[key] for key in one if key in varying}}
+
+
+def fields_of(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every field of a recipe by its dotted path, as text."""
+    yield from _flat("", recipe.model_dump(mode="json"))
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, held in value.items():
+            yield from _flat(f"{path}.{key}" if path else key, held)
+    elif isinstance(value, bool) or value is None:
+        yield path, {True: "true", False: "false", None: "null"}[value]
+    else:
+        yield path, f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _varies(flat: Sequence[Mapping[str, str]], key: str) -> bool:
+    return len({one.get(key) for one in flat}) > 1
+
+
+def _refuse_doubles(members: Sequence[Member], run_set: RunSet) -> None:
+    """ConfigError for two runs of one setting and seed: they would count as two seeds."""
+    seen: dict[Any, Member] = {}
+    for one in members:
+        before = seen.setdefault((tuple(one.setting.items()), one.seed), one)
+        if before is not one:
+            raise ConfigError(
+                f"{run_set.folder}: {before.folder.name} and {one.folder.name} have the same recipe, but "
+                "their data sets differ; report on one of them, or on the sweep that they belong to"
+            )
+
 
 DRAWN = ("depth", "curvature", "calibration")
 """Built-in analyses that the page shows; of others it shows the scalars that lie in their results."""
@@ -154,8 +310,10 @@ def read_study(source: StudySource) -> Study:
 def read_run(member: Member) -> RunFacts:
     """What the folder of a run says, if it is there."""
     store = Store(member.folder, member.folder.name)
-    found = summarise(member.folder) if (member.folder / "job.yaml").exists() else None
-    whole = found is not None and found["status"] != "damaged"
+    begun = (member.folder / "job.yaml").exists()
+    found = summarise(member.folder) if begun else {"status": "new"}
+    status = found["status"]
+    whole = begun and status != "damaged"
     job = load_job(member.folder / "job.yaml") if whole else None
     rows = tuple(store.rows()) if whole else ()
     own = sum(row["trained_by"] == store.run_id for row in rows)
@@ -163,16 +321,19 @@ def read_run(member: Member) -> RunFacts:
         run_id=store.run_id,
         setting=member.setting,
         seed=member.seed,
-        status=found["status"] if found else "new",
-        reason=found["reason"] if found else "",
-        top1=found["top1"] if found and found["status"] == "finished" else None,
-        best_top1=found["best_top1"] if found else None,
+        status=status,
+        reason=found.get("reason", ""),
+        top1=found["top1"] if status == "finished" else None,
+        best_top1=found.get("best_top1"),
         epochs=member.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,
         images=0,  # the page shows epochs
         generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
     )
+    data = ""
+    with suppress(SealRayError):
+        data = describe(job.recipe.data.path).identity if job else ""
     return RunFacts(
         result=result,
         folder=member.folder,
@@ -181,7 +342,7 @@ def read_run(member: Member) -> RunFacts:
         moments=tuple(_moments(member.folder, job)) if job else (),
         warnings=tuple(store.warnings()),
         starts=tuple(store.starts()),
-        data=_identity(job) if job else "",
+        data=data,
     )
 
 
@@ -202,12 +363,6 @@ def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
             yield MomentFacts(moment, run.facts(moment).epochs, fingerprint, results)
 
 
-def _identity(job: Job) -> str:
-    with suppress(SealRayError):
-        return describe(job.recipe.data.path).identity
-    return ""
-
-
 def _run_keys(runs: Sequence[RunFacts]) -> Iterator[RunKeys]:
     """The runs as the generation tree sees them, as far as they have recorded their generations."""
     for run in runs:
@@ -219,11 +374,7 @@ def _run_keys(runs: Sequence[RunFacts]) -> Iterator[RunKeys]:
 def _varying(settings: Sequence[Setting]) -> tuple[str, ...]:
     """The axes on which settings differ, the method first."""
     axes = dict.fromkeys(axis for setting in settings for axis in setting)
-    return tuple(
-        axis
-        for axis in sorted(axes, key=lambda axis: axis != "method")
-        if len({setting.get(axis) for setting in settings}) > 1
-    )
+    return tuple(axis for axis in sorted(axes, key=lambda axis: axis != "method") if _varies(settings, axis))
 
 
 def _name(setting: Setting, axes: Sequence[str]) -> str:

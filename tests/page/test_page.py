@@ -20,8 +20,7 @@ from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.scores import widen_results
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.reports.page import write_report
-from seal_ray.reports.source import find_source
-from seal_ray.reports.study import read_study
+from seal_ray.reports.study import find_source, read_study
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep, write_results
 from tests.pages import HTML, many_runs, page_of, renamed_class

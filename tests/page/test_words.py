@@ -21,8 +21,16 @@ from seal_ray.recipe import Job
 from seal_ray.reports.blocks import span
 from seal_ray.reports.charts import Stretch, line_style, shades
 from seal_ray.reports.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
-from seal_ray.reports.source import Member, StudySource, settings_of
-from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study, read_study
+from seal_ray.reports.study import (
+    Member,
+    MomentFacts,
+    RunFacts,
+    SettingFacts,
+    Study,
+    StudySource,
+    read_study,
+    settings_of,
+)
 from seal_ray.reports.words import answer, question, resumptions, told, unbroken, warnings
 from seal_ray.sweeps.leaderboard import RunResult, leaderboard
 from seal_ray.sweeps.statistics import estimate, paired
