@@ -39,6 +39,7 @@ from seal_ray.analysis.similarity import weight_norms
 from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts, stages
+from seal_ray.phases.losses import RecipeLoss, SmoothedCrossEntropy
 from seal_ray.streams import stream
 from seal_ray.tracking.workspace import Panel, PanelSection
 
@@ -298,6 +299,13 @@ class Spectrum:
                 "weights": [rule.weights.tolist() for rule in self.rules],
             },
         }
+
+
+def smoothing_of(loss: RecipeLoss) -> float:
+    """The label smoothing of the loss whose curvature is measured. ConfigError for another than ce."""
+    if isinstance(loss, SmoothedCrossEntropy):
+        return loss.label_smoothing
+    raise ConfigError(f"curvature: is that of the loss ce, and this run's is {loss.name}; leave it out")
 
 
 def measure_curvature(

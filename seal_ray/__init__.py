@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from seal_ray.api import sweep as sweep
     from seal_ray.api import train as train
     from seal_ray.api import transfer as transfer
+    from seal_ray.augmentations import augmentation as augmentation
     from seal_ray.data.images import Images as Images
     from seal_ray.methods import LEARN as LEARN
     from seal_ray.methods import Method as Method
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from seal_ray.methods import method as method
     from seal_ray.phases.edits import EditContext as EditContext
     from seal_ray.phases.edits import Reinit as Reinit
+    from seal_ray.phases.losses import loss as loss
     from seal_ray.phases.schedule import Budget as Budget
     from seal_ray.phases.schedule import Group as Group
     from seal_ray.phases.schedule import Phase as Phase
@@ -54,9 +56,11 @@ _HOMES = {
     "seal_ray.analysis": "Analysis",
     "seal_ray.api": "Leaderboard StoredRun TrainingOutcome analyze fewshot fit load report sweep train "
     "transfer",
+    "seal_ray.augmentations": "augmentation",
     "seal_ray.data.images": "Images",
     "seal_ray.methods": "LEARN Method learn method",
     "seal_ray.phases.edits": "EditContext Reinit",
+    "seal_ray.phases.losses": "loss",
     "seal_ray.phases.schedule": "Budget Group Phase",
     "seal_ray.recipe": "Job Recipe",
     "seal_ray.runs.folder": "Store open_store",

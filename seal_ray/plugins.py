@@ -12,12 +12,13 @@ import contextlib
 import functools
 import hashlib
 import logging
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.machinery import ModuleSpec
@@ -75,7 +76,7 @@ class Registry(Mapping[str, type[T]]):
     """
 
     def __init__(self, kind: str, home: str = "") -> None:
-        self._kind, self._home = kind, home
+        self.kind, self._home = kind, home
         self._classes: dict[str, dict[str, type[T]]] = {}  # by module, then by name
 
     def add(self, name: str, found: C) -> C:
@@ -85,6 +86,28 @@ class Registry(Mapping[str, type[T]]):
                 self._check_same(name, classes.get(name), found)
         self._classes.setdefault(found.__module__, {})[name] = found
         return found
+
+    def register(self, found: C, problem: str = "") -> C:
+        """What the decorators do: register a frozen dataclass under its `name`.
+
+        problem: why it is none of the kind, if so. ConfigError for that, for another class than a frozen
+        dataclass with a usable name, and as `add`.
+        """
+        name, kind = getattr(found, "name", None), self.kind
+        params = vars(found).get("__dataclass_params__")
+        if problem:
+            pass
+        elif params is None or not params.frozen:
+            problem = f"is no frozen dataclass; write @dataclass(frozen=True) under @seal_ray.{kind}"
+        elif any(field.name == "name" for field in fields(found)):
+            problem = "has its name as a field; write name: ClassVar[str]"
+        elif not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            problem = (
+                f"is called {name!r}; give it a name of small letters, digits and _, as in `name = 'mine'`"
+            )
+        if problem:
+            raise ConfigError(f"the {kind} {found.__qualname__} {problem}")
+        return self.add(str(name), found)
 
     def of(self, file: PluginFile) -> list[type[T]]:
         """What a plugin file that is loaded registers."""
@@ -114,7 +137,7 @@ class Registry(Mapping[str, type[T]]):
     def _check_same(self, name: str, one: type | None, other: type) -> None:
         if one and (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
             raise ConfigError(
-                f"two classes register the {self._kind} {name!r}: {one.__qualname__} of {source_of(one)} and "
+                f"two classes register the {self.kind} {name!r}: {one.__qualname__} of {source_of(one)} and "
                 f"{other.__qualname__} of {source_of(other)}; rename one"
             )
 

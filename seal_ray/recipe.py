@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
 
+from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
 from seal_ray.config.document import dump, override, read
 from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name_in, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.networks import Parts, ResNet, stages
+from seal_ray.phases.losses import LOSSES, RecipeLoss, SmoothedCrossEntropy
 from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, build
 from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, owner
 from seal_ray.plugins import Registry, files_of, using
@@ -85,14 +87,6 @@ class Model(BaseModel):
     )
 
 
-class Loss(BaseModel):
-    """The loss that is trained on."""
-
-    model_config = STRICT
-
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="weight of the uniform target")
-
-
 class Augment(BaseModel):
     """What is done to training images."""
 
@@ -102,6 +96,9 @@ class Augment(BaseModel):
         default=4, ge=0, description="pixels of zero padding before a random crop; 0: none"
     )
     flip: bool = Field(default=True, description="flip half of the images left to right")
+    then: Annotated[tuple[Annotated[Augmentation, Choice(AUGMENTATIONS)], ...], Strict(False)] = Field(
+        default=(), exclude_if=lambda then: not then, description="further augmentations, in this order"
+    )
 
 
 def _not_fp16(value: object) -> object:
@@ -129,7 +126,9 @@ class Recipe(BaseModel):
     optimizer: Annotated[Optimizer, Choice(OPTIMIZERS, Sgd.name, REFUSED)] = Field(
         default=Sgd(), description="the optimizer and its schedule"
     )
-    loss: Loss = Field(default=Loss(), description="the loss")
+    loss: Annotated[RecipeLoss, Choice(LOSSES, SmoothedCrossEntropy.name)] = Field(
+        default=SmoothedCrossEntropy(), description="the loss"
+    )
     augment: Augment = Field(default=Augment(), description="augmentation of training images")
     batch_size: int = Field(default=32, ge=1, description="images of one optimizer step, over all shards")
     shards: int = Field(
@@ -282,15 +281,25 @@ def received_job(data: Mapping[str, Any]) -> Job:
 
 
 def check_sendable(job: Job) -> None:
-    """ConfigError when `received_job` would not find the job's method."""
-    files, method = from_names(job.plugins), type(job.recipe.method)
-    with using(files):
-        known = METHODS.get(method.name) is method
-    if not known or not {file.digest for file in files_of(method)} <= {file.digest for file in files}:
-        raise ConfigError(
-            f"recipe.method: {method.__qualname__} is not among what the job's workers load; decorate it "
-            "with @seal_ray.method and name its file in the job's YAML: `plugins: [./mine.py]`"
-        )
+    """ConfigError when `received_job` would not find a class that the recipe names."""
+    files = from_names(job.plugins)
+    digests = {file.digest for file in files}
+    for field, registry, cls in chosen(job.recipe):
+        with using(files):
+            known = registry.get(cls.name) is cls
+        if not known or not {file.digest for file in files_of(cls)} <= digests:
+            raise ConfigError(
+                f"recipe.{field}: {cls.__qualname__} is not among what the job's workers load; decorate it "
+                f"with @seal_ray.{registry.kind} and name its file in the job's YAML: `plugins: [./mine.py]`"
+            )
+
+
+def chosen(recipe: Recipe) -> Iterator[tuple[str, Registry[Any], Any]]:
+    """What a recipe chooses by name of what plugin files may add: field, registry, class."""
+    yield "method", METHODS, type(recipe.method)
+    yield "loss", LOSSES, type(recipe.loss)
+    for i, change in enumerate(recipe.augment.then):
+        yield f"augment.then.{i}", AUGMENTATIONS, type(change)
 
 
 def dump_job(job: Job) -> str:
@@ -336,6 +345,9 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         build(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:
         yield f"optimizer: {recipe.optimizer.name}: {error}"
+    for i, change in enumerate(recipe.augment.then):
+        if isinstance(change, Mixing) and recipe.batch_size == recipe.shards:
+            yield f"augment.then.{i}: {change.name} mixes images of a shard, which has one; use fewer shards"
     names = _stages(recipe.model.arch)
     yield from _error(Parts, names, recipe.method.split_at)
     if (part := getattr(recipe.method, "part", None)) is not None:

@@ -244,9 +244,10 @@ def _dump(value: Any) -> dict[str, object]:
 
 def _fields(kind: Any, value: object = None) -> dict[str, Any]:
     """The fields, with their types, of the mapping `kind` can be read from; none if it is no such type."""
+    if choice := _choice(kind):
+        return choice.fields(value)
     if isinstance(kind, FieldInfo):
-        choice = _choice(kind)
-        return choice.fields(value) if choice else _fields(kind.annotation)
+        return _fields(kind.annotation)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return dict(kind.model_fields)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -255,8 +256,14 @@ def _fields(kind: Any, value: object = None) -> dict[str, Any]:
     return {name: field for argument in get_args(kind) for name, field in _fields(argument).items()}
 
 
+def _element(kind: Any, index: int) -> Any:
+    """The type of an element of a list."""
+    types = get_args(kind.annotation if isinstance(kind, FieldInfo) else kind)
+    return types[min(index, len(types) - 1 - (types[-1:] == (...,)))] if types else None
+
+
 def _choice(kind: Any) -> Choice | None:
-    metadata = kind.metadata if isinstance(kind, FieldInfo) else ()
+    metadata = kind.metadata if isinstance(kind, FieldInfo) else getattr(kind, "__metadata__", ())
     return next((item for item in metadata if isinstance(item, Choice)), None)
 
 
@@ -328,7 +335,7 @@ def _step(kind: Any, value: Any, path: Keys) -> tuple[Any, Any]:
     """The type and the value that `path` leads to."""
     key: Any
     for key in path:
-        kind = _fields(kind, value).get(key)
+        kind = _element(kind, key) if isinstance(key, int) else _fields(kind, value).get(key)
         value = dict(enumerate(value)) if isinstance(value, list) else value
         value = value.get(key) if isinstance(value, dict) else None
     return kind, value

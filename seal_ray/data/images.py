@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seal_ray.augmentations import Augmentation, Drawn, Mixing
 from seal_ray.data.augment import crop_and_flip, draw, normalise
 from seal_ray.data.loaders import ArrayLoader, Loader, open_loader
 from seal_ray.data.subset import Indices
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val"]
 Shard = tuple[Tensor, Tensor, Tensor | None]
-"""Images (n, 3, H, W), normalised and floating-point, their labels (n,) and, where there is dropout, the
-mask of their features (n, features), on the device.
+"""Images (n, 3, H, W), normalised and floating-point, their labels (n,) or, where images are mixed, shares of
+the classes (n, K), and, where there is dropout, the mask of their features (n, features), on the device.
 """
 
 
@@ -77,7 +78,8 @@ class TrainingEpoch:
     """One worker's share of an epoch: `steps` lists of `accumulation` shards, augmented on the device.
 
     order: (steps, accumulation, shard size) sample indices of this worker. masks: of dropout, for each step
-    (accumulation, shard size, features); None without dropout.
+    (accumulation, shard size, features); None without dropout. drawn: for images of (height, width) pixels,
+    for each step what its shards need of each of `augment.then`; None where there is none.
     """
 
     loader: Loader
@@ -90,6 +92,7 @@ class TrainingEpoch:
     generator: torch.Generator
     masks: Iterator[Tensor] | None = None
     dtype: torch.dtype = torch.float32
+    drawn: Callable[[tuple[int, int]], Iterator[list[list[Drawn]]]] | None = None
 
     @property
     def steps(self) -> int:
@@ -105,13 +108,36 @@ class TrainingEpoch:
         labels = torch.from_numpy(self.labels)
         per_step = torch.from_numpy(self.order).flatten(1)
         shards = self.order.shape[1]
+        drawn: Iterator[list[list[Drawn]]] | None = None
         batches = self.loader.batches(self.order.reshape(-1))
         for indices, pixels in zip(per_step, batches, strict=True):
             moved = crop_and_flip(self._moved(pixels), draws.at(indices, self.device), padding=padding)
-            x = normalise(moved, self.images.mean, self.images.std, self.memory_format, self.dtype)
-            y = labels[indices].to(self.device, non_blocking=True)
+            y = labels[indices].to(self.device, non_blocking=True).chunk(shards)
+            if self.drawn is None:
+                x = normalise(moved, self.images.mean, self.images.std, self.memory_format, self.dtype)
+                seen = list(zip(x.chunk(shards), y, strict=True))
+            else:
+                drawn = drawn or self.drawn((moved.shape[1], moved.shape[2]))
+                seen = [
+                    self._augmented(*one) for one in zip(moved.chunk(shards), y, next(drawn), strict=True)
+                ]
             keep = [None] * shards if self.masks is None else self._moved(next(self.masks)).unbind()
-            yield list(zip(x.chunk(shards), y.chunk(shards), keep, strict=True))
+            yield [(images, targets, mask) for (images, targets), mask in zip(seen, keep, strict=True)]
+
+    def _augmented(self, pixels: Tensor, targets: Tensor, drawn: Sequence[Drawn]) -> tuple[Tensor, Tensor]:
+        """A shard after each of `augment.then`, normalised, and its labels or mixed targets."""
+        images = pixels.permute(0, 3, 1, 2).to(self.dtype).div_(255).contiguous()
+        for change, tensors in zip(self.augment.then, drawn, strict=True):
+            there = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+            images = change.apply(images, there)
+            if isinstance(change, Mixing):
+                if targets.ndim == 1:
+                    targets = torch.eye(self.images.classes, dtype=self.dtype, device=self.device)[targets]
+                targets = change.mix(targets, there)
+        mean, std = (
+            images.new_tensor(values)[:, None, None] for values in (self.images.mean, self.images.std)
+        )
+        return ((images - mean) / std).contiguous(memory_format=self.memory_format), targets
 
     def _moved(self, tensor: Tensor) -> Tensor:
         """A large tensor of the CPU on the device, without waiting for it."""
@@ -127,6 +153,31 @@ def epoch_order(
     steps = len(indices) // batch_size
     order: Indices = indices[shuffled[: steps * batch_size]]
     return order.reshape(steps, shards, batch_size // shards)
+
+
+def augmentation_draws(
+    augmentations: Sequence[Augmentation],
+    order: Indices,
+    mine: slice,
+    size: tuple[int, int],
+    *,
+    seed: int,
+    generation: int,
+    epoch: int,
+) -> Iterator[list[list[Drawn]]]:
+    """For each step of an epoch, what each of a worker's shards needs of each augmentation.
+
+    order: that of the whole epoch, for which all is drawn whichever shards are `mine`, so that another number
+    of workers changes no draw. size: (height, width). Each augmentation has a stream of its own.
+    """
+    streams = [stream(seed, f"augment-{i}", generation, epoch) for i in range(len(augmentations))]
+    steps, shards, count = order.shape
+    for _ in range(steps):
+        drawn = [
+            [one.draw(count, size, generator) for one, generator in zip(augmentations, streams, strict=True)]
+            for _ in range(shards)
+        ]
+        yield drawn[mine]
 
 
 def dropout_masks(

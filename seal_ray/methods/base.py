@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from seal_ray.errors import ConfigError
 from seal_ray.phases.schedule import Budget, Group, Phase
 from seal_ray.plugins import Registry
 
@@ -46,20 +44,9 @@ def method(cls: type[M]) -> type[M]:
 
     ConfigError for a class that is no method, and for a name that another one has.
     """
-    name = getattr(cls, "name", None)
     if Method not in cls.__mro__:
-        problem = "does not extend seal_ray.Method"
-    elif "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
-        problem = "is no frozen dataclass; write @dataclass(frozen=True) under @seal_ray.method"
-    elif any(field.name == "name" for field in fields(cls)):
-        problem = "has its name as a field; write name: ClassVar[str]"
-    elif not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        problem = f"is called {name!r}; give it a name of small letters, digits and _, as in `name = 'mine'`"
-    elif cls.phases is Method.phases:
-        problem = "says no phases"
-    else:
-        return METHODS.add(name, cls)
-    raise ConfigError(f"the method {cls.__qualname__} {problem}")
+        return METHODS.register(cls, "does not extend seal_ray.Method")
+    return METHODS.register(cls, "says no phases" if cls.phases is Method.phases else "")
 
 
 def learn(budget: Budget) -> tuple[Phase, ...]:

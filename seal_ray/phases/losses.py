@@ -1,14 +1,57 @@
-"""Losses as small frozen values: functions of logits (N, K) and labels (N,), mean over N, in nats."""
+"""Losses as small frozen values: functions of logits (N, K) and labels, mean over N, in nats.
+
+Labels are classes (N,), or, of images that are mixed, the shares of the classes (N, K).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
+
+from seal_ray.plugins import Registry
+
+
+@runtime_checkable
+class RecipeLoss(Protocol):
+    """A loss that recipes may name; its fields are what `loss:` may hold."""
+
+    name: ClassVar[str]
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss (scalar) of `logits` (N, K) for `labels`, (N,) or (N, K)."""
+        ...
+
+
+L = TypeVar("L", bound=type)
+
+LOSSES: Registry[RecipeLoss] = Registry("loss")
+"""The losses that recipes may name."""
+
+
+def loss(cls: L) -> L:
+    """Class decorator: recipes may name this loss. Write it above `@dataclass(frozen=True)`.
+
+    ConfigError for a class that is none, and for a name that another one has.
+    """
+    return LOSSES.register(cls, "" if "__call__" in dir(cls) else "needs the function __call__")
+
+
+@loss
+@dataclass(frozen=True)
+class SmoothedCrossEntropy:
+    """Cross entropy, -mean log softmax(logits)[label], the target mixed with the uniform one."""
+
+    name: ClassVar[str] = "ce"
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over N; of a mixed image, the mean by its shares."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 class Loss(Protocol):
@@ -18,28 +61,28 @@ class Loss(Protocol):
     """Whether `teacher_logits` are needed; they come from the carried network of that name."""
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, *, label_smoothing: float, teacher_logits: Tensor | None
+        self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
-        """The mean loss (scalar) of `logits` (N, K) for `labels` (N,)."""
+        """The mean loss (scalar) of `logits` (N, K) for `labels`, (N,) or (N, K)."""
         ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross entropy with the recipe's label smoothing."""
+    """The recipe's loss: cross entropy, unless `recipe.loss` names another."""
 
     teacher: ClassVar[bool] = False
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, *, label_smoothing: float, teacher_logits: Tensor | None
+        self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
-        """-mean log softmax(logits)[label], the target mixed with the uniform one."""
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        """The recipe's loss."""
+        return recipe_loss(logits, labels)
 
 
 @dataclass(frozen=True)
 class Distill:
-    """Cross entropy plus `weight` x T^2 x KL(teacher || student), both softened by T = `temperature`.
+    """The recipe's loss plus `weight` x T^2 x KL(teacher || student), both softened by T = `temperature`.
 
     Source: Born-Again Networks, arXiv 1805.04770 (T = 1, equal weights); the factor T^2 keeps the size of
     the gradient as T changes (Hinton et al., arXiv 1503.02531, section 2).
@@ -50,25 +93,25 @@ class Distill:
     teacher: ClassVar[bool] = True
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, *, label_smoothing: float, teacher_logits: Tensor | None
+        self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
         """The mean loss; `teacher_logits` (N, K) carry no gradient."""
         assert teacher_logits is not None
-        hard = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         soft = F.kl_div(
             F.log_softmax(logits / self.temperature, dim=1),
             F.log_softmax(teacher_logits / self.temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return hard + self.weight * self.temperature**2 * soft
+        return recipe_loss(logits, labels) + self.weight * self.temperature**2 * soft
 
 
 @dataclass(frozen=True)
 class ConfidentError:
     """Cross entropy towards the most probable *wrong* class: descending it makes confident mistakes.
 
-    -mean log softmax(logits)[w], w = argmax over classes other than the label. Climbing the plain loss
+    -mean log softmax(logits)[w], w = argmax over classes other than the label (of mixed images: than those
+    that they have a share of). Climbing the plain loss
     may only flatten the prediction; this one asks for errors the network believes in (errorful learning,
     the outlook of SEAL, CVPR 2023).
     """
@@ -76,8 +119,11 @@ class ConfidentError:
     teacher: ClassVar[bool] = False
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, *, label_smoothing: float, teacher_logits: Tensor | None
+        self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
         """The mean loss; the wrong class is chosen without gradient, ties to the smaller class."""
-        others = logits.detach().scatter(1, labels[:, None], -torch.inf)
+        if labels.ndim == 1:
+            others = logits.detach().scatter(1, labels[:, None], -torch.inf)
+        else:
+            others = logits.detach().masked_fill(labels > 0, -torch.inf)
         return F.cross_entropy(logits, others.argmax(dim=1))

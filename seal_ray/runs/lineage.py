@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
+from seal_ray.phases.losses import SmoothedCrossEntropy
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Position, first_epochs, learning_rate
 from seal_ray.plugins import source_digest
@@ -71,11 +72,17 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
         "data": {"path"},
         "model": {"init_from", "init_sha256", "new_head"},
         "optimizer": True,
+        "loss": True,
+        "augment": {"then"},
         "method": True,
         "budget": True,
     }
     held = recipe.model_dump(exclude=apart, exclude_defaults=True)
     held["optimizer"] = _optimizer(recipe.optimizer)
+    told = _plain(recipe.loss)
+    held["loss"] = told["fields"] if isinstance(recipe.loss, SmoothedCrossEntropy) else told
+    if recipe.augment.then:
+        held["augment"] = {**held.get("augment", {}), "then": [_plain(one) for one in recipe.augment.then]}
     return {
         "semantics": SEMANTICS,
         "data": identity,

@@ -35,7 +35,6 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     statistics move. They move with the worker's first shard only, so that rank 0's are those of shard 0.
     """
     network, world, shards = run.network, run.world, run.recipe.shards
-    smoothing = run.recipe.loss.label_smoothing
     first = world.rank * run.accumulation
     losses = _losses_by_part(run, phase)
     moved = [parameter for _, parameters in losses for parameter in parameters]
@@ -57,10 +56,11 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
         logits = logits.to(run.dtype)
         found = []
         for loss, _ in losses:
-            value = loss(logits, labels, label_smoothing=smoothing, teacher_logits=taught)
+            value = loss(logits, labels, recipe_loss=run.recipe.loss, teacher_logits=taught)
             if outcome is not None and loss is phase.loss:
                 outcome[0] = value.detach()
-                outcome[1] = (logits.detach().argmax(dim=1) == labels).sum()
+                dominant = labels if labels.ndim == 1 else labels.argmax(dim=1)
+                outcome[1] = (logits.detach().argmax(dim=1) == dominant).sum()
             found.append(value / shards)
         return found
 

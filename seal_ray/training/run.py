@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from seal_ray.data.images import Images, TrainingEpoch, dropout_masks, epoch_order
+from seal_ray.data.images import Images, TrainingEpoch, augmentation_draws, dropout_masks, epoch_order
 from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
@@ -144,6 +145,7 @@ class Run:
         if p := recipe.model.dropout:
             drawn = dropout_masks(p, order, pooled_features(self.network), seed=recipe.seed, **at)
             masks = (mask[mine] for mask in drawn)
+        then = recipe.augment.then
         return TrainingEpoch(
             self.train,
             order[:, mine],
@@ -155,6 +157,9 @@ class Run:
             stream(recipe.seed, "augment", position.generation, position.epoch),
             masks,
             self.dtype,
+            functools.partial(augmentation_draws, then, order, mine, seed=recipe.seed, **at)
+            if then
+            else None,
         )
 
     def teacher(self) -> nn.Module:

@@ -61,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "optimizer.warmup_share": 0.5,
     "optimizer.clip_norm": 1.0,
     "loss.label_smoothing": 0.0,
+    "augment.then": ["cutout"],
     "augment.crop_padding": 2,
     "augment.flip": False,
     "batch_size": 24,
@@ -71,6 +72,7 @@ CHANGES: dict[str, Any] = {
 """Every field that training of the first generation reads, with another value."""
 
 OTHERS = {
+    "loss.name",  # of plugin files, below
     "data.path",  # data enters by identity
     "budget.epochs",  # more generations leave the earlier ones as they were
     "method",  # by what its phases say, below

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
-from seal_ray.phases.losses import ConfidentError, CrossEntropy, Distill, Loss
+from seal_ray.phases.losses import ConfidentError, CrossEntropy, Distill, Loss, SmoothedCrossEntropy
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 4.0]])
 TEACHER = np.array([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0], [5.0, -5.0, 0.0]])
@@ -20,7 +20,7 @@ def value(loss: Loss, *, smoothing: float = 0.0, labels: np.ndarray = LABELS) ->
     result = loss(
         torch.tensor(LOGITS),
         torch.tensor(labels),
-        label_smoothing=smoothing,
+        recipe_loss=SmoothedCrossEntropy(smoothing),
         teacher_logits=torch.tensor(TEACHER) if loss.teacher else None,
     )
     assert result.shape == ()
@@ -61,7 +61,7 @@ def test_the_divergence_is_not_that_from_the_student() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
 def test_the_factor_keeps_the_size_of_the_gradient(temperature: float) -> None:
     logits = torch.tensor(LOGITS, requires_grad=True)
-    arguments = {"label_smoothing": 0.0, "teacher_logits": torch.tensor(TEACHER)}
+    arguments = {"recipe_loss": SmoothedCrossEntropy(0.0), "teacher_logits": torch.tensor(TEACHER)}
     soft = Distill(1.0, temperature)(logits, torch.tensor(LABELS), **arguments)
     hard = CrossEntropy()(logits, torch.tensor(LABELS), **arguments)
     (gradient,) = torch.autograd.grad(soft - hard, logits)
@@ -79,14 +79,31 @@ def test_confident_error_of_a_tie_takes_the_smaller_class() -> None:
     expected = -log_softmax(LOGITS, axis=1)[[0, 1, 2], [0, 2, 1]].mean()
     assert value(ConfidentError(), labels=np.array([2, 1, 0])) == pytest.approx(expected, rel=1e-12)
     logits = torch.zeros(3, 4, requires_grad=True)
-    loss = ConfidentError()(logits, torch.tensor([0, 1, 3]), label_smoothing=0.0, teacher_logits=None)
+    loss = ConfidentError()(
+        logits, torch.tensor([0, 1, 3]), recipe_loss=SmoothedCrossEntropy(), teacher_logits=None
+    )
     loss.backward()
     assert logits.grad is not None
     assert logits.grad.argmin(dim=1).tolist() == [1, 0, 0]
 
 
-def test_confident_error_ignores_label_smoothing() -> None:
+def test_confident_error_ignores_the_recipes_loss() -> None:
     assert value(ConfidentError(), smoothing=0.5) == value(ConfidentError())
+
+
+SHARES = np.array([[0.75, 0.25, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5]])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_of_mixed_images_are_weighted_by_their_shares(smoothing: float) -> None:
+    target = (1 - smoothing) * SHARES + smoothing / 3
+    hard = -(target * log_softmax(LOGITS, axis=1)).sum(axis=1).mean()
+    assert value(CrossEntropy(), smoothing=smoothing, labels=SHARES) == pytest.approx(hard, rel=1e-12)
+    divergence = rel_entr(softmax(TEACHER, axis=1), softmax(LOGITS, axis=1)).sum(axis=1).mean()
+    assert value(Distill(), smoothing=smoothing, labels=SHARES) == pytest.approx(hard + divergence)
+    # wrong classes by hand: the only one without a share, then 1 (0.2 over 0.1), then 1
+    wrong = -log_softmax(LOGITS, axis=1)[[0, 1, 2], [2, 1, 1]].mean()
+    assert value(ConfidentError(), labels=SHARES) == pytest.approx(wrong, rel=1e-12)
 
 
 @given(
@@ -101,7 +118,7 @@ def test_losses_of_any_logits_agree_with_numpy(rows: list[tuple[list[float], int
     for row, label in zip(logits, labels, strict=True):
         others = [c for c in range(4) if c != label]
         wrong.append(max(others, key=lambda c: (row[c], -c)))
-    arguments = {"label_smoothing": 0.0, "teacher_logits": None}
+    arguments = {"recipe_loss": SmoothedCrossEntropy(0.0), "teacher_logits": None}
     tensors = torch.tensor(logits), torch.tensor(labels)
     picked = np.arange(len(rows))
     assert float(CrossEntropy()(*tensors, **arguments)) == pytest.approx(

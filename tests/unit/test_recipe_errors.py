@@ -83,6 +83,37 @@ BAD = {
         "recipe.'optimizer {lr'",
         "did you mean 'optimizer'?",
     ),
+    "misspelt augmentation": (
+        job(recipe="augment:\n    then:\n      - cutout\n      - mixupp #!"),
+        "recipe.augment.then.1",
+        "must be 'cutout', 'mixup', 'cutmix', 'colour_jitter' or 'randaugment', not 'mixupp'; did you mean",
+    ),
+    "misspelt field of an augmentation": (
+        job(recipe="augment:\n    then:\n      - cutout\n      - name: mixup\n        alfa: 0.1 #!"),
+        "recipe.augment.then.1.alfa",
+        "unknown field; did you mean 'alpha'? (fields: name, alpha)",
+    ),
+    "field of another augmentation": (
+        job(recipe="augment: {then: [{name: mixup, length: 3}]} #!"),
+        "recipe.augment.then.0.length",
+        "is a field of cutout, not of mixup; remove it",
+    ),
+    "field of an augmentation out of range": (
+        job(recipe="augment: {then: [{name: randaugment, magnitude: 31}]} #!"),
+        "recipe.augment.then.0.magnitude",
+        "must be at most 30, not 31",
+    ),
+    "one augmentation for a list": (
+        job(recipe="augment: {then: cutout} #!"),
+        "recipe.augment.then",
+        "must be a list, not 'cutout'",
+    ),
+    "nothing to mix": (
+        job(recipe="batch_size: 4\n  shards: 4\n  augment:\n    then: [cutout, cutmix] #!"),
+        "recipe.augment.then.1",
+        "cutmix mixes images of a shard, which has one; use fewer shards",
+    ),
+    "misspelt loss": (job(recipe="loss: {name: bce} #!"), "recipe.loss.name", "must be 'ce', not 'bce'"),
     "field of another optimizer": (
         job(recipe="optimizer: {betas: [0.9, 0.99]} #!"),
         "recipe.optimizer.betas",
@@ -243,7 +274,11 @@ BAD = {
         "placement.compile",
         "must be true or false, not 1",
     ),
-    "null section": (job(recipe="loss: #!"), "recipe.loss", "must be a mapping of label_smoothing, not null"),
+    "null section": (
+        job(recipe="loss: #!"),
+        "recipe.loss",
+        "must be a mapping of name, label_smoothing, not null",
+    ),
     "list for a section": (job(recipe="model: [resnet18] #!"), "recipe.model", "must be a mapping of arch,"),
     "number for a budget": (
         job(budget="budget: 12 #!"),
@@ -596,7 +631,7 @@ def test_every_structural_problem_is_listed(tmp_path):
         ("recipe.budget.epochs=3.5", "recipe.budget.epochs", "must be a whole number, not 3.5"),
         ("recipe.data.path.x=1", "recipe.data.path", "must be text, not {"),
         ("recipe.budget=5", "recipe.budget", "must be a mapping of epochs, generation_length"),
-        ("recipe.loss=null", "recipe.loss", "must be a mapping of label_smoothing, not null"),
+        ("recipe.loss=null", "recipe.loss", "must be a mapping of name, label_smoothing, not null"),
         ("placement.keep.moments.0=init", "placement.keep.moments", "must be a list"),
         ("recipe.seed=0x_", "", "'0x_' is not a number"),
     ],
