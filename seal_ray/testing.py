@@ -1,11 +1,11 @@
-"""Checks of other people's methods and analyses; the tiny recipes and images that these and our tests use."""
+"""Checks of other people's code, and the tiny recipes and images that these and our own tests train on."""
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from seal_ray.analysis import Analysis
 from seal_ray.analysis.compute import computed_elsewhere
 from seal_ray.analysis.inputs import InputCache, Inputs
 from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
 from seal_ray.analysis.tasks import plain, task_of
+from seal_ray.augmentations import Augmentation, Mixing
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
@@ -26,13 +28,15 @@ from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
 from seal_ray.networks import Parts
+from seal_ray.phases.losses import RecipeLoss
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
-from seal_ray.recipe import Job, Recipe, dump_job
+from seal_ray.recipe import Job, Recipe, chosen, dump_job
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.lineage import generation_keys
 from seal_ray.storage.files import write_durably
+from seal_ray.streams import stream
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
 from seal_ray.training.world import World
@@ -58,7 +62,7 @@ PATIENCE = 240.0
 
 
 class CheckFailed(SealRayError):  # noqa: N818 - what happened, as `Diverged`
-    """A method that breaks a promise; says which and how."""
+    """Something that breaks a promise; says which and how."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,84 @@ def check_method(method: Method, *, ranks: bool = False) -> None:
     is bit for bit the undisturbed one. ranks: also that one process accumulating two shards is two processes,
     for a method that Ray's workers find: built in, installed, or of a plugin file. Takes some ten seconds.
     """
-    broken = [result for result in method_checks(method, ranks=ranks) if result.problem]
-    if broken:
-        lines = (f"  {result.promise}: {result.problem}" for result in broken)
-        raise CheckFailed(f"the method {type(method).__name__} breaks its promises:\n" + "\n".join(lines))
+    _require(f"the method {type(method).__name__}", method_checks(method, ranks=ranks))
 
 
 def method_checks(method: Method, *, ranks: bool = False) -> Iterator[CheckResult]:
     """The same, each promise when it was checked; nothing is checked after one that is broken."""
-    checks: list[tuple[str, Callable[[Method], str]]] = [
-        ("phases fill every generation", _filled),
-        ("phases are a pure function of generation and budget", _pure),
-        ("a run resumed at each epoch boundary is bit for bit the undisturbed one", _resumed),
-    ]
+    return _results(
+        [
+            ("phases fill every generation", lambda: _filled(method)),
+            ("phases are a pure function of generation and budget", lambda: _pure(method)),
+            *_training(lambda: tiny_recipe(method), ranks),
+        ]
+    )
+
+
+def check_augmentation(augmentation: Augmentation, *, ranks: bool = False) -> None:
+    """Check what training relies on. CheckFailed lists every promise that the augmentation breaks.
+
+    What is drawn depends on the generator alone, what is done to images on the draws alone, and a run that is
+    resumed at each epoch boundary is bit for bit the undisturbed one. ranks: as of check_method.
+    """
+    what = f"the augmentation {type(augmentation).__name__}"
+    _require(what, augmentation_checks(augmentation, ranks=ranks))
+
+
+def augmentation_checks(augmentation: Augmentation, *, ranks: bool = False) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    augment = {"crop_padding": 2, "then": [augmentation]}
+    return _results(
+        [
+            ("draws are a pure function of the generator", lambda: _drawn(augmentation)),
+            ("images are a pure function of the draws", lambda: _applied(augmentation)),
+            *_training(lambda: tiny_recipe(augment=augment), ranks),
+        ]
+    )
+
+
+def check_loss(loss: RecipeLoss, *, ranks: bool = False) -> None:
+    """Check what training relies on. CheckFailed lists every promise that the loss breaks.
+
+    It is the mean over images, of classes as of shares of classes, and a run on mixed images that is resumed
+    at each epoch boundary is bit for bit the undisturbed one. ranks: as of check_method.
+    """
+    _require(f"the loss {type(loss).__name__}", loss_checks(loss, ranks=ranks))
+
+
+def loss_checks(loss: RecipeLoss, *, ranks: bool = False) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    augment = {"crop_padding": 2, "then": ["mixup"]}
+    return _results(
+        [
+            ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
+            *_training(lambda: tiny_recipe(loss=loss, augment=augment), ranks),
+        ]
+    )
+
+
+Check = tuple[str, Callable[[], str]]
+"""A promise, and what says how it is broken: nothing where it is kept."""
+
+
+def _training(recipe: Callable[[], Recipe], ranks: bool) -> list[Check]:
+    resumed = "a run resumed at each epoch boundary is bit for bit the undisturbed one"
+    checks: list[Check] = [(resumed, lambda: _resumed(recipe()))]
     if ranks:
-        checks.append(("two shards in one process are two processes", _spread))
+        checks.append(("two shards in one process are two processes", lambda: _spread(recipe())))
+    return checks
+
+
+def _require(what: str, results: Iterator[CheckResult]) -> None:
+    broken = [f"  {result.promise}: {result.problem}" for result in results if result.problem]
+    if broken:
+        raise CheckFailed(f"{what} breaks its promises:\n" + "\n".join(broken))
+
+
+def _results(checks: Sequence[Check]) -> Iterator[CheckResult]:
     for promise, check in checks:
         try:
-            problem = check(method)
+            problem = check()
         except SealRayError as error:
             problem = str(error)
         except Exception as error:
@@ -215,8 +279,62 @@ def _pure(method: Method) -> str:
     return "" if keys[0] == keys[1] else "asked twice, the keys of its generations differ"
 
 
-def _resumed(method: Method) -> str:
-    recipe = tiny_recipe(method)
+def _drawn(augmentation: Augmentation) -> str:
+    found = []
+    for disturbed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(disturbed)
+            np.random.seed(disturbed)
+            found.append(augmentation.draw(6, (16, 16), stream(0, "check")))
+    one, other = found
+    if not isinstance(one, tuple) or not all(isinstance(t, Tensor) and t.device.type == "cpu" for t in one):
+        return f"draw gives {one!r} and no tuple of tensors on the CPU"
+    same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return (
+        "" if same else "drawn twice from one generator, they differ; draw from the generator that is given"
+    )
+
+
+def _applied(augmentation: Augmentation) -> str:
+    images = torch.rand(6, 3, 16, 16, generator=stream(0, "images"))
+    before, found = images.clone(), []
+    drawn = augmentation.draw(6, (16, 16), stream(0, "check"))
+    for disturbed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(disturbed)
+            np.random.seed(disturbed)
+            found.append(augmentation.apply(images, drawn))
+        if not torch.equal(images, before):
+            return "apply changes the images that it is given; return new ones"
+    one, other = found
+    if (one.shape, one.dtype) != (images.shape, images.dtype):
+        return f"{tuple(images.shape)} {images.dtype} become {tuple(one.shape)} {one.dtype}"
+    if not torch.equal(one, other):
+        return "applied twice, the images differ; whatever is random belongs into draw"
+    if isinstance(augmentation, Mixing):
+        targets = augmentation.mix(torch.eye(6), drawn)
+        if targets.shape != (6, 6) or not torch.allclose(targets.sum(dim=1), torch.ones(6)):
+            return "mix gives no rows of shares that add up to 1"
+    return ""
+
+
+def _averaged(loss: RecipeLoss) -> str:
+    logits = torch.randn(4, 3, generator=stream(0, "logits")).requires_grad_()
+    labels = torch.tensor([2, 0, 1, 1])
+    value = loss(logits, labels)
+    if value.shape != () or not value.isfinite():
+        return f"is {value!r} and no finite number"
+    if not torch.autograd.grad(value, logits)[0].any():
+        return "has no gradient"
+    if not torch.isclose(value, loss(torch.cat([logits, logits]), torch.cat([labels, labels])), rtol=1e-4):
+        return "of each image twice is another than of each once"
+    shared = loss(logits, torch.eye(3)[labels])
+    if not torch.isclose(value, shared, rtol=1e-4):
+        return f"of classes is {value:g}, of the same as shares (N, K) of classes {shared:g}"
+    return ""
+
+
+def _resumed(recipe: Recipe) -> str:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = _train(recipe, Path(folder, "undisturbed"))
         interrupted = undisturbed
@@ -225,10 +343,11 @@ def _resumed(method: Method) -> str:
         return _difference(undisturbed, interrupted)
 
 
-def _spread(method: Method) -> str:
-    recipe = tiny_recipe(method, budget={"epochs": 8, "generation_length": 4})
+def _spread(recipe: Recipe) -> str:
+    recipe = recipe.model_copy(update={"budget": Budget(8, 4)})
     with tempfile.TemporaryDirectory() as folder:
-        data, files = recipe.model_dump(mode="json"), files_of(type(recipe.method))
+        data = recipe.model_dump(mode="json")
+        files = {file for _, _, cls in chosen(recipe) for file in files_of(cls)}
         on_ranks(2, _train_rank, data, files, Path(folder, "two"))
         one = _train(recipe, Path(folder, "one"))
         return _difference(one, _last(open_store(Path(folder, "two"), recipe, tiny_images())))
@@ -244,7 +363,7 @@ def _train(recipe: Recipe, folder: Path, epochs: int | None = None, world: World
     return _last(store)
 
 
-def _train_rank(data: dict[str, Any], files: Sequence[PluginFile], folder: Path) -> None:
+def _train_rank(data: dict[str, Any], files: Collection[PluginFile], folder: Path) -> None:
     """Train on a rank, which gets the recipe and its code as plain data."""
     with using(files):
         recipe = Recipe.model_validate(data)

@@ -13,20 +13,43 @@ from seal_ray.testing import TINY
 README = Path(__file__).parents[1] / "README.md"
 
 
-def shrink_and_perturb() -> str:
-    """The plugin file with a method that the README shows."""
-    return _shown("@seal_ray.method")
-
-
-def effective_rank() -> str:
-    """The plugin file with an analysis that the README shows."""
-    return _shown("@seal_ray.analysis")
-
-
-def _shown(said: str) -> str:
+def of_readme(decorator: str) -> str:
+    """The plugin file that the README shows."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    [block] = [block for block in blocks if said in block]
+    [block] = [block for block in blocks if f"@seal_ray.{decorator}" in block]
     return str(block)
+
+
+def shrink_and_perturb() -> str:
+    """The method that the README shows."""
+    return of_readme("method")
+
+
+FOCAL = '''"""The focal loss (Lin et al., arXiv 1708.02002)."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+
+import seal_ray
+
+
+@seal_ray.loss
+@dataclass(frozen=True)
+class Focal:
+    """Cross entropy, weighted by (1 - p)^gamma."""
+
+    name: ClassVar[str] = "focal"
+    gamma: Annotated[float, Ge(0)] = 2.0
+
+    def __call__(self, logits, labels):
+        log = logits.log_softmax(dim=1)
+        target = labels if labels.ndim == 2 else torch.eye(logits.shape[1])[labels]
+        return -((1 - log.exp()) ** self.gamma * log * target).sum(dim=1).mean()
+'''
+"""A plugin file with a loss."""
 
 
 def plain_method(name: str = "mine", cls: str = "Mine", body: str = "return learn(budget)") -> str:

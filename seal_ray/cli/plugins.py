@@ -1,4 +1,4 @@
-"""`seal-ray methods` and `seal-ray check`: what recipes may name, and whether it keeps its promises."""
+"""`seal-ray methods`, its likes, and `check`: what recipes may name, and whether it keeps its promises."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -26,49 +25,45 @@ import typer
 from seal_ray.cli.options import Plugins, out
 from seal_ray.errors import ConfigError
 
-if TYPE_CHECKING:
-    from seal_ray.methods import Method
-
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-def methods(
-    name: Annotated[Optional[str], typer.Argument(help="Show this one in full.", show_default=False)] = None,  # noqa: UP045
-    plugin: Plugins = None,
-) -> None:
+Name = Annotated[Optional[str], typer.Argument(help="Show this one in full.", show_default=False)]  # noqa: UP045
+
+
+def methods(name: Name = None, plugin: Plugins = None) -> None:
     """List the methods: what each does, its parameters with defaults and ranges, and where it comes from."""
-    from seal_ray.config.plugin_files import given_files
     from seal_ray.methods import METHODS
-    from seal_ray.plugins import using
 
-    with using(given_files(plugin or [])):
-        known = dict(METHODS)
-    if name is not None and name not in known:
-        raise ConfigError(f"{name}: is no method; there are {', '.join(known)}")
-    for one in known.values() if name is None else [known[name]]:
-        _show(one, whole=name is not None)
+    _list("method", METHODS, name, plugin)
 
 
-def analyses(
-    name: Annotated[Optional[str], typer.Argument(help="Show this one in full.", show_default=False)] = None,  # noqa: UP045
-    plugin: Plugins = None,
-) -> None:
+def augmentations(name: Name = None, plugin: Plugins = None) -> None:
+    """List the augmentations that `augment.then` may hold, as `methods` does."""
+    from seal_ray.augmentations import AUGMENTATIONS
+
+    _list("augmentation", AUGMENTATIONS, name, plugin)
+
+
+def losses(name: Name = None, plugin: Plugins = None) -> None:
+    """List the losses, as `methods` does."""
+    from seal_ray.phases.losses import LOSSES
+
+    _list("loss", LOSSES, name, plugin)
+
+
+def optimizers(name: Name = None, plugin: Plugins = None) -> None:
+    """List the optimizers, as `methods` does."""
+    from seal_ray.phases.optimizers import OPTIMIZERS
+
+    _list("optimizer", OPTIMIZERS, name, plugin)
+
+
+def analyses(name: Name = None, plugin: Plugins = None) -> None:
     """List the analyses: what each computes, its settings with defaults and ranges, and where it is from."""
     from seal_ray.analysis import ANALYSES
-    from seal_ray.config.plugin_files import given_files
-    from seal_ray.plugins import using
 
-    with using(given_files(plugin or [])):
-        known = dict(ANALYSES)
-    if name is not None and name not in known:
-        raise ConfigError(f"{name}: is no analysis; there are {', '.join(known)}")
-    for kind in known.values() if name is None else [known[name]]:
-        held = kind.Settings.model_fields
-        settings = [
-            (one, field.get_default(call_default_factory=True), field.rebuild_annotation())
-            for one, field in held.items()
-        ]
-        _describe(kind, settings, whole=name is not None)
+    _list("analysis", ANALYSES, name, plugin)
 
 
 def check(
@@ -77,63 +72,78 @@ def check(
         bool, typer.Option("--ranks/--no-ranks", help="Train in two processes as well, as workers would.")
     ] = True,
 ) -> None:
-    """Check that the methods and analyses of a plugin file keep what is relied on, on a tiny network."""
+    """Check that what a plugin file registers keeps what is relied on, on tiny networks and images."""
+    from seal_ray.augmentations import AUGMENTATIONS
     from seal_ray.config.plugin_files import given_files
     from seal_ray.methods import METHODS
-    from seal_ray.plugins import using
+    from seal_ray.phases.losses import LOSSES
+    from seal_ray.plugins import Registry, using
     from seal_ray.recipe import ANALYSES
-    from seal_ray.testing import analysis_checks, method_checks
+    from seal_ray.testing import analysis_checks, augmentation_checks, loss_checks, method_checks
 
+    kinds: list[tuple[Registry[Any], Callable[..., Any]]] = [
+        (METHODS, method_checks),
+        (ANALYSES, lambda one, ranks: analysis_checks(type(one))),
+        (AUGMENTATIONS, augmentation_checks),
+        (LOSSES, loss_checks),
+    ]
     [plugin] = given_files([file])
     broken = False
     with using([plugin]):
-        methods, analyses = METHODS.of(plugin), ANALYSES.of(plugin)
-        if not methods and not analyses:
-            raise ConfigError(
-                f"{file}: registers nothing; decorate its class with @seal_ray.method or @seal_ray.analysis"
-            )
-        checks = [(kind.name, analysis_checks(kind)) for kind in analyses]
-        for kind in methods:
+        found = [(cls, checks) for registry, checks in kinds for cls in registry.of(plugin)]
+        if not found:
+            decorators = ", ".join(f"@seal_ray.{registry.kind}" for registry, _ in kinds)
+            raise ConfigError(f"{file}: registers nothing; decorate its class with one of {decorators}")
+        for cls, checks in found:
             try:
-                method = kind()
+                one = cls()
             except TypeError as error:
-                raise ConfigError(
-                    f"{file}: give every field of {kind.__name__} a default ({error})"
-                ) from None
-            checks.append((kind.name, method_checks(method, ranks=ranks)))
-        for name, results in checks:
-            for result in results:
-                said = f"BROKEN  {name}: {result.promise}: {result.problem}"
-                out.print(said if result.problem else f"ok      {name}: {result.promise}", markup=False)
+                raise ConfigError(f"{file}: give every field of {cls.__name__} a default ({error})") from None
+            for result in checks(one, ranks=ranks):
+                said = f"BROKEN  {cls.name}: {result.promise}: {result.problem}"
+                out.print(said if result.problem else f"ok      {cls.name}: {result.promise}", markup=False)
                 broken = broken or bool(result.problem)
     if broken:
         raise typer.Exit(1)
 
 
-def _show(kind: type[Method], *, whole: bool) -> None:
-    hints = get_type_hints(kind, include_extras=True)
-    parameters = [(field.name, field.default, hints[field.name]) for field in fields(kind)]
-    _describe(kind, parameters, whole=whole)
+def _list(what: str, registry: Mapping[str, Any], name: str | None, plugin: list[Path] | None) -> None:
+    """Show what a registry has, or one of it in full."""
+    from seal_ray.config.plugin_files import given_files
+    from seal_ray.plugins import source_of, using
+
+    with using(given_files(plugin or [])):
+        known = dict(registry)
+    if name is not None and name not in known:
+        raise ConfigError(f"{name}: is no {what}; there are {', '.join(known)}")
+    for cls in known.values() if name is None else [known[name]]:
+        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+        module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+        paper = module.partition("\n")[0] if what in ("method", "analysis") else ""
+        out.print(cls.name, markup=False, style="bold")
+        for text in filter(None, [paper, *(paragraphs if name else paragraphs[:1])]):
+            out.print("  " + re.sub(r"\n\s*", "\n  ", text), markup=False)
+        for parameter, default, hint in _parameters(cls):
+            given = "" if default is MISSING else f" = {_value(default)}"
+            out.print(f"    {parameter}{given}  ({_range(hint)})", markup=False)
+        out.print(f"  {source_of(cls)}\n", markup=False)
 
 
-def _describe(kind: Any, parameters: Sequence[tuple[str, Any, Any]], *, whole: bool) -> None:
-    """What a class does and where it comes from; parameters: names, defaults, types."""
-    from seal_ray.plugins import source_of
-
-    paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
-    paper = (inspect.getdoc(sys.modules[kind.__module__]) or "").partition("\n")[0]
-    out.print(kind.name, markup=False, style="bold")
-    for text in filter(None, [paper, *(paragraphs if whole else paragraphs[:1])]):
-        out.print("  " + re.sub(r"\n\s*", "\n  ", text), markup=False)
-    for name, default, hint in parameters:
-        given = "" if default is MISSING else f" = {_value(default)}"
-        out.print(f"    {name}{given}  ({_range(hint)})", markup=False)
-    out.print(f"  {source_of(kind)}\n", markup=False)
+def _parameters(cls: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Name, default and type of each field; of an analysis, of its settings."""
+    if is_dataclass(cls):
+        hints = get_type_hints(cls, include_extras=True)
+        yield from ((field.name, field.default, hints[field.name]) for field in fields(cls))
+    else:
+        for name, field in cls.Settings.model_fields.items():
+            yield name, field.get_default(call_default_factory=True), field.rebuild_annotation()
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -152,6 +162,8 @@ def _range(hint: Any) -> str:
         return ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_range(one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"list of {', '.join(map(_range, get_args(hint)))}"
     if is_dataclass(hint):
         return "{" + ", ".join(field.name for field in fields(hint)) + "}"
     names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}

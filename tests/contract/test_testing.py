@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
 
 from seal_ray import LEARN, Budget, EditContext, Method, Phase, learn
 from seal_ray.errors import SealRayError
 from seal_ray.methods import METHODS
 from seal_ray.phases.schedule import Group
-from seal_ray.testing import check_method, method_checks
+from seal_ray.testing import check_augmentation, check_loss, check_method, method_checks
 
 CALLS = itertools.count()
 
@@ -106,6 +107,92 @@ BROKEN: list[tuple[Method, str, str]] = [
     (Edits(), PURE, "generation 0 of 4 epochs: asked twice, the phases differ"),
     (Draws(), RESUMED, "generation 0, epoch 0 is "),
 ]
+
+
+@dataclass(frozen=True)
+class Brighter:
+    """An augmentation, as it should be."""
+
+    name: ClassVar[str] = "brighter"
+
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        return (torch.rand(count, 1, 1, 1, generator=generator),)
+
+    def apply(self, images: Tensor, drawn: Any) -> Tensor:
+        return (images + 0.1 * drawn[0]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class DrawsElsewhere(Brighter):
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Any:
+        return (torch.rand(count, 1, 1, 1),)
+
+
+@dataclass(frozen=True)
+class DrawsLate(Brighter):
+    def apply(self, images: Tensor, drawn: Any) -> Tensor:
+        return images + torch.rand(())
+
+
+@dataclass(frozen=True)
+class InPlace(Brighter):
+    def apply(self, images: Tensor, drawn: Any) -> Tensor:
+        return images.mul_(drawn[0])
+
+
+@dataclass(frozen=True)
+class Smaller(Brighter):
+    def apply(self, images: Tensor, drawn: Any) -> Tensor:
+        return images[..., 1:]
+
+
+@dataclass(frozen=True)
+class Loses(Brighter):
+    def mix(self, targets: Tensor, drawn: Any) -> Tensor:
+        return 0.5 * targets
+
+
+@dataclass(frozen=True)
+class Summed:
+    name: ClassVar[str] = "summed"
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+
+@dataclass(frozen=True)
+class OfClasses(Summed):
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.nll_loss(logits.log_softmax(dim=1), labels)
+
+
+DRAWN, APPLIED = "draws are a pure function of the generator", "images are a pure function of the draws"
+AVERAGED = "is a mean over images, of classes and of shares of classes"
+
+
+@pytest.mark.parametrize(
+    ("check", "one", "promise", "problem"),
+    [
+        (check_augmentation, DrawsElsewhere(), DRAWN, "drawn twice from one generator, they differ"),
+        (check_augmentation, DrawsLate(), APPLIED, "applied twice, the images differ"),
+        (check_augmentation, InPlace(), APPLIED, "apply changes the images that it is given"),
+        (check_augmentation, Smaller(), APPLIED, "(6, 3, 16, 16) torch.float32 become (6, 3, 16, 15)"),
+        (check_augmentation, Loses(), APPLIED, "mix gives no rows of shares that add up to 1"),
+        (check_loss, Summed(), AVERAGED, "of each image twice is another than of each once"),
+        (check_loss, OfClasses(), AVERAGED, "RuntimeError: "),
+    ],
+)
+def test_a_broken_promise_of_an_augmentation_or_a_loss_is_named(
+    check: Any, one: Any, promise: str, problem: str
+) -> None:
+    with pytest.raises(SealRayError) as error:
+        check(one)
+    assert f"{type(one).__name__} breaks its promises:\n  {promise}: " in str(error.value)
+    assert problem in str(error.value)
+
+
+def test_an_augmentation_that_keeps_them_passes() -> None:
+    check_augmentation(Brighter())
 
 
 @pytest.fixture(autouse=True)

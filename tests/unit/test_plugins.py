@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ from seal_ray.storage.paths import ObjectPath
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
 from seal_ray.training.loop import fit
-from tests.plugins import plain_method, shrink_and_perturb, write_job
+from tests.plugins import FOCAL, of_readme, plain_method, shrink_and_perturb, write_job
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +266,66 @@ def test_phases_that_do_not_fill_a_generation_are_refused(
     mine.write_text(plain_method(body=body))
     job = write_job(tmp_path / "run.yaml")
     assert re.search(rf"run\.yaml:\d+: recipe\.{said}", refused(lambda: load_job(job)))
+
+
+# Augmentations and losses
+
+
+def own_choices(folder: Path, strength: float = 0.3) -> Path:
+    """A job of a loss and an augmentation of plugin files."""
+    path = write_job(folder / "run.yaml", "llf", ["noise.py", "focal.py"])
+    (folder / "noise.py").write_text(of_readme("augmentation"))
+    (folder / "focal.py").write_text(FOCAL)
+    fields = yaml.safe_load(path.read_text())
+    fields["recipe"] |= {"loss": {"name": "focal", "gamma": 1.0}}
+    fields["recipe"]["augment"]["then"] = ["mixup", {"name": "noise", "strength": strength}]
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
+    return path
+
+
+def test_augmentations_and_losses_of_files_go_where_a_run_goes(tmp_path: Path) -> None:
+    job = load_job(own_choices(tmp_path))
+    noise, focal = job.recipe.augment.then[1], job.recipe.loss
+    assert (noise.strength, focal.gamma) == (0.3, 1.0)  # type: ignore[attr-defined]
+    check_sendable(job)
+    assert received_job(job.model_dump(mode="json")) == job
+    for name, field in {"noise.py": "augment.then.1: Noise", "focal.py": "loss: Focal"}.items():
+        kept = {key: code for key, code in job.plugins.items() if key != name}
+        said = refused(lambda kept=kept: check_sendable(job.model_copy(update={"plugins": kept})))
+        assert said.startswith(f"recipe.{field} is not among what the job's workers load; decorate it with @")
+    assert all(math.isfinite(epoch.row["train_loss"]) for epoch in fit(job.recipe, tiny_images()))
+    said = refused(lambda: load_job(own_choices(tmp_path, -1.0)))
+    assert said.endswith("recipe.augment.then.1.strength: must be greater than 0, not -1.0")
+
+
+def test_what_an_augmentation_or_a_loss_of_a_file_does_is_part_of_the_key(tmp_path: Path) -> None:
+    keys = [generation_keys(load_job(own_choices(tmp_path)).recipe, "images")[0]]
+    keys.append(generation_keys(load_job(own_choices(tmp_path, 0.2)).recipe, "images")[0])
+    for name in ("noise.py", "focal.py"):
+        job = own_choices(tmp_path)
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n# changed\n")
+        keys.append(generation_keys(load_job(job).recipe, "images")[0])
+    assert len(set(keys)) == 4
+    assert generation_keys(load_job(own_choices(tmp_path / "copy")).recipe, "images")[0] == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            of_readme("augmentation").replace("def draw", "def drew"),
+            "the augmentation Noise needs the functions draw",
+        ),
+        (
+            of_readme("augmentation").replace('"noise"', '"cutout"'),
+            "two classes register the augmentation 'cutout'",
+        ),
+        (FOCAL.replace("(frozen=True)", ""), "the loss Focal is no frozen dataclass; write @dataclass"),
+    ],
+)
+def test_what_is_no_augmentation_or_loss_is_refused(code: str, said: str, mine: Path, tmp_path: Path) -> None:
+    mine.write_text(code)
+    assert said in refused(lambda: load_job(write_job(tmp_path / "run.yaml", "llf")))
 
 
 # Installed packages

@@ -8,14 +8,18 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from seal_ray.augmentations import AUGMENTATIONS
 from seal_ray.methods import METHODS
+from seal_ray.phases.losses import LOSSES
+from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.recipe import load_job
 from seal_ray.testing import tiny_images
 from seal_ray.training.loop import fit
-from tests.plugins import plain_method, shrink_and_perturb, write_job
+from tests.plugins import FOCAL, of_readme, plain_method, shrink_and_perturb, write_job
 from tests.unit.test_cli import Ended
 from tests.unit.test_cli import run as run
 from tests.unit.test_plugins import forget_files as forget_files
@@ -40,6 +44,30 @@ def test_the_method_of_the_readme_is_a_short_file_that_keeps_its_promises_and_tr
     rows = [epoch.row for epoch in fit(recipe, tiny_images())]
     assert [row["phase"] for row in rows] == ["learn"] * 4 + ["relearn"] * 8
     assert rows[4]["weight_norm_late"] < 0.7 * rows[3]["weight_norm_late"]
+
+
+def test_the_augmentation_of_the_readme_and_a_loss_keep_their_promises(run: object, tmp_path: Path) -> None:
+    for name, code in {"noise": of_readme("augmentation"), "focal": FOCAL}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        ended: Ended = run("check", tmp_path / f"{name}.py")  # type: ignore[operator]
+        assert ended.code == 0, ended.out + ended.err
+        assert {line.split(": ")[0] for line in ended.out.splitlines()} == {f"ok      {name}"}
+        assert ended.out.splitlines()[-1] == f"ok      {name}: two shards in one process are two processes"
+
+
+@pytest.mark.parametrize(
+    ("command", "registry"),
+    [("augmentations", AUGMENTATIONS), ("losses", LOSSES), ("optimizers", OPTIMIZERS)],
+)
+def test_other_choices_are_listed_as_methods_are(run: object, command: str, registry: Any) -> None:
+    ended: Ended = run(command)  # type: ignore[operator]
+    parts = dict(re.findall(r"^(\w+)\n((?:  .*\n)+)", ended.out, re.MULTILINE))
+    assert list(parts) == list(registry)
+    for name, cls in registry.items():
+        assert re.findall(r"^    (\w+)", parts[name], re.MULTILINE) == [field.name for field in fields(cls)]
+    if command == "optimizers":
+        assert "    betas = [0.9, 0.999]  (list of number, number)\n" in parts["adamw"]
+        assert "    clip_norm = null  (number > 0 or null)\n" in parts["sgd"]
 
 
 @pytest.mark.parametrize("command", ["validate", "plan"])
@@ -79,7 +107,7 @@ def test_check_says_which_promise_is_broken(run: object, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("x = 1\n", "registers nothing; decorate its class with @seal_ray.method or @seal_ray.analysis"),
+        ("x = 1\n", "registers nothing; decorate its class with one of @seal_ray.method, @seal_ray.anal"),
         (plain_method().replace("] = 0.5", "]"), "non-default argument 'strength' follows default argument"),
         (
             plain_method()
