@@ -209,10 +209,10 @@ def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Do
 
 
 def _merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
-    """What `over` has at `held` (put at `path`), field by field; a method that is named as a whole."""
+    """What `over` has at `held` (put at `path`), field by field; a choice that is named as a whole."""
     path = path or held
     ours, theirs = at(base.value, path), at(over.value, held)
-    named = path == ("recipe", "method")
+    named = path in {("recipe", "method"), ("recipe", "optimizer"), ("recipe", "loss")}
     if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
         return put(base, path, over, held)
     for key in theirs:

@@ -16,6 +16,7 @@ from seal_ray.errors import ConfigError
 from seal_ray.methods.llf import Llf
 from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
+from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.phases.schedule import Budget, Rise
 from seal_ray.recipe import load_job
 from seal_ray.sweeps.distributions import sample
@@ -297,6 +298,14 @@ axes: {batch_size: [8]}
     assert recipe.budget == Budget(24, 8)
     assert (placement.storage, placement.keep.checkpoints) == ("there", 5)
     assert placement.keep.moments == ("init",)
+
+
+def test_an_optimizer_that_is_named_takes_nothing_from_that_of_base(tmp_path: Path) -> None:
+    (run,) = sweep(tmp_path, "recipe: {optimizer: {name: adamw, lr: 0.01}}\naxes: {seed: [1]}\n").runs
+    assert run.job.recipe.optimizer == OPTIMIZERS["adamw"](lr=0.01)
+    runs = sweep(tmp_path, "axes: {optimizer: [{lr: 0.3}, AdamW, {name: rmsprop, centered: true}]}\n").runs
+    assert [run.job.recipe.optimizer.name for run in runs] == ["sgd", "adamw", "rmsprop"]
+    assert [run.setting["optimizer"] for run in runs] == ["lr=0.3", "AdamW", "rmsprop(centered=true)"]
 
 
 def test_tracking_is_short_for_that_of_the_placement(tmp_path: Path) -> None:
