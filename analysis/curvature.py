@@ -104,7 +104,7 @@ class Curvature(Analysis):
         """The loss, and where early and late meet."""
         recipe = run.job.recipe
         split = {"split_at": recipe.method.split_at} if {"early", "late"} & set(settings.parts) else {}
-        return {"loss": recipe.loss.label_smoothing, **split}
+        return {"loss": smoothing_of(recipe.loss), **split}
 
     def compute(self, inputs: Inputs, settings: CurvatureSettings) -> Result:
         """The spectrum of each part, and how far an ascent went along its top."""
@@ -123,7 +123,7 @@ class Curvature(Analysis):
                     labels,
                     parts=Parts(stages(network), recipe.method.split_at),
                     part=part,
-                    label_smoothing=recipe.loss.label_smoothing,
+                    label_smoothing=smoothing_of(recipe.loss),
                     steps=settings.steps,
                     probes=settings.probes,
                     top=settings.top,
