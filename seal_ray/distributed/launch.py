@@ -25,8 +25,15 @@ from seal_ray.data.beton import BetonFile, Dataset, verify
 from seal_ray.data.dataset import Labels
 from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
-from seal_ray.distributed.scaling import check_resources, room_that_stays, team_sizes, trainer
 from seal_ray.distributed.session import check_hosts
+from seal_ray.distributed.workers import (
+    LEAVING,
+    check_resources,
+    room_that_stays,
+    train_run,
+    trainer,
+    worker_counts,
+)
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.recipe import Job, check_sendable, dump_job
 from seal_ray.runs.folder import ENDED, Store
@@ -46,11 +53,11 @@ RAY_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-GRACE = 5.0
+EXIT_TIMEOUT = 5.0
 """Seconds that Ray's processes get to exit by themselves."""
-POLL = 0.2
+NEWS_INTERVAL = 0.2
 """Seconds between two looks at a run's metrics."""
-POLL_OBJECTS = 1.0
+OBJECTS_INTERVAL = 1.0
 """The same where each look is some requests to S3."""
 
 
@@ -83,7 +90,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a launch ended: `finished`, `stopped`, `diverged` or `failed`, and why."""
 
     run_id: str
@@ -125,7 +132,7 @@ def _storage(storage: str) -> AnyPath:
     return folder
 
 
-def launch(planned: Planned, console: Console) -> Outcome:
+def launch(planned: Planned, console: Console) -> RunOutcome:
     """Train a job under a Ray that is initialised; returns when it has ended.
 
     ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
@@ -136,7 +143,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
     before = planned.store.status()
     if before.get("status") in ENDED:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
-        return Outcome(planned.run_id, before["status"], before.get("reason", ""))
+        return RunOutcome(planned.run_id, before["status"], before.get("reason", ""))
     check_sendable(planned.job)
     verify(planned.dataset)
     use_gpu = check_resources(planned.job)
@@ -145,7 +152,7 @@ def launch(planned: Planned, console: Console) -> Outcome:
         begin(planned, console.note)
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
         try:
-            with _stop_on_signal(planned.store, console):
+            with stop_on_signal(lambda: _request_stop(planned.store, console)):
                 news = _follow(planned.store, console)
                 return _train(planned, token, use_gpu, news)
         finally:
@@ -170,21 +177,19 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
 
 
-def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> Outcome:
+def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> RunOutcome:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
-    from seal_ray.distributed.workers import LEAVING, work
-
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
     job = planned.job.model_dump(mode="json")
     config = {"job": job, "run_id": store.run_id, "folder": str(store.folder), "token": token}
-    scratch, sizes = on_this_host(store.folder) / "ray", team_sizes([planned.job])
+    scratch, sizes = on_this_host(store.folder) / "ray", worker_counts([planned.job])
 
     def fit() -> None:
         nonlocal ended
         try:
             while True:
-                run = trainer(work, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                run = trainer(train_run, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
                 ended = run.fit().return_value
                 moves = ended["reason"] == LEAVING and not store.stop_requested()
                 if not moves or room_that_stays(use_gpu) < sizes[0]:
@@ -206,12 +211,12 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
                 store.set_status(**ended)
             store.clear_stop()
             shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome(store.run_id, ended["status"], ended["reason"])
+    return RunOutcome(store.run_id, ended["status"], ended["reason"])
 
 
 def pause(folder: AnyPath) -> float:
     """Seconds between two looks at what a run writes."""
-    return POLL_OBJECTS if isinstance(folder, ObjectPath) else POLL
+    return OBJECTS_INTERVAL if isinstance(folder, ObjectPath) else NEWS_INTERVAL
 
 
 @contextlib.contextmanager
@@ -227,8 +232,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     import ray
 
     # What a launch imports takes seconds, and starting a cluster is mostly waiting.
-    ahead = ("ray.train.torch", "seal_ray.distributed.workers")
-    importing = threading.Thread(target=lambda: [import_module(name) for name in ahead])
+    importing = threading.Thread(target=import_module, args=("ray.train.torch",))
     importing.start()
     try:
         if address is None:
@@ -252,7 +256,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     finally:
         started = _ray_processes()
         ray.shutdown()
-        for process in psutil.wait_procs(started, timeout=GRACE)[1]:
+        for process in psutil.wait_procs(started, timeout=EXIT_TIMEOUT)[1]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
@@ -288,9 +292,18 @@ def _follow(store: Store, console: Console) -> Callable[[], None]:
     return show_news
 
 
+def _request_stop(store: Store, console: Console) -> None:
+    try:
+        store.request_stop()
+    except SealRayError as error:
+        console.note(f"not stopping: {error}; press Ctrl-C again to stop at once")
+    else:
+        console.note("stopping at the next epoch boundary; press Ctrl-C again to stop at once")
+
+
 @contextlib.contextmanager
-def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
-    """SIGINT and SIGTERM become a stop request; a second SIGINT interrupts."""
+def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`; a SIGINT after one of them interrupts."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -298,12 +311,7 @@ def _stop_on_signal(store: Store, console: Console) -> Iterator[None]:
         if number == signal.SIGINT and asked:
             raise KeyboardInterrupt
         asked = True
-        try:
-            store.request_stop()
-        except SealRayError as error:
-            console.note(f"not stopping: {error}; press Ctrl-C again to stop at once")
-            return
-        console.note("stopping at the next epoch boundary; press Ctrl-C again to stop at once")
+        stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from seal_ray.errors import ClusterError
 from seal_ray.storage.files import make_folder, saving, write_durably
 
-PATIENCE = 60.0
+ANSWER_TIMEOUT = 60.0
 """Seconds that hosts get to answer."""
 SHARE = "mount one file system on all (NFS, EFS, a Kubernetes volume for ReadWriteMany)"
 
@@ -29,10 +29,10 @@ def check_hosts(storage: str, data: Iterable[str]) -> None:
     here = ray.get_runtime_context().get_node_id()
     able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     others = {node["NodeID"]: node["NodeManagerAddress"] for node in able if node["NodeID"] != here}
-    facts = {folder: describe(folder) for folder in data if "://" not in folder}
+    facts = {folder: describe_dataset(folder) for folder in data if "://" not in folder}
     if not others:
         return
-    asked = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = ray.remote(num_cpus=0, max_retries=0)(problems_here)
     with _probe(storage) as probe:
         answers = {
             asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
@@ -40,31 +40,34 @@ def check_hosts(storage: str, data: Iterable[str]) -> None:
             ): address
             for node, address in others.items()
         }
-        done, silent = ray.wait(list(answers), num_returns=len(answers), timeout=PATIENCE)
+        done, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_TIMEOUT)
         problems: dict[str, list[str]] = {}
         for answer in done:
             for problem in _problems(answer):
                 problems.setdefault(problem, []).append(answers[answer])
     if silent:
-        problems[f"no answer within {PATIENCE:.0f} s; see `ray status`"] = [answers[one] for one in silent]
+        problems[f"no answer within {ANSWER_TIMEOUT:.0f} s; see `ray status`"] = [
+            answers[one] for one in silent
+        ]
     if problems:
         raise ClusterError("\n".join(f"{', '.join(at)}: {problem}" for problem, at in problems.items()))
 
 
-def look(probe: tuple[str, str] | None, facts: dict[str, str]) -> list[str]:
+def problems_here(probe: tuple[str, str] | None, facts: dict[str, str]) -> list[str]:
     """What is wrong with a storage and with data sets as this host sees them.
 
-    probe: a file in the storage, and what it holds. facts: folders of data, and what `describe` says of them.
+    probe: a file in the storage, and what it holds. facts: folders of data, and what `describe_dataset` says
+    of them.
     """
     problems = [] if probe is None else list(_wrong_with_storage(Path(probe[0]), probe[1]))
     for folder, wanted in facts.items():
-        if (seen := describe(folder)) != wanted:
+        if (seen := describe_dataset(folder)) != wanted:
             what = "holds another data set" if seen else "is not there"
             problems.append(f"recipe.data.path: {folder} {what}; copy it there, or {SHARE}")
     return problems
 
 
-def describe(folder: str) -> str:
+def describe_dataset(folder: str) -> str:
     """What tells a prepared data set, by its description and the sizes of its files, from others; or ""."""
     try:
         text = (Path(folder) / "dataset.json").read_bytes()

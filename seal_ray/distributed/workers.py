@@ -1,17 +1,19 @@
-"""What Ray Train runs on each worker: open the data and the store, fit, report."""
+"""The workers of Ray Train: how many the cluster holds, their trainer, and what each of them runs."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
-from seal_ray.errors import Diverged, SealRayError, SealRayWarning
+from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning
 from seal_ray.recipe import Job, received_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
@@ -28,7 +30,84 @@ LEAVING = "a host that trains it is about to be taken away; the same command goe
 """Why a run stops early of which Ray has been told that one of its hosts is preempted."""
 
 
-def work(config: dict[str, Any]) -> dict[str, str]:
+def worker_counts(jobs: Sequence[Job]) -> tuple[int, ...]:
+    """How many workers may train the jobs, which share one placement, ascending.
+
+    All numbers from its least to its most that divide the shards of each job: what is computed depends on
+    neither.
+    """
+    placement, shards = jobs[0].placement, math.gcd(*(job.recipe.shards for job in jobs))
+    return tuple(n for n in range(placement.min_workers, placement.max_workers + 1) if shards % n == 0)
+
+
+def check_resources(job: Job) -> bool:
+    """Whether the workers get GPUs. ClusterError when the cluster cannot hold the fewest of them at once."""
+    import ray
+
+    workers, wish = job.placement.min_workers, job.placement.use_gpu
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    use_gpu = gpus > 0 if wish == "auto" else bool(wish)
+    if use_gpu and gpus < workers:
+        raise ClusterError(
+            f"placement.workers: {workers} workers need a GPU each, the cluster has {gpus}; lower workers "
+            "(recipe.shards may stay), or set placement.use_gpu to false"
+        )
+    if cpus < workers:
+        raise ClusterError(
+            f"placement.workers: {workers} workers need a CPU each, the cluster has {cpus}; lower workers "
+            "(recipe.shards may stay)"
+        )
+    return use_gpu
+
+
+def room_that_stays(use_gpu: bool) -> int:
+    """How many workers the hosts hold that are not about to be taken away."""
+    from seal_ray.distributed.ray_internals import staying_nodes
+
+    kinds = ("CPU", "GPU") if use_gpu else ("CPU",)
+    hosts = [node["Resources"] for node in staying_nodes()]
+    return sum(min(int(host.get(kind, 0)) for kind in kinds) for host in hosts)
+
+
+def trainer(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    name: str,
+    sizes: Sequence[int],
+    use_gpu: bool,
+    folder: Path,
+    failures: int,
+) -> Any:
+    """A TorchTrainer that runs `loop` on as many workers as there is room for, one of `sizes` (ascending).
+
+    With more than one size it is elastic. `folder` gets nothing that matters.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from seal_ray.distributed.ray_internals import RESIZE_INTERVAL, SizedTrainer
+
+    return SizedTrainer(
+        loop,
+        sizes=sizes,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=failures),
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+    )
+
+
+def train_run(config: dict[str, Any]) -> dict[str, str]:
     """What Ray Train runs on each worker: train until the run ends; returns {status, reason}.
 
     config: {job, run_id, folder, token}; the job as plain data, with the code of its plugin files.

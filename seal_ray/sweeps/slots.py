@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.distributed.launch import last_line
-from seal_ray.distributed.scaling import trainer
-from seal_ray.distributed.workers import show_warnings_in, train_to_end
+from seal_ray.distributed.workers import show_warnings_in, train_to_end, trainer
 from seal_ray.recipe import Workers, received_job
 from seal_ray.runs.folder import SLOTS, Store
 from seal_ray.storage.files import make_folder

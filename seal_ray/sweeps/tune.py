@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import FrameType
 from typing import Any
 
 from rich.console import Console as RichConsole
 
 from seal_ray.data.beton import verify
-from seal_ray.distributed.launch import GRACE, POLL, Planned, pause, ray_session
-from seal_ray.distributed.scaling import check_resources, team_sizes
+from seal_ray.distributed.launch import (
+    EXIT_TIMEOUT,
+    NEWS_INTERVAL,
+    Planned,
+    pause,
+    ray_session,
+    stop_on_signal,
+)
 from seal_ray.distributed.session import check_hosts
+from seal_ray.distributed.workers import check_resources, train_to_end, worker_counts
 from seal_ray.errors import ClusterError, ConfigError, SealRayError
 from seal_ray.recipe import Job, check_sendable
 from seal_ray.runs.folder import ENDED
@@ -34,6 +39,7 @@ from seal_ray.sweeps.file import EarlyStopping
 from seal_ray.sweeps.progress import SweepScreen
 from seal_ray.sweeps.queue import Claim, Queue
 from seal_ray.sweeps.results import SweepRuns
+from seal_ray.training.world import World
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -150,7 +156,7 @@ def train_on_ray(
     failure: list[BaseException] = []
     desk = ray.remote(num_cpus=0)(Desk).remote(concurrent)
     failures = len(jobs) * (jobs[0].placement.retries + 1)
-    sizes = team_sizes(jobs)
+    sizes = worker_counts(jobs)
     slots = Slots(desk, sizes, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
 
     def tune() -> None:
@@ -160,12 +166,12 @@ def train_on_ray(
             failure.append(error)
 
     thread = threading.Thread(target=tune, daemon=True)
-    with _stop_on_signal(queue):
+    with stop_on_signal(queue.stop):
         thread.start()
         while thread.is_alive():
             thread.join(pause(folder))
             show_news()
-    slots.close(GRACE)
+    slots.close(EXIT_TIMEOUT)
     show_news()
     if failure:
         raise failure[0]
@@ -173,14 +179,11 @@ def train_on_ray(
 
 def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
     """Train the queue's runs one after the other in this process, without Ray, until none is left."""
-    from seal_ray.distributed.workers import train_to_end
-    from seal_ray.training.world import World
-
-    with _stop_on_signal(queue):
+    with stop_on_signal(queue.stop):
         while queue.left:
             claim = queue.claim()
             if claim is None:
-                time.sleep(POLL)  # what it waits for is trained elsewhere
+                time.sleep(NEWS_INTERVAL)  # what it waits for is trained elsewhere
                 continue
             show_news()
             alone = claim.planned.job.placement.model_copy(update={"workers": 1})
@@ -281,20 +284,3 @@ def _say(planned: Planned, status: str, reason: str) -> None:
     """Record why a run that did not end by itself is not trained any further."""
     with contextlib.suppress(SealRayError):
         planned.store.set_status(status, reason=reason)
-
-
-@contextlib.contextmanager
-def _stop_on_signal(queue: Queue) -> Iterator[None]:
-    """SIGINT and SIGTERM let what runs end at its next epoch boundary; a second SIGINT interrupts."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and queue.stopping:
-            raise KeyboardInterrupt
-        queue.stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -34,7 +34,7 @@ CORE = [
     "training.loop",
     "training.world",
 ]
-EXTENDS_RAY = "seal_ray.distributed.elastic"
+EXTENDS_RAY = "seal_ray.distributed.ray_internals"
 """Its classes are Ray's with changes: importing it imports Ray, which sets a variable."""
 MODULES = [module.name for module in pkgutil.walk_packages(seal_ray.__path__, "seal_ray.")]
 
@@ -80,7 +80,7 @@ def test_the_command_line_explains_itself_without_torch_or_ray() -> None:
 
 def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> None:
     shells = (
-        "distributed.launch distributed.workers distributed.scaling sweeps.tune distributed.session "
+        "distributed.launch distributed.workers sweeps.tune distributed.session "
         "tracking.wandb cli.doctor jobs"
     )
     loaded = loaded_after("\n".join(f"import seal_ray.{name}" for name in shells.split()))

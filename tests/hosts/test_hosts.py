@@ -12,7 +12,7 @@ import pytest
 
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
-from seal_ray.distributed.elastic import LOOK
+from seal_ray.distributed.ray_internals import RESIZE_INTERVAL
 from seal_ray.jobs import connect, follow, logs, submit, training_spec
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import open_store
@@ -160,7 +160,7 @@ def test_elastic_workers_come_move_on_and_are_cut_off(
     worker.suspend()
     with ThreadPoolExecutor() as pool:
         list(pool.map(Host.start, others))
-    time.sleep(LOOK)
+    time.sleep(RESIZE_INTERVAL)
     worker.resume()
 
     laptop.wait_for(2, workers=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.distributed.session import describe, look
+from seal_ray.distributed.session import describe_dataset, problems_here
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def probe(tmp_path: Path) -> tuple[str, str]:
 def test_a_host_that_sees_the_same_has_nothing_to_say_and_leaves_nothing(
     probe: tuple[str, str], digits: Path
 ) -> None:
-    assert look(probe, {str(digits): describe(str(digits))}) == []
+    assert problems_here(probe, {str(digits): describe_dataset(str(digits))}) == []
     assert [path.name for path in Path(probe[0]).parent.iterdir()] == [".probe"]
 
 
@@ -35,7 +35,7 @@ def test_another_storage_is_told(probe: tuple[str, str], change: str) -> None:
         file.unlink()
     else:
         shutil.rmtree(file.parent)
-    [said] = look(probe, {})
+    [said] = problems_here(probe, {})
     assert said.startswith(
         f"placement.storage: {file.parent} is not the folder that the other hosts see; mount"
     )
@@ -49,22 +49,22 @@ def test_a_storage_that_cannot_be_written_to_is_told(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "write_text", refuse)  # root may write anywhere
-    [said] = look(probe, {})
+    [said] = problems_here(probe, {})
     assert "runs cannot be written to (Read-only file system)" in said
 
 
 def test_what_is_no_folder_is_not_looked_at() -> None:
-    assert look(None, {}) == []
+    assert problems_here(None, {}) == []
 
 
 def test_data_that_is_missing_or_other_is_told(digits: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    facts = {str(copy): describe(str(digits))}
-    [said] = look(None, facts)
+    facts = {str(copy): describe_dataset(str(digits))}
+    [said] = problems_here(None, facts)
     assert said.startswith(f"recipe.data.path: {copy} is not there; copy it there, or mount")
     shutil.copytree(digits, copy)
-    assert look(None, facts) == []
+    assert problems_here(None, facts) == []
     with (copy / "val.beton").open("ab") as file:
         file.write(b"more")
-    [said] = look(None, facts)
+    [said] = problems_here(None, facts)
     assert said.startswith(f"recipe.data.path: {copy} holds another data set")

@@ -1,8 +1,11 @@
-"""Ray Train's elastic workers, with a choice of how many and of when.
+"""All that we use of Ray's inside: its elastic workers with a choice of how many and when, hosts that leave.
 
-By itself Ray Train would start any number of workers between two (and 3 cannot share 4 shards), resize in
-the middle of an epoch, and count on hosts that have just gone. It has no public way to say otherwise: this
-module overrides what it asks its policy, and knows its inside for that.
+Ray Train's own elastic scaling, `ScalingConfig(num_workers=(min, max))`, does most of it. But in 2.60 it
+starts any number of workers between the two (and 3 cannot share 4 shards), resizes in the middle of an epoch,
+and counts on hosts that have just gone or are about to be taken away; a scaling policy cannot be given to it,
+and `ray.nodes()` does not tell which hosts leave. So this module overrides what Ray Train asks its policy.
+No other one knows private names of Ray. `tests/contract/test_ray_internals.py` says when they change, and the
+package asks for the minor version that was tested.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from ray._private.state import state
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 
-LOOK = 10.0
+RESIZE_INTERVAL = 10.0
 """Seconds from a start of the workers, and from the last look, until it is looked for room for more."""
-POLL = 1.0
+ROOM_INTERVAL = 1.0
 """Seconds between two looks for room while there is too little."""
-PATIENCE = 10.0
+RESOURCES_TIMEOUT = 10.0
 """Seconds that the cluster gets to say what there is."""
-SILENCE = 2.0
+HOST_TIMEOUT = 2.0
 """Seconds after which a host that does not let us connect counts as gone."""
 
 
@@ -39,7 +42,7 @@ class Sizes(ElasticScalingPolicy):  # type: ignore[misc]
         """Start with what there is; Ray Train asks again at once, without a pause of its own."""
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
-            time.sleep(POLL)
+            time.sleep(ROOM_INTERVAL)
         return decision
 
     def make_decision_for_running_worker_group(
@@ -60,18 +63,23 @@ class Sizes(ElasticScalingPolicy):  # type: ignore[misc]
         coordinator = self._autoscaling_coordinator
         asked = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
         try:
-            reserved = ray.get(asked, timeout=PATIENCE)
+            reserved = ray.get(asked, timeout=RESOURCES_TIMEOUT)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             return None
-        leaving = state.get_draining_nodes()
-        there = {node["NodeID"] for node in ray.nodes() if node["NodeID"] not in leaving and _answers(node)}
+        there = {node["NodeID"] for node in staying_nodes() if _answers(node)}
         return {node: held for node, held in reserved.items() if node in there}
+
+
+def staying_nodes() -> list[dict[str, Any]]:
+    """The hosts that Ray counts on and that are not about to be taken away, as `ray.nodes` has them."""
+    leaving = state.get_draining_nodes()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def _answers(node: dict[str, Any]) -> bool:
     """Whether a host can be reached. Ray goes on counting on one that has died for up to half a minute."""
     with contextlib.suppress(OSError):
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), SILENCE).close()
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), HOST_TIMEOUT).close()
         return True
     return False
 

@@ -1,8 +1,9 @@
-"""How many workers train: numbers that divide the shards, from hosts that are there and stay."""
+"""How many workers train: numbers that divide the shards, from hosts that are there; what one does beside."""
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,15 @@ import pytest
 import ray
 from ray.train import ScalingConfig
 
-import seal_ray.distributed.elastic
-from seal_ray.distributed.elastic import Sizes
-from seal_ray.distributed.scaling import team_sizes
+from seal_ray.distributed import ray_internals
+from seal_ray.distributed.ray_internals import Sizes
+from seal_ray.distributed.workers import train_to_end, worker_counts
+from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Workers
+from seal_ray.runs.folder import open_store
+from seal_ray.training.world import World
+from tests.faults.conftest import images_of, same_as_undisturbed
+from tests.ray.conftest import small_job
 from tests.runs import tiny_recipe
 
 
@@ -22,12 +28,12 @@ def job(shards: int, workers: object) -> Job:
     return Job.model_validate({"name": "sized", "recipe": recipe, "placement": {"workers": workers}})
 
 
-def test_team_sizes_divide_the_shards_of_every_job() -> None:
-    assert team_sizes([job(12, 4)]) == (4,)
-    assert team_sizes([job(12, {"min": 1, "max": 12})]) == (1, 2, 3, 4, 6, 12)
-    assert team_sizes([job(12, {"min": 2, "max": 6})]) == (2, 3, 4, 6)
+def test_worker_counts_divide_the_shards_of_every_job() -> None:
+    assert worker_counts([job(12, 4)]) == (4,)
+    assert worker_counts([job(12, {"min": 1, "max": 12})]) == (1, 2, 3, 4, 6, 12)
+    assert worker_counts([job(12, {"min": 2, "max": 6})]) == (2, 3, 4, 6)
     both = {"min": 1, "max": 2}
-    assert team_sizes([job(12, both), job(2, both), job(4, both)]) == (1, 2)
+    assert worker_counts([job(12, both), job(2, both), job(4, both)]) == (1, 2)
     placement = job(4, {"min": 2, "max": 4}).placement
     assert placement.workers == Workers(min=2, max=4)
     assert (placement.min_workers, placement.max_workers) == (2, 4)
@@ -69,13 +75,36 @@ def test_hosts_that_are_gone_or_are_to_go_do_not_count(
         ports["killed"] = closed.getsockname()[1]
         closed.close()
         nodes = [
-            {"NodeID": name, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+            {"NodeID": name, "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
             for name, port in ports.items()
         ]
         reserved = {name: {"CPU": 1.0} for name in ports}
         asked = SimpleNamespace(get_reserved_resources=SimpleNamespace(remote=lambda *_, **__: None))
         monkeypatch.setattr(Sizes, "_autoscaling_coordinator", asked)
-        monkeypatch.setattr(seal_ray.distributed.elastic.state, "get_draining_nodes", lambda: {"leaves": 0})
+        monkeypatch.setattr(ray_internals.state, "get_draining_nodes", lambda: {"leaves": 0})
         monkeypatch.setattr(ray, "get", lambda *_, **__: reserved)
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
         assert policy._get_reserved_resources() == {"there": {"CPU": 1.0}}
+
+
+def test_a_run_that_has_to_make_room_stops_after_an_epoch_and_goes_on_later(
+    digits: Path, tmp_path: Path
+) -> None:
+    job = small_job(digits, tmp_path / "runs", "llf", loader="torch", tracking={"wandb": "off"})
+    store = open_store(tmp_path / "runs", job.recipe, images_of(job))
+    asked: list[Row] = []
+
+    def after_the_second(row: Row) -> bool:
+        asked.append(row)
+        return len(asked) == 2
+
+    ended = train_to_end(job, store, World(), after_the_second)
+    assert ended["status"] == "stopped"
+    assert "about to be taken away; the same command goes on" in ended["reason"]
+    assert store.status() == {"run_id": store.run_id, **ended}
+    assert [row["global_epoch"] for row in store.rows()] == [0, 1]
+
+    last = job.recipe.budget.epochs - 1
+    ended = train_to_end(job, store, World(), lambda row: row["global_epoch"] == last)
+    assert ended == {"status": "finished", "reason": ""}
+    same_as_undisturbed(job, store, tmp_path / "alone")
