@@ -45,7 +45,7 @@ class Data(BaseModel):
     model_config = STRICT
 
     path: str = Field(
-        min_length=1, description="folder of the prepared data set, or s3://bucket/path of a copy of it"
+        min_length=1, description="folder of the prepared data set, or s3://bucket/path (gs, az) of a copy"
     )
     per_class: int | None = Field(default=None, ge=1, description="training images a class; null: all")
     label_noise: float = Field(
@@ -208,7 +208,7 @@ class Placement(BaseModel):
         default="auto", description="auto: if the cluster has one a worker"
     )
     storage: str = Field(
-        default="runs", min_length=1, description="folder of the run folders, or s3://bucket/path"
+        default="runs", min_length=1, description="folder of the run folders, or s3://bucket/path (gs, az)"
     )
     loader: Literal["ffcv", "torch"] = Field(default="ffcv", description="what reads the images")
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(

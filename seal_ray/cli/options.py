@@ -20,7 +20,7 @@ Set = Annotated[
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH."),
+    typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH (gs, az)."),
 ]
 Folder = Annotated[str, typer.Option("--storage", help="Folder that runs are stored in.")]
 Target = Annotated[

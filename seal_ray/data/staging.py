@@ -1,4 +1,4 @@
-"""Data sets that lie in S3, copied to a folder of this host once, whatever runs and workers share them.
+"""Data sets in an object store, copied to a folder of this host once, whatever runs and workers share them.
 
 The copy is named by its dataset.json, which holds the checksums of the other files: one that has changed is
 another copy. It is complete when its own dataset.json is there, which is written last.
@@ -29,14 +29,14 @@ def open_dataset(path: str) -> Dataset:
     """The data set in a folder, or of `s3://bucket/path` in a folder of this host that it is copied to.
 
     Raises DataError when it is missing or damaged, or when this host has no room for it; StorageError when
-    S3 does not give it.
+    the store does not give it.
     """
     source = storage_path(path)
     return load_dataset(stage(source) if isinstance(source, ObjectPath) else source)
 
 
 def describe(path: str) -> Dataset:
-    """The same without its files where it lies in S3: nothing is copied. Raises as open_dataset."""
+    """The same without its files where it lies in a store: nothing is copied. Raises as open_dataset."""
     source = storage_path(path)
     return load_dataset(source) if isinstance(source, Path) else _described(source)[0]
 
@@ -71,7 +71,7 @@ def stage(source: ObjectPath) -> Path:
 
 
 def _described(source: ObjectPath) -> tuple[Dataset, bytes]:
-    """A data set in S3 with the folder of its copy, and its dataset.json."""
+    """A data set in a store with the folder of its copy, and its dataset.json."""
     try:
         described = (source / "dataset.json").read_bytes()
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def _stamps(dataset: Dataset) -> str:
 
 
 def _copy(source: ObjectPath, to: Path, expected: SplitFile) -> None:
-    """Copy a file; its name is given to what has arrived whole. DataError when S3 holds something else."""
+    """Copy a file; its name is given to what has arrived whole. DataError when something else came."""
     partial, digest = to.with_name(f"{to.name}.part"), hashlib.sha256()
     with partial.open("wb") as file:
         try:

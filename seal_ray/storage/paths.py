@@ -1,10 +1,11 @@
-"""Objects in S3 as paths: what the code needs of pathlib, over pyarrow.
+"""Objects in S3, Google Cloud Storage and Azure as paths: what the code needs of pathlib, over obstore.
 
 A put is there as a whole or not at all, and what is read is what was last put. There are no folders (one is
-there while something lies in it), no renames and no locks.
+there while something lies in it), no renames and no locks; `put_if` is what leases are made of.
 
-Endpoint, region and keys come from AWS's environment variables (AWS_ENDPOINT_URL, AWS_REGION,
-AWS_ACCESS_KEY_ID, ...) or from ~/.aws, on each host; never from a URI, which is written down.
+Endpoint, region and keys come from the service's own environment variables (AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...) or from ~/.aws, on each
+host; never from a URI, which is written down.
 """
 
 from __future__ import annotations
@@ -15,21 +16,39 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from seal_ray.errors import ConfigError, StorageError
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, S3Credential
+
 ATTEMPTS = 3
-"""How often a request is made until it has failed."""
+"""How often a request is made until it has failed; one that puts on a condition is made once."""
 CONNECT_TIMEOUT = 5.0
 """Seconds until an attempt to connect is given up."""
-SILENCE = 5.0
-"""Seconds without a byte until an attempt is given up; after an upload it takes some more to be noticed."""
-BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+SILENCE = 10.0
+"""Seconds without a byte until an attempt is given up. An upload's parts, UPLOADS at once of PART bytes, must
+each arrive within that time."""
+PART, UPLOADS = 5 << 20, 2
+ASKED_AT_ONCE = 16
+"""Requests about several objects that are under way together."""
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+SERVICES = {
+    "s3": ("S3", "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    "gs": ("Google Cloud Storage", "GOOGLE_APPLICATION_CREDENTIALS"),
+    "az": ("Azure", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+}
+"""Of each scheme the service's name, and the environment variables that lead there."""
+
+Version = dict[str, str]
+"""Which of the objects put in one place it is: what obstore calls e_tag, version."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +60,23 @@ class Stat:
 
 @dataclass(frozen=True)
 class ObjectPath:
-    """`s3://<bucket>/<key>`: an object, or the objects below it. The methods are those of pathlib.Path.
+    """`<scheme>://<bucket>/<key>`: an object, or the objects below it. The methods are those of pathlib.Path.
 
-    StorageError for what S3 refuses, and when it does not answer.
+    StorageError for what the service refuses, and when it does not answer.
     """
 
     bucket: str
     key: str = ""
+    scheme: str = "s3"
 
     def __str__(self) -> str:
-        return f"s3://{self._whole}"
+        return f"{self.scheme}://{'/'.join(self._parts)}"
 
     def __lt__(self, other: ObjectPath) -> bool:
         return self._parts < other._parts
 
     def __truediv__(self, below: str) -> ObjectPath:
-        return ObjectPath(self.bucket, str(PurePosixPath(self.key, below)))
+        return self._at(str(PurePosixPath(self.key, below)))
 
     @property
     def name(self) -> str:
@@ -76,7 +96,7 @@ class ObjectPath:
     @property
     def parent(self) -> ObjectPath:
         """What it lies in; a bucket lies in itself."""
-        return ObjectPath(self.bucket, "/".join(self._parts[1:-1]))
+        return self._at("/".join(self._parts[1:-1]))
 
     def resolve(self) -> ObjectPath:
         """Itself: it is absolute."""
@@ -84,19 +104,21 @@ class ObjectPath:
 
     def exists(self) -> bool:
         """Whether there is such an object, or one below it."""
-        return bool(_existing([self]))
+        return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
         """Whether it is an object."""
-        return any(info.is_file for info in _existing([self]))
+        with contextlib.suppress(FileNotFoundError):
+            return bool(self.key) and bool(self.stat())
+        return False
 
     def is_dir(self) -> bool:
         """Whether there are objects below it."""
-        return any(not info.is_file for info in _existing([self]))
+        return any(self._children())
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """What lies directly below it: nothing, where there is nothing."""
-        return (_path(info) for info in self._below())
+        return (path for found in self._children() for path in found)
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """What matches a pattern without `**`."""
@@ -104,39 +126,46 @@ class ObjectPath:
         for part in above:
             folders = [deeper for folder in folders for deeper in folder._folders(part)]
         if _is_literal(last):
-            return map(_path, _existing([folder / last for folder in folders]))
+            named = [folder / last for folder in folders]
+            with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+                there = list(pool.map(ObjectPath.exists, named))
+            return (path for path, exists in zip(named, there, strict=True) if exists)
         found = (child for folder in folders for child in folder.iterdir())
         return (child for child in found if fnmatchcase(child.name, last))
 
     def stat(self) -> Stat:
         """The size of an object. FileNotFoundError when there is none."""
-        for info in _existing([self]):
-            if info.is_file:
-                return Stat(info.size)
-        raise _missing(self)
+        with asking(self):
+            return Stat(_store(self).head(self.key)["size"])
 
     def size_below(self) -> int:
         """Bytes of it and of all that lies below it."""
-        found = [*_existing([self]), *self._below(recursive=True)]
-        return sum(info.size for info in found if info.is_file)
+        with asking(self):
+            below = _store(self).list(self.key or None).collect()
+        own = self.stat().st_size if self.is_file() else 0
+        return own + sum(one["size"] for one in below if one["path"] != self.key)
 
     def read_bytes(self) -> bytes:
         """The object. FileNotFoundError when there is none."""
-        with asking(self), _client().open_input_file(self._whole) as file:
-            data: bytes = file.read()
-        return data
+        return self.read_version()[0]
+
+    def read_version(self) -> tuple[bytes, Version]:
+        """The object, and which version it is. FileNotFoundError when there is none."""
+        with asking(self):
+            found = _store(self).get(self.key)
+            known = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            return bytes(found.bytes()), {name: value for name, value in known.items() if value}
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """The object in pieces of at most `size` bytes. FileNotFoundError when there is none."""
+        """The object in pieces, of `size` bytes or some more. FileNotFoundError when there is none."""
         with asking(self):
-            file = _client().open_input_file(self._whole)
-        with file:
-            while True:
-                with asking(self):
-                    chunk: bytes = file.read(size)
-                if not chunk:
-                    return
-                yield chunk
+            pieces = _store(self).get(self.key).stream(size)
+        while True:
+            with asking(self):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield bytes(piece)
 
     def read_text(self) -> str:
         """The object as UTF-8 text."""
@@ -144,55 +173,65 @@ class ObjectPath:
 
     def write_bytes(self, data: bytes) -> None:
         """Put the object, in the place of one that is there."""
-        with asking(self):
-            file = _client().open_output_stream(self._whole)
-            file.write(data)
-            file.close()  # not as a context, which would put what a failed write has left
+        with _putting(self):
+            _store(self).put(self.key, data, chunk_size=PART, max_concurrency=UPLOADS)
+
+    def put_if(self, data: bytes, version: Version | None) -> bool:
+        """Put the object if what is there is that version still, or, for None, nothing; whether it was.
+
+        Where it was put but the answer is lost, this is False or a StorageError all the same: read it to see.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with _putting(self):
+            try:
+                _store(self).put(self.key, data, mode={**version} if version else "create")
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object."""
-        try:
-            with asking(self):
-                _client().delete_file(self._whole)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        if not missing_ok:
+            self.stat()  # not every service says that there was nothing to delete
+        with contextlib.suppress(FileNotFoundError), asking(self):
+            _store(self).delete(self.key)
 
     def remove(self) -> None:
         """Delete all that lies below it, if there is anything."""
         with contextlib.suppress(FileNotFoundError), asking(self):
-            _client().delete_dir(self._whole)
-
-    @property
-    def _whole(self) -> str:
-        """As pyarrow calls it."""
-        return "/".join(self._parts)
+            store = _store(self)
+            store.delete([one["path"] for one in store.list(self.key or None).collect()])
 
     @property
     def _parts(self) -> tuple[str, ...]:
         return (self.bucket, *PurePosixPath(self.key).parts)
 
+    def _at(self, key: str) -> ObjectPath:
+        return ObjectPath(self.bucket, key, self.scheme)
+
     def _folders(self, part: str) -> list[ObjectPath]:
         """The folders in it that match a part of a pattern; of a literal one it is not asked."""
         if _is_literal(part):
             return [self / part]
-        found = [_path(info) for info in self._below() if not info.is_file]
-        return [folder for folder in found if fnmatchcase(folder.name, part)]
+        return [folder for folder in self._children()[0] if fnmatchcase(folder.name, part)]
 
-    def _below(self, *, recursive: bool = False) -> list[Any]:
-        from pyarrow.fs import FileSelector
-
-        with asking(self):
-            selector = FileSelector(self._whole, allow_not_found=True, recursive=recursive)
-            return list(_client().get_file_info(selector))
+    def _children(self) -> tuple[list[ObjectPath], list[ObjectPath]]:
+        """The folders and the objects directly below it."""
+        with contextlib.suppress(FileNotFoundError), asking(self):
+            found = _store(self).list_with_delimiter(self.key or None)
+            # Some clients put an empty object in the place of the folder itself.
+            objects = [self._at(one["path"]) for one in found["objects"] if one["path"] != self.key]
+            return [self._at(prefix) for prefix in found["common_prefixes"]], objects
+        return [], []
 
 
 AnyPath = Path | ObjectPath
-"""A file or folder, or what stands for one in S3."""
+"""A file or folder, or what stands for one in an object store."""
 
 
 def storage_path(place: str | AnyPath) -> AnyPath:
-    """A path, or `s3://bucket/path`, as it is called on the command line and in YAML files.
+    """A path, or `s3://bucket/path`, as it is called on the command line and in YAML files; also gs, az.
 
     ConfigError for another scheme, and for a URI that holds more than bucket and path, of which nothing is
     repeated: it might be a secret.
@@ -202,18 +241,21 @@ def storage_path(place: str | AnyPath) -> AnyPath:
     scheme, separator, _ = place.partition("://")
     if not separator:
         return Path(place)
-    if scheme != "s3":
-        raise ConfigError(f"{scheme}://...: nothing but s3:// is known; give a folder, or s3://BUCKET/PATH")
+    if scheme not in SERVICES:
+        known = ", ".join(f"{one}://" for one in SERVICES)
+        raise ConfigError(f"{scheme}://...: is none of {known}; give a folder, or s3://BUCKET/PATH")
     parsed = urlsplit(place)
     # A secret may hold a slash, so that what follows the bucket's place can be part of one too.
     if parsed.query or parsed.fragment or "@" in place or ":" in parsed.netloc:
         raise ConfigError(
-            "s3://...: give the bucket and the path alone; endpoint, region and keys belong in "
-            "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on every host"
+            f"{scheme}://...: give the bucket and the path alone; where it is and its keys belong in "
+            f"{SERVICES[scheme][1]}, on every host"
         )
     if not BUCKET.fullmatch(parsed.netloc):
-        raise ConfigError(f"{place}: {parsed.netloc!r} cannot be a bucket's name; give s3://BUCKET/PATH")
-    return ObjectPath(parsed.netloc) / parsed.path.strip("/")
+        raise ConfigError(
+            f"{place}: {parsed.netloc!r} cannot be a bucket's name; give {scheme}://BUCKET/PATH"
+        )
+    return ObjectPath(parsed.netloc, scheme=scheme) / parsed.path.strip("/")
 
 
 def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:
@@ -223,10 +265,14 @@ def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:
 
 
 def check_bucket(path: ObjectPath) -> None:
-    """ConfigError when the bucket of `path` is not there, StorageError when S3 does not let us ask."""
-    bucket = ObjectPath(path.bucket)
-    if not bucket.exists():
-        raise ConfigError(f"{path}: there is no bucket {path.bucket}; create it, or give another storage")
+    """ConfigError when the bucket of `path` is not there, StorageError when we may not ask."""
+    try:
+        with asking(path):
+            _store(path).list_with_delimiter(path.key or None)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no bucket {path.bucket}; create it, or give another storage"
+        ) from None
 
 
 def cache_folder() -> Path:
@@ -236,79 +282,101 @@ def cache_folder() -> Path:
 
 
 def on_this_host(folder: AnyPath) -> Path:
-    """The folder, or what stands for it on this host, for locks and what only works with files."""
+    """The folder, or what stands for it on this host, for what only works with files."""
     if isinstance(folder, Path):
         return folder
-    return cache_folder().joinpath("s3", *folder._parts)
+    return cache_folder().joinpath(folder.scheme, *folder._parts)
 
 
 @contextlib.contextmanager
 def asking(path: ObjectPath) -> Iterator[None]:
-    """What pyarrow raises becomes FileNotFoundError or StorageError."""
-    from pyarrow import ArrowException
+    """What obstore raises becomes FileNotFoundError or StorageError."""
+    from botocore.exceptions import BotoCoreError
+    from obstore.exceptions import BaseError
 
     try:
         yield
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (OSError, ArrowException) as error:
-        said = str(error).strip().splitlines()[0].partition("AWS Error ")
+    except (OSError, BaseError, BotoCoreError) as error:
+        said = str(error)
+        # A list of a bucket that is not there is no FileNotFoundError.
+        if isinstance(error, FileNotFoundError) or "status code: 404" in said:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        name, variables = SERVICES[path.scheme]
         raise StorageError(
-            f"{path}: S3 refuses or does not answer ({said[2] or said[0]}); see AWS_ENDPOINT_URL, AWS_REGION "
-            "and the keys of this host"
-        ) from error
+            f"{path}: {name} refuses or does not answer ({_reason(said)}); see {variables} on this host"
+        ) from None  # its words may hold a signed address
 
 
-def _existing(paths: list[ObjectPath]) -> list[Any]:
-    """What pyarrow knows of those paths that there are, asked for side by side."""
-    from pyarrow.fs import FileType
-
-    if not paths:
-        return []
-    with asking(paths[0]):
-        found = _client().get_file_info([path._whole for path in paths])
-    return [info for info in found if info.type != FileType.NotFound]
-
-
-def _path(info: Any) -> ObjectPath:
-    bucket, _, key = info.path.partition("/")
-    return ObjectPath(bucket, key)
+@contextlib.contextmanager
+def _putting(path: ObjectPath) -> Iterator[None]:
+    """The same for a put, which misses nothing but the bucket."""
+    try:
+        with asking(path):
+            yield
+    except FileNotFoundError:
+        raise StorageError(f"{path}: there is no bucket {path.bucket}; create it") from None
 
 
-def _missing(path: ObjectPath) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+def _reason(said: str) -> str:
+    """Of what obstore says what helps: a code of the service, or what is wrong with the connection."""
+    for known in (r"<Code>(\w+)<", r"status code: (\d+ [\w ]+)", r'message: "([^"]+)"', r"kind: (\w+)"):
+        if found := re.search(known, said):
+            return found[1].strip()
+    return said.splitlines()[0]
 
 
 def _is_literal(part: str) -> bool:
     return not set(part) & set("*?[")
 
 
-def _client() -> Any:
+def _store(path: ObjectPath) -> ObjectStore:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return _client_of(endpoint, region, ATTEMPTS, SILENCE)
+    return _store_of(path.scheme, path.bucket, endpoint, ATTEMPTS, SILENCE)
 
 
 @functools.cache
-def _client_of(endpoint: str, region: str | None, attempts: int, silence: float) -> Any:
-    """The client of an endpoint, AWS's own where it is empty."""
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+def _store_of(scheme: str, bucket: str, endpoint: str, attempts: int, silence: float) -> ObjectStore:
+    """The client of a bucket. endpoint: of S3, AWS's own where it is empty."""
+    from obstore.store import AzureStore, GCSStore, S3Store
 
-    where: dict[str, Any] = {"region": region}
-    if endpoint:
-        parsed = urlsplit(endpoint)
-        if parsed.scheme not in ("http", "https") or not parsed.netloc:
-            raise ConfigError("AWS_ENDPOINT_URL: is no URL; give one such as https://HOST:PORT")
-        # A region of its own is asked for at Amazon otherwise, which others need not reach.
-        where = {
-            "region": region or "us-east-1",
-            "scheme": parsed.scheme,
-            "endpoint_override": parsed.netloc + parsed.path.rstrip("/"),
+    how: dict[str, Any] = {
+        "client_options": {
+            "allow_http": True,  # an endpoint of one's own may be; those of the services are not
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
+            "read_timeout": timedelta(seconds=silence),
+            "timeout": timedelta(days=1),  # of a request as a whole: a large object takes its time
+        },
+        # Of attempts that meet with silence there are two.
+        "retry_config": {"max_retries": attempts - 1, "retry_timeout": timedelta(seconds=2 * silence)},
+    }
+    if scheme == "gs":
+        return GCSStore(bucket, **how)
+    if scheme == "az":
+        return AzureStore(bucket, **how)
+    return S3Store(bucket, **how, **_aws(endpoint))
+
+
+def _aws(endpoint: str) -> dict[str, Any]:
+    """Endpoint, region and keys as every AWS client takes them from the environment and ~/.aws.
+
+    Without keys requests are not signed, which is enough for what is public.
+    """
+    from botocore.session import Session
+
+    if endpoint and not re.match("https?://.", endpoint):
+        raise ConfigError("AWS_ENDPOINT_URL: is no URL; give one such as https://HOST:PORT")
+    session = Session()
+    region = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
+    credentials = session.get_credentials()
+
+    def keys() -> S3Credential:
+        now, soon = credentials.get_frozen_credentials(), datetime.now(UTC) + timedelta(minutes=10)
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": soon,  # when they are asked for again, since some expire
         }
-    return S3FileSystem(
-        connect_timeout=CONNECT_TIMEOUT,
-        request_timeout=silence,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
-        allow_delayed_open=True,  # a small object is one request
-        **where,
-    )
+
+    signed = {"credential_provider": keys} if credentials else {"skip_signature": True}
+    return {"region": region, **signed, **({"endpoint": endpoint.rstrip("/")} if endpoint else {})}
