@@ -18,6 +18,21 @@ import pytest
 from seal_ray.storage.paths import ObjectPath
 
 PATIENCE = 60.0
+SERVER = """
+import contextlib, sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+moto, one_by_one = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def serve(environ, start):
+    # moto compares and then puts, which S3 does at once
+    on_condition = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys()
+    with one_by_one if on_condition else contextlib.nullcontext():
+        return moto(environ, start)
+
+run_simple("127.0.0.1", int(sys.argv[1]), serve, threaded=True)
+"""
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
     "AWS_SECRET_ACCESS_KEY": "a-secret-that-nobody-may-see",
@@ -32,7 +47,7 @@ def serving() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", SERVER, str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait(address, server)
@@ -78,12 +93,12 @@ class Proxy:
     """Passes connections on, until a request to put something whose path holds `needle`.
 
     Of that it passes on a part; from then on connections are cut (`drop`) or stand still (`stall`) until it
-    is healed.
+    is healed. When it is the answer that shall be lost (`answer`) the request is passed on as a whole.
     """
 
     target: int  # port
     port: int = 0
-    fault: str = ""  # drop, stall
+    fault: str = ""  # drop, stall, answer
     needle: bytes = b""
     struck: threading.Event = field(default_factory=threading.Event)
     open: list[socket.socket] = field(default_factory=list)
@@ -124,7 +139,7 @@ def _accept(proxy: Proxy, listening: socket.socket) -> None:
             connection, _ = listening.accept()
             proxy.open.append(connection)
             if proxy.struck.is_set():
-                if proxy.fault == "drop":
+                if proxy.fault != "stall":
                     connection.close()
                 continue
             server = socket.create_connection(("127.0.0.1", proxy.target))
@@ -143,6 +158,10 @@ def _pass_on(proxy: Proxy, source: socket.socket, sink: socket.socket, watched: 
                 found = True
                 sink.sendall(head + end)
                 data = body
+            if found and data and proxy.fault == "answer":
+                proxy.struck.set()
+                sink.sendall(data)
+                return  # who waits for the answer drops it
             if found and data:
                 sink.sendall(data[: len(data) // 2])
                 proxy.struck.set()

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import FrameType
 
@@ -149,7 +149,8 @@ def launch(planned: Planned, console: Console) -> RunOutcome:
     use_gpu = check_resources(planned.job)
     check_hosts(planned.job.placement.storage, [planned.job.recipe.data.path])
     with hold_lease(planned.store.folder) as token:
-        begin(planned, console.note)
+        store = replace(planned.store, owned=lambda: owns(planned.store.folder, token))
+        begin(replace(planned, store=store), console.note)
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
         try:
             with stop_on_signal(lambda: _request_stop(planned.store, console)):

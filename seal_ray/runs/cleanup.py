@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.phases.schedule import Position
@@ -58,8 +59,7 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
             still = {litter.path for litter in _find(run)} if free else set()
             gone = [one for one in found if one.run == run and one.path in still]
             for litter in gone:
-                if litter.path != run / "lease.json" or not isinstance(run, ObjectPath):
-                    _delete(litter.path)  # there it is our own by now, and goes with the block
+                _delete(litter.path)
         removed += [litter for litter in gone if not litter.path.exists()]
     return removed
 
@@ -72,7 +72,7 @@ def _kept_free(run: AnyPath) -> Iterator[bool]:
             yield free
         return
     with ExitStack() as stack:
-        try:  # hosts share no lock in S3: ours is a launch of its own
+        try:  # where hosts share no lock: ours is a launch of its own
             stack.enter_context(hold_lease(run))
         except ClusterError:
             yield False
@@ -85,8 +85,9 @@ def _find(run: AnyPath) -> Iterator[Litter]:
     if run.name.startswith(SLOTS):
         yield Litter(run, "Ray's folder of a sweep that is gone", size_of(run), run)
         return
+    leases = run.glob("lease.json") if isinstance(run, Path) else ()  # an object is never without one
     for path, what in (
-        *((path, "lease of a launch that is gone") for path in run.glob("lease.json")),
+        *((path, "lease of a launch that is gone") for path in leases),
         *((path, "Ray's folder of a launch that is gone") for path in on_this_host(run).glob("ray")),
         *((path, "half-written") for path in _unfinished(run)),
         *((path, "more checkpoints than placement.keep.checkpoints") for path in _surplus(run)),

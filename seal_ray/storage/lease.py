@@ -4,9 +4,11 @@
 process of an owner on this host is looked up, so its death is known at once; an owner elsewhere is dead
 when its heartbeat has not changed for `TIME_TO_LIVE` seconds of our own clock.
 
-In an object store hosts have no lock in common: of those that find a run free at the same time, the one that
-writes its lease last owns it, which all see after `SETTLE` seconds. A slower one would own it from then on,
-and the other, which no longer does, commit nothing.
+Who reads and then writes leases in a folder has its lock. In an object store hosts have none in common: a
+lease is put there only if it is still the one that was read, so that of all who find a run free one gets it,
+and no heartbeat brings back an owner that was replaced. A lease is given up by putting one of nobody, with
+the last token, and not by deleting it: services delete whatever is there, which may be the next owner's. Each
+lease differs from all before (token, time of the heartbeat), hence so does its e_tag.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ import psutil
 
 from seal_ray.errors import ClusterError, StorageError
 from seal_ray.storage.files import make_folder, saving, write_durably
-from seal_ray.storage.paths import AnyPath, ObjectPath, on_this_host
+from seal_ray.storage.paths import AnyPath, ObjectPath, Version
 
 HEARTBEAT = 5.0
 TIME_TO_LIVE = 30.0
-SETTLE = 1.0
 
 
 @contextlib.contextmanager
@@ -41,8 +42,9 @@ def hold_lease(folder: AnyPath) -> Iterator[str]:
     ClusterError, saying where, when another launch that is alive owns it. An owner on another host is
     given TIME_TO_LIVE seconds to show a heartbeat. CheckpointError when the lease cannot be written.
     """
+    token = secrets.token_hex(8)
     with saving(folder):
-        token = _acquire(folder)
+        _acquire(folder, token)
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, token, done), daemon=True)
     beating.start()
@@ -51,15 +53,12 @@ def hold_lease(folder: AnyPath) -> Iterator[str]:
     finally:
         done.set()
         beating.join()
-        # One that stays because S3 does not answer is that of a process that is gone.
-        with contextlib.suppress(StorageError), locked(folder):
-            if owns(folder, token):
-                (folder / "lease.json").unlink()
+        _release(folder, token)
 
 
 def owns(folder: AnyPath, token: str) -> bool:
     """Whether `token` is still that of the run's owner."""
-    return _read(folder).get("token") == token
+    return _lease(folder)[0].get("token") == token
 
 
 def take_lead(folder: AnyPath, token: str) -> Callable[[], bool]:
@@ -71,14 +70,12 @@ def take_lead(folder: AnyPath, token: str) -> Callable[[], bool]:
     leader, file = secrets.token_hex(8).encode(), folder / "leader"
 
     def leads() -> bool:
-        try:
-            return owns(folder, token) and file.read_bytes() == leader
-        except FileNotFoundError:
-            return False
+        return owns(folder, token) and _read(file)[0] == leader
 
-    if owns(folder, token):
-        with saving(folder):
-            write_durably(file, leader)
+    with saving(folder):
+        _, version = _read(file)  # before it is asked who owns the run: who takes over after that leads
+        if owns(folder, token):
+            _put(file, leader, version)
     return leads
 
 
@@ -87,7 +84,7 @@ def owner(folder: AnyPath) -> str | None:
 
     Of an owner on another host it can only be said that it held the lease; it counts as alive.
     """
-    lease = _read(folder)
+    lease, _ = _lease(folder)
     if not lease or (_is_here(lease) and not _runs_here(lease)):
         return None
     return f"process {lease['pid']} on {lease['host']}"
@@ -98,6 +95,22 @@ def unowned(folder: AnyPath) -> Iterator[bool]:
     """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
     with locked(folder):
         yield owner(folder) is None
+
+
+@contextlib.contextmanager
+def alone(folder: AnyPath) -> Iterator[Callable[[], bool]]:
+    """Decide alone of all who share a folder or a place in an object store; yields whether it still is so.
+
+    In an object store it may end meanwhile, for one that was silent for TIME_TO_LIVE seconds. Write what was
+    decided, ask, and take it back if it has ended: the next to decide either saw it, or it is taken back.
+    ClusterError where somebody else decides now.
+    """
+    if isinstance(folder, Path):
+        with locked(folder):
+            yield lambda: True
+    else:
+        with hold_lease(folder) as token:
+            yield lambda: owns(folder, token)
 
 
 class Pulse:
@@ -111,7 +124,7 @@ class Pulse:
 
     def alive(self, folder: AnyPath) -> bool:
         """Whether somebody alive trains the run in `folder`."""
-        lease = _read(folder)
+        lease, _ = _lease(folder)
         if not lease or _is_here(lease):
             return bool(lease) and _runs_here(lease)
         if self._seen.get(folder, ({}, 0.0))[0] != lease:
@@ -119,25 +132,52 @@ class Pulse:
         return time.monotonic() - self._seen[folder][1] < TIME_TO_LIVE
 
 
-def _acquire(folder: AnyPath) -> str:
+def _acquire(folder: AnyPath, token: str) -> None:
     make_folder(folder)
-    seen = _read(folder)
-    if seen and not _is_here(seen):
+    seen: dict[str, Any] = {}
+    while True:
+        with locked(folder):
+            lease, version = _lease(folder)
+            alive = _runs_here(lease) if _is_here(lease) else lease not in ({}, seen)
+            if not alive:
+                return _claim(folder, token, version)
+            if seen or _is_here(lease):
+                raise _taken(folder, lease)
+        seen = lease
         _wait_for_silence(folder, seen)
-    with locked(folder):
-        lease = _read(folder)
-        alive = _runs_here(lease) if _is_here(lease) else lease != seen
-        if lease and alive:
-            raise _taken(folder, lease)
-        process = psutil.Process()
-        token = secrets.token_hex(8)
-        _write(folder, token, process.pid, process.create_time())
-    if isinstance(folder, ObjectPath):
-        time.sleep(SETTLE)
-        lease = _read(folder)
-        if lease.get("token") != token:
-            raise _taken(folder, lease)
-    return token
+
+
+def _claim(folder: AnyPath, token: str, version: Version | None) -> None:
+    """Put our lease in the place of that version, which is nobody's."""
+    try:
+        written = _write(folder, token, version)
+    except StorageError:
+        _release_later(folder, token)  # it may have been written all the same
+        raise
+    # When the answer is lost a lease is put once more, and its own first copy is in the way.
+    if not written and not owns(folder, token):
+        raise _taken(folder, _lease(folder)[0])
+
+
+def _release(folder: AnyPath, token: str) -> None:
+    """Give the lease up, if it is ours."""
+    file = folder / "lease.json"
+    try:
+        with locked(folder):
+            lease, version = _lease(folder)
+            if lease.get("token") == token and isinstance(file, Path):
+                file.unlink()
+            elif lease.get("token") == token:
+                _put(file, json.dumps({"released": token}).encode(), version)
+    except StorageError:
+        _release_later(folder, token)
+
+
+def _release_later(folder: AnyPath, token: str) -> None:
+    """Again until the store answers: a lease that stayed would count as held while this process lives."""
+    timer = threading.Timer(HEARTBEAT, _release, (folder, token))
+    timer.daemon = True
+    timer.start()
 
 
 def _taken(folder: AnyPath, lease: dict[str, Any]) -> ClusterError:
@@ -152,41 +192,59 @@ def _taken(folder: AnyPath, lease: dict[str, Any]) -> ClusterError:
 def _wait_for_silence(folder: AnyPath, seen: dict[str, Any]) -> None:
     """Return once TIME_TO_LIVE has passed without a heartbeat, or as soon as there is one."""
     deadline = time.monotonic() + TIME_TO_LIVE
-    while time.monotonic() < deadline and _read(folder) == seen:
+    while time.monotonic() < deadline and _lease(folder)[0] == seen:
         time.sleep(min(1.0, HEARTBEAT))
 
 
 def _beat(folder: AnyPath, token: str, done: threading.Event) -> None:
     """Renew the lease until done; a launch that was taken over leaves the new owner's alone."""
-    process = psutil.Process()
     while not done.wait(HEARTBEAT):
         # A full disk must not end the run: the lease is then merely not renewed.
         with contextlib.suppress(OSError, StorageError), locked(folder):
-            if not owns(folder, token):
+            lease, version = _lease(folder)
+            if lease.get("token") != token:
                 return
-            _write(folder, token, process.pid, process.create_time())
+            _write(folder, token, version)
 
 
-def _write(folder: AnyPath, token: str, pid: int, started: float) -> None:
+def _write(folder: AnyPath, token: str, version: Version | None) -> bool:
+    process = psutil.Process()
     lease = {
         "host": socket.gethostname(),
         "boot": _boot(),
-        "pid": pid,
-        "started": started,
+        "pid": process.pid,
+        "started": process.create_time(),
         "token": token,
         "beat": time.time(),
     }
-    write_durably(folder / "lease.json", json.dumps(lease).encode())
+    return _put(folder / "lease.json", json.dumps(lease).encode(), version)
 
 
-def _read(folder: AnyPath) -> dict[str, Any]:
-    """The lease, or an empty dict when there is none that could be anyone's."""
+def _put(file: AnyPath, data: bytes, version: Version | None) -> bool:
+    """Write a file, or put an object if it is that version still; whether it was."""
+    if isinstance(file, ObjectPath):
+        return file.put_if(data, version)
+    write_durably(file, data)
+    return True
+
+
+def _read(file: AnyPath) -> tuple[bytes, Version | None]:
+    """What a file or object holds, nothing when it is not there, and which version of an object it is."""
     try:
-        lease = json.loads((folder / "lease.json").read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
+        return file.read_version() if isinstance(file, ObjectPath) else (file.read_bytes(), None)
+    except FileNotFoundError:
+        return b"", None
+
+
+def _lease(folder: AnyPath) -> tuple[dict[str, Any], Version | None]:
+    """The lease, or an empty dict when there is none that could be anyone's; and its version."""
+    data, version = _read(folder / "lease.json")
+    try:
+        lease = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}, version
     known = isinstance(lease, dict) and {"host", "boot", "pid", "started", "token"} <= lease.keys()
-    return dict(lease) if known else {}
+    return (dict(lease) if known else {}), version
 
 
 def _is_here(lease: dict[str, Any]) -> bool:
@@ -216,11 +274,11 @@ def _boot() -> str:
 
 @contextlib.contextmanager
 def locked(folder: AnyPath) -> Iterator[None]:
-    """One process of this host at a time, or of all that share the folder, reads and writes leases here."""
-    here = on_this_host(folder)
-    if here is not folder:
-        here.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(here / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    """One at a time, of all that share the folder, reads and writes leases in it; objects have no lock."""
+    if isinstance(folder, ObjectPath):
+        yield
+        return
+    descriptor = os.open(folder / "lease.lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

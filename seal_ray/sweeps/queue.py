@@ -10,14 +10,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seal_ray.distributed.launch import Planned, begin, pause
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.runs.folder import GENERATIONS, Store
 from seal_ray.runs.sharing import finished_generations, next_to_start
 from seal_ray.storage.files import make_folder
-from seal_ray.storage.lease import Pulse, hold_lease, locked
+from seal_ray.storage.lease import Pulse, alone, hold_lease, owns
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed
 
 
@@ -27,6 +27,12 @@ class Claim:
 
     planned: Planned
     token: str
+
+    @property
+    def store(self) -> Store:
+        """The run's folder, to be written to as long as the lease is ours."""
+        folder = self.planned.store.folder
+        return replace(self.planned.store, owned=lambda: owns(folder, self.token))
 
 
 class Queue:
@@ -72,7 +78,7 @@ class Queue:
         held = contextlib.ExitStack()
         try:
             chosen, token = self._take(held)
-        except ClusterError:  # `seal-ray train` has just begun it
+        except ClusterError:  # `seal-ray train` has just begun it, or another sweep is choosing
             chosen = None
         except (CheckpointError, StorageError) as error:
             if not isinstance(self._storage, ObjectPath):
@@ -88,26 +94,29 @@ class Queue:
             return None
         self._claimed[chosen.run_id] = held
         del self._waiting[chosen.run_id]
+        claim = Claim(chosen, token)
         try:
-            begin(chosen, self._note, share=self._share)
+            begin(replace(chosen, store=claim.store), self._note, share=self._share)
         except SealRayError as error:
             self._note(f"{chosen.run_id}: failed: {error}")
             with contextlib.suppress(SealRayError):
-                chosen.store.set_status("failed", reason=str(error))
+                claim.store.set_status("failed", reason=str(error))
             self.release(chosen)
             return self.claim()
-        return Claim(chosen, token)
+        return claim
 
     def _take(self, held: contextlib.ExitStack) -> tuple[Planned | None, str]:
         """The run to start now, if any, and the token of its lease, which `held` gives up."""
-        with locked(self._storage):
-            for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
-                del self._waiting[run_id]
-            chosen = self._choose() if self.left else None
+        if isinstance(self._storage, ObjectPath) and self._choose() is None:
+            return None, ""  # which costs fewer requests than to decide it alone
+        with alone(self._storage) as still_alone:
+            chosen = self._choose()
             if chosen is None:
                 return None, ""
             token = held.enter_context(hold_lease(chosen.store.folder))
             chosen.store.record_generations(chosen.keys, self._moments)
+            if not still_alone():
+                raise ClusterError(f"{self._storage}: another sweep has chosen meanwhile")
         return chosen, token
 
     def release(self, planned: Planned, *, again: bool = False) -> None:
@@ -135,6 +144,10 @@ class Queue:
         return planned.store.status().get("status") in self._ended
 
     def _choose(self) -> Planned | None:
+        for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
+            del self._waiting[run_id]
+        if not self.left:
+            return None
         waiting = [one for one in self._waiting.values() if not self._pulse.alive(one.store.folder)]
         if not self._share:
             return waiting[0] if waiting else None

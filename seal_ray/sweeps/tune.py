@@ -188,7 +188,7 @@ def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
             show_news()
             alone = claim.planned.job.placement.model_copy(update={"workers": 1})
             job = claim.planned.job.model_copy(update={"placement": alone})
-            train_to_end(job, claim.planned.store, World(), lambda _: show_news())
+            train_to_end(job, claim.store, World(), lambda _: show_news())
             queue.release(claim.planned)
     show_news()
 

@@ -23,7 +23,6 @@ from seal_ray.runs.cleanup import find_litter, remove
 from seal_ray.runs.export import export, load_weights
 from seal_ray.runs.folder import ENDED
 from seal_ray.runs.summary import list_runs
-from seal_ray.storage import lease
 from seal_ray.storage import paths as objects
 from seal_ray.storage.files import write_durably
 from seal_ray.storage.lease import hold_lease, owner, owns
@@ -188,8 +187,7 @@ def test_a_checkpoint_that_cannot_be_asked_for_is_not_taken_as_damaged(
     assert found.position == Position(0, 1)
 
 
-def test_one_launch_at_a_time_holds_a_lease(bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "SETTLE", 0.0)
+def test_one_launch_at_a_time_holds_a_lease(bucket: ObjectPath) -> None:
     folder = bucket / "leased"
     with hold_lease(folder) as token:
         assert owns(folder, token)
@@ -202,25 +200,9 @@ def test_one_launch_at_a_time_holds_a_lease(bucket: ObjectPath, monkeypatch: pyt
     assert owner(folder) is None
 
 
-def test_of_two_hosts_that_take_a_lease_at_once_one_has_it(
-    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = bucket / "raced"
-    elsewhere = {"host": "other", "boot": "b", "pid": 1, "started": 0.0, "token": "theirs", "beat": 0.0}
-
-    def meanwhile(_: float) -> None:
-        write_durably(folder / "lease.json", json.dumps(elsewhere).encode())
-
-    monkeypatch.setattr(lease.time, "sleep", meanwhile)
-    with pytest.raises(ClusterError, match="process 1 on other"), hold_lease(folder):
-        pass
-    assert owns(folder, "theirs")
-
-
 def test_a_sweep_waits_for_s3_that_does_not_answer_and_goes_on(
     digits: Path, bucket: ObjectPath, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "SETTLE", 0.05)
     runs, said = small_sweep(digits, bucket / "waits", tmp_path / "waits.yaml"), list[str]()
     queue = Queue(runs.planned, share=True, ended=ENDED, note=said.append)
     monkeypatch.setattr("seal_ray.sweeps.queue.pause", lambda _: 0.0)
@@ -245,11 +227,9 @@ def sweeps(
         small_sweep(digits, storage, folder / name / "small.yaml")
         for name, storage in (("here", folder / "runs"), ("there", bucket / "sweep/runs"))
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lease, "SETTLE", 0.05)
-        for runs in pair:
-            run_sweep(runs, screen()[0], share=True, address=None, concurrent=None, in_process=True)
-            write_results(runs)
+    for runs in pair:
+        run_sweep(runs, screen()[0], share=True, address=None, concurrent=None, in_process=True)
+        write_results(runs)
     return pair[0], pair[1]
 
 
