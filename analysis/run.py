@@ -53,7 +53,7 @@ from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.distributed.launch import Planned, ray_session
-from seal_ray.distributed.scaling import check_resources
+from seal_ray.distributed.workers import check_resources
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.plugins import PluginFile
 from seal_ray.recipe import Job
