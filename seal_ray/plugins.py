@@ -90,14 +90,12 @@ class Registry(Mapping[str, type[T]]):
     def register(self, found: C, problem: str = "") -> C:
         """What the decorators do: register a frozen dataclass under its `name`.
 
-        problem: why it is none of the kind, if so. ConfigError for that, for another class than a frozen
-        dataclass with a usable name, and as `add`.
+        problem: what it lacks, if so. ConfigError for that, for another class than a frozen dataclass with a
+        usable name, and as `add`.
         """
         name, kind = getattr(found, "name", None), self.kind
         params = vars(found).get("__dataclass_params__")
-        if problem:
-            pass
-        elif params is None or not params.frozen:
+        if params is None or not params.frozen:
             problem = f"is no frozen dataclass; write @dataclass(frozen=True) under @seal_ray.{kind}"
         elif any(field.name == "name" for field in fields(found)):
             problem = "has its name as a field; write name: ClassVar[str]"

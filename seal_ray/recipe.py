@@ -123,10 +123,10 @@ class Recipe(BaseModel):
     model: Model = Field(default=Model(), description="the network")
     method: Annotated[Method, Choice(METHODS)] = Field(description="the training method")
     budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
-    optimizer: Annotated[Optimizer, Choice(OPTIMIZERS, Sgd.name, REFUSED)] = Field(
+    optimizer: Annotated[Optimizer, Choice(OPTIMIZERS, default=Sgd.name, refused=REFUSED)] = Field(
         default=Sgd(), description="the optimizer and its schedule"
     )
-    loss: Annotated[RecipeLoss, Choice(LOSSES, SmoothedCrossEntropy.name)] = Field(
+    loss: Annotated[RecipeLoss, Choice(LOSSES, default=SmoothedCrossEntropy.name)] = Field(
         default=SmoothedCrossEntropy(), description="the loss"
     )
     augment: Augment = Field(default=Augment(), description="augmentation of training images")

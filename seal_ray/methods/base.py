@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from seal_ray.errors import ConfigError
 from seal_ray.phases.schedule import Budget, Group, Phase
 from seal_ray.plugins import Registry
 
@@ -45,7 +46,7 @@ def method(cls: type[M]) -> type[M]:
     ConfigError for a class that is no method, and for a name that another one has.
     """
     if Method not in cls.__mro__:
-        return METHODS.register(cls, "does not extend seal_ray.Method")
+        raise ConfigError(f"the method {cls.__qualname__} does not extend seal_ray.Method")
     return METHODS.register(cls, "says no phases" if cls.phases is Method.phases else "")
 
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
+from types import GenericAlias
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -32,7 +33,7 @@ class Optimizer:
     """
 
     name: ClassVar[str]
-    kind: ClassVar[type[torch.optim.Optimizer]]
+    kind: ClassVar[type[Any]]
 
     lr: Annotated[float, Gt(0)] = 0.1
     weight_decay: Annotated[float, Ge(0)] = 5e-4
@@ -57,7 +58,7 @@ class Sgd(Optimizer):
     """SGD with momentum, Nesterov's or not: v <- m v + g; w <- w - lr v (Nesterov: w - lr (g + m v))."""
 
     name: ClassVar[str] = "sgd"
-    kind: ClassVar[type[torch.optim.Optimizer]] = torch.optim.SGD
+    kind: ClassVar[type[Any]] = torch.optim.SGD
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     nesterov: bool = False
@@ -85,7 +86,8 @@ def build(optimizer: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
 
     ValueError, in torch's words, for fields that are out of range or do not go together.
     """
-    return optimizer.kind(groups, lr=0.0, **optimizer.own)
+    made: torch.optim.Optimizer = optimizer.kind(groups, lr=0.0, **optimizer.own)
+    return made
 
 
 @functools.cache
@@ -98,7 +100,7 @@ def _kinds() -> dict[str, type[torch.optim.Optimizer]]:
 
 
 @functools.cache
-def _of_torch(cls: type[torch.optim.Optimizer]) -> type[Optimizer]:
+def _of_torch(cls: Any) -> type[Optimizer]:
     """The value of a class of torch.optim: its constructor's arguments, with torch's defaults."""
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     hints = inspect.get_annotations(Optimizer, eval_str=True)
@@ -126,7 +128,7 @@ def __getattr__(name: str) -> type[Optimizer]:
 def _type(default: Any) -> Any:
     """What an argument may be, by its default: torch annotates no ranges and allows tensors."""
     if isinstance(default, tuple):
-        return tuple[tuple(float | None if item is None else _type(item) for item in default)]
+        return GenericAlias(tuple, tuple(float | None if item is None else _type(item) for item in default))
     return bool if isinstance(default, bool) else float
 
 
