@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seal_ray.analysis.curvature import ScaledOperator, filter_scale, measure_curvature
+from seal_ray.analysis.curvature import ScaledOperator, filter_scale, measure_curvature, smoothing_of
 from seal_ray.analysis.hessian import HessianOperator, average, hessian_operator
 from seal_ray.analysis.lanczos import (
     Mass,
@@ -30,6 +30,7 @@ from seal_ray.analysis.lanczos import (
 )
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts, build
+from seal_ray.phases.losses import SmoothedCrossEntropy
 
 SMOOTHING = 0.1
 PARTS = Parts(("conv1", "bn1", "conv2", "bn2", "fc"), split_at="conv2")
@@ -715,3 +716,13 @@ def test_a_resnet_has_curvlinops_products(resnet):
     operator = operator_of(resnet, images, labels, batch=20)
     vector = normal(operator.dim)
     assert unlike(operator.matvec(vector), theirs @ vector) < 1e-5
+
+
+def test_the_curvature_of_another_loss_than_cross_entropy_is_refused():
+    def focal(logits, labels):
+        return logits.sum()
+
+    focal.name = "focal"
+    assert smoothing_of(SmoothedCrossEntropy(0.3)) == 0.3
+    with pytest.raises(ConfigError, match="is that of the loss ce, and this run's is focal; leave it out"):
+        smoothing_of(focal)
