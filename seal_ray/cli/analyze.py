@@ -49,8 +49,7 @@ def analyze(
     ] = None,
     preset: Annotated[str, typer.Option(help="quick, for a look, or paper, for a publication.")] = "quick",
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting, such as depth.k=10. Repeatable."),
+        list[str] | None, typer.Option("--set", help="Override a setting, such as depth.k=10. Repeatable.")
     ] = None,
     workers: Actors = None,
     storage: Storage = None,
@@ -85,8 +84,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path, typer.Option(help="Where data sets lie that are called by name.")] = Path("data"),
     moments: Annotated[
-        str | None,
-        typer.Option(help="Names, or labels such as g002-relearned; default: the last relearned."),
+        str | None, typer.Option(help="Names, or labels such as g002-relearned; default: the last relearned.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights from elsewhere (.safetensors or .pth) instead of a run's.")

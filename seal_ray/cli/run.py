@@ -91,8 +91,7 @@ def plan(
     storage: Storage = None,
     measure: Annotated[bool, typer.Option("--measure", help="Sweep: time a few steps, to estimate.")] = False,
     images_per_second: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Sweep: the speed to estimate with."),
+        float | None, typer.Option(min=0.1, help="Sweep: the speed to estimate with.")
     ] = None,
     plugin: Plugins = None,
 ) -> None:
@@ -211,13 +210,11 @@ def clean(
 
 def export(
     run: Annotated[
-        Any,
-        typer.Argument(parser=storage_path, metavar="RUN", help="A run's folder.", show_default=False),
+        Any, typer.Argument(parser=storage_path, metavar="RUN", help="A run's folder.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its card goes beside it.")],
     moment: Annotated[
-        str | None,
-        typer.Option(help="Such as g002-relearned; default: the last one relearned."),
+        str | None, typer.Option(help="Such as g002-relearned; default: the last one relearned.")
     ] = None,
     format_: Annotated[FileFormat, typer.Option("--format", help="What to write.")] = FileFormat.safetensors,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
