@@ -58,8 +58,12 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
         with _kept_free(run) as free:
             still = {litter.path for litter in _find(run)} if free else set()
             gone = [one for one in found if one.run == run and one.path in still]
-            for litter in gone:
-                _delete(litter.path)
+            for path in (litter.path for litter in gone):
+                if path.is_dir():
+                    remove_snapshot(path)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
         removed += [litter for litter in gone if not litter.path.exists()]
     return removed
 
@@ -72,12 +76,11 @@ def _kept_free(run: AnyPath) -> Iterator[bool]:
             yield free
         return
     with ExitStack() as stack:
-        try:  # where hosts share no lock: ours is a launch of its own
+        free = False
+        with suppress(ClusterError):  # where hosts share no lock: ours is a launch of its own
             stack.enter_context(hold_lease(run))
-        except ClusterError:
-            yield False
-        else:
-            yield True
+            free = True
+        yield free
 
 
 def _find(run: AnyPath) -> Iterator[Litter]:
@@ -123,12 +126,3 @@ def _surplus(run: AnyPath) -> list[AnyPath]:
 
 def _temporary(path: AnyPath) -> bool:
     return path.is_file() and TEMPORARY.fullmatch(path.name) is not None
-
-
-def _delete(path: AnyPath) -> None:
-    """Delete a file or folder, as far as that is allowed."""
-    if path.is_dir():
-        remove_snapshot(path)
-    else:
-        with suppress(OSError):
-            path.unlink()
