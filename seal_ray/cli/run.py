@@ -104,9 +104,8 @@ def plan(
     from seal_ray.distributed.launch import prepare_job
     from seal_ray.recipe import load_job
     from seal_ray.sweeps.file import is_sweep, load_sweep
-    from seal_ray.sweeps.plan import make_plan
+    from seal_ray.sweeps.plan import make_plan, measured_speed, plan_sweep
     from seal_ray.sweeps.results import prepare_sweep
-    from seal_ray.sweeps.sweep_plan import measured_speed, plan_sweep
 
     assignments, plugins = overrides(set_, workers, storage), plugin or []
     if is_sweep(file):

@@ -16,9 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from seal_ray.data.sources import SourceInfo
     from seal_ray.distributed.launch import Planned
-    from seal_ray.sweeps.plan import Plan, PlannedPhase
+    from seal_ray.sweeps.plan import PlannedPhase, RunPlan, SweepPlan
     from seal_ray.sweeps.results import SweepRuns
-    from seal_ray.sweeps.sweep_plan import SweepPlan
 
 
 def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
@@ -59,7 +58,7 @@ UNKNOWN = (
 """What a plan on assumed data cannot say."""
 
 
-def plan_table(plan: Plan, planned: Planned) -> list[RenderableType]:
+def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
     from seal_ray.data.assumed import assumption
     from seal_ray.sweeps.plan import cores_for

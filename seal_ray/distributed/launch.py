@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -83,6 +84,10 @@ class Planned:
     def run_keys(self) -> RunKeys:
         """The run as the generation tree sees it."""
         return run_keys(self.run_id, self.keys, self.job.recipe)
+
+    def task(self, token: str) -> dict[str, Any]:
+        """What workers are sent; token: of the run's lease."""
+        return {"job": self.job.model_dump(mode="json"), "folder": str(self.store.folder), "token": token}
 
     def train_labels(self) -> Labels:
         """Labels of the training images, from the .beton file."""
@@ -182,15 +187,14 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
-    job = planned.job.model_dump(mode="json")
-    config = {"job": job, "run_id": store.run_id, "folder": str(store.folder), "token": token}
+    task = planned.task(token)
     scratch, sizes = on_this_host(store.folder) / "ray", worker_counts([planned.job])
 
     def fit() -> None:
         nonlocal ended
         try:
             while True:
-                run = trainer(train_run, config, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                run = trainer(train_run, task, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
                 ended = run.fit().return_value
                 moves = ended["reason"] == LEAVING and not store.stop_requested()
                 if not moves or room_that_stays(use_gpu) < sizes[0]:
@@ -235,17 +239,9 @@ def ray_session(address: str | None) -> Iterator[None]:
     # What a launch imports takes seconds, and starting a cluster is mostly waiting.
     importing = threading.Thread(target=import_module, args=("ray.train.torch",))
     importing.start()
+    local: dict[str, Any] = {"address": "local", "num_cpus": usable_cores(), "include_dashboard": False}
     try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=usable_cores(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"no Ray cluster at {address or 'local'}: {_first_line(error)}; start one with `ray start "

@@ -107,27 +107,33 @@ def trainer(
     )
 
 
-def train_run(config: dict[str, Any]) -> dict[str, str]:
-    """What Ray Train runs on each worker: train until the run ends; returns {status, reason}.
-
-    config: {job, run_id, folder, token}; the job as plain data, with the code of its plugin files.
-    """
+def train_run(task: dict[str, Any]) -> dict[str, str]:
+    """What Ray Train runs on each worker: train until the run ends; returns {status, reason}."""
     import ray.train
     import ray.train.torch
 
-    job = received_job(config["job"])
-    folder, token = storage_path(config["folder"]), config["token"]
     world = World.current(ray.train.torch.get_device())
-    owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
-    store = Store(folder, config["run_id"], job.placement.keep.checkpoints, owned)
-    if world.leads:
-        show_warnings_in(store)
+    job, store = open_task(task, world)
 
     def report(row: Row) -> bool:
         ray.train.report(dict(row))
         return ray.train.get_preemption_info() is not None
 
     return train_to_end(job, store, world, report)
+
+
+def open_task(task: dict[str, Any], world: World) -> tuple[Job, Store]:
+    """The job that a worker was sent, and the store that its leader writes to; warnings go there.
+
+    task: {job, folder, token}; the job as plain data, with the code of its plugin files; the run's folder,
+    and the token of its lease.
+    """
+    job, folder, token = received_job(task["job"]), storage_path(task["folder"]), task["token"]
+    owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
+    store = Store(folder, folder.name, job.placement.keep.checkpoints, owned)
+    if world.leads:
+        show_warnings_in(store)
+    return job, store
 
 
 def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], object]) -> dict[str, str]:

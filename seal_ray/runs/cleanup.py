@@ -16,7 +16,7 @@ from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import newest_first, remove_snapshot
-from seal_ray.runs.folder import CHECKPOINT, MOMENT, SLOTS, SWEEPS, Store
+from seal_ray.runs.folder import CHECKPOINT, MOMENT, SWEEPS, WARM_WORKERS, Store
 from seal_ray.storage.files import size_of
 from seal_ray.storage.lease import hold_lease, owner, unowned
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed, on_this_host
@@ -44,7 +44,7 @@ def find_litter(storage: AnyPath) -> list[Litter]:
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
     places: list[AnyPath] = [path.parent for path in listed(storage, "*/job.yaml")]
-    places += sorted(on_this_host(storage).glob(f"{SWEEPS}/*/{SLOTS}*"))
+    places += sorted(on_this_host(storage).glob(f"{SWEEPS}/*/{WARM_WORKERS}*"))
     return [litter for place in places if owner(place) is None for litter in _find(place)]
 
 
@@ -84,8 +84,8 @@ def _kept_free(run: AnyPath) -> Iterator[bool]:
 
 
 def _find(run: AnyPath) -> Iterator[Litter]:
-    """The litter in the folder of a run, or of a sweep's slots, that nobody alive owns."""
-    if run.name.startswith(SLOTS):
+    """The litter in the folder of a run, or of a sweep's warm workers, that nobody alive owns."""
+    if run.name.startswith(WARM_WORKERS):
         yield Litter(run, "Ray's folder of a sweep that is gone", size_of(run), run)
         return
     leases = run.glob("lease.json") if isinstance(run, Path) else ()  # an object is never without one

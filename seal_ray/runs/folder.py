@@ -46,7 +46,7 @@ ENDED = ("finished", "diverged")
 """Statuses of a run that is never trained any further."""
 SWEEPS = "sweeps"
 """Below a storage folder, the results of sweeps: `sweeps/<name>/`."""
-SLOTS = "ray-"
+WARM_WORKERS = "ray-"
 """What the names of folders begin with that a sweep needs while it trains."""
 
 

@@ -9,6 +9,7 @@ are a list, labelled by what they are, or a mapping of labels to values.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import using
 from seal_ray.recipe import AnalysisName, Job, Recipe
-from seal_ray.sweeps.distributions import is_distribution, sample
 
 MAX_RUNS = 10_000
+DISTRIBUTIONS = ("uniform", "log_uniform", "integer")
+LARGEST_BOUND = 10**18
+"""The largest bound of a distribution: more than any field takes, little enough for 64 bits."""
 NAME = r"[\w-][\w.-]{0,99}"
 """What a sweep may be called, since a folder is."""
 
@@ -176,20 +179,19 @@ def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path:
     document = Document(value, document.places)
     file = parse(document, SweepFile)
     base = _base(file, document, base, path)
-    place = document.places[("axes",)]
     settings = list(itertools.islice(_settings(file, document), MAX_RUNS + 1))
     if len(settings) > MAX_RUNS:
-        raise ConfigError(f"{place}: axes: make more than {MAX_RUNS} settings; narrow them")
+        raise _error(document, ("axes",), f"make more than {MAX_RUNS} settings; narrow them")
     _check_distinct(settings, document)
     kept = [one for one in settings if not any(_matches(rule, _labels(one)) for rule in file.exclude)]
     _check_rules(file, settings, document)
     if not kept:
-        raise ConfigError(f"{document.places[('exclude',)]}: exclude: leaves no run; remove a rule")
+        raise _error(document, ("exclude",), "leaves no run; remove a rule")
     if len(kept) * file.seeds > MAX_RUNS:
-        runs = f"{len(kept)} settings x {file.seeds} seeds"
-        raise ConfigError(f"{place}: axes: {runs} are more than {MAX_RUNS} runs; narrow them, or lower seeds")
+        problem = f"are more than {MAX_RUNS} runs; narrow them, or lower seeds"
+        raise _error(document, ("axes",), f"{len(kept)} settings x {file.seeds} seeds {problem}")
     baseline = _baseline(file, [_labels(setting) for setting in kept], document)
-    made = tuple(_runs(file, base, kept, place))
+    made = tuple(_runs(file, document, base, kept))
     _check_generations(file, made, document)
     return Sweep(file.name, made, baseline, file.early_stopping, file.after_generations)
 
@@ -243,8 +245,7 @@ def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]
     if file.mode == "zip":
         if len({len(values) for values in crossed.values()}) > 1:
             lengths = ", ".join(f"{_label(axis)} of {len(values)}" for axis, values in crossed.items())
-            place = document.places[("axes",)]
-            raise ConfigError(f"{place}: axes: mode zip needs axes of equal length, not {lengths}")
+            raise _error(document, ("axes",), f"mode zip needs axes of equal length, not {lengths}")
         combinations: Iterator[Any] = zip(*crossed.values(), strict=True)
     else:
         combinations = itertools.product(*crossed.values())
@@ -263,9 +264,7 @@ def _values(axis: str, document: Document) -> list[_Value]:
     else:
         values = []
     if not values:
-        raise ConfigError(
-            f"{document.places[path]}: {dotted(path)}: must be a list of values, or label: value"
-        )
+        raise _error(document, path, "must be a list of values, or label: value")
     return values
 
 
@@ -280,13 +279,13 @@ def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
         name = choice.label if isinstance(held, dict) else ""
         if name and len(values) == 1 and is_distribution(at(document.value, choice.held)):
             problem = f"names its single value {name!r}; for a field of that name write [{{{name}: ...}}]"
-            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+            raise _error(document, path, problem)
         path = choice.held
         held = at(document.value, path)
     try:
         value = sample(held, rng)
     except ConfigError as error:
-        raise ConfigError(f"{document.places[path]}: {dotted(path)}: {error}") from None
+        raise _error(document, path, error) from None
     drawn = "" if name and value == held else _label(value)
     return _Value(f"{name} {drawn}".strip(), Document(value, {(): document.places[path]}), ())
 
@@ -311,8 +310,7 @@ def _check_distinct(settings: Sequence[Mapping[str, _Value]], document: Document
         if before is not setting:
             again = (value.held for axis, value in setting.items() if value.held != before[axis].held)
             path = next(again, ("axes",))
-            said = _said(_labels(setting))
-            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {said} is there twice; keep one")
+            raise _error(document, path, f"{_said(_labels(setting))} is there twice; keep one")
 
 
 def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: Document) -> None:
@@ -320,8 +318,7 @@ def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: D
     labels = [_labels(setting) for setting in settings]
     for i, rule in enumerate(file.exclude):
         if not rule or not any(_matches(rule, one) for one in labels):
-            place = document.places[("exclude", i)]
-            raise ConfigError(f"{place}: exclude.{i}: matches no setting; {_known(labels)}")
+            raise _error(document, ("exclude", i), f"matches no setting; {_known(labels)}")
 
 
 def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Document) -> None:
@@ -329,9 +326,8 @@ def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Docu
     most = max(run.job.recipe.budget.generations for run in runs)
     for i, many in enumerate(file.after_generations):
         if many > most:
-            path: Keys = ("after_generations", i)
             problem = f"{many} is more than any run's generations; lower it to {most} or less"
-            raise ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+            raise _error(document, ("after_generations", i), problem)
 
 
 def _known(labels: Sequence[Setting]) -> str:
@@ -349,12 +345,16 @@ def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) ->
         return {"method": labels[0]["method"]} if "method" in labels[0] and file.mode == "grid" else labels[0]
     wanted = {axis: _label(held) for axis, held in file.baseline.items()}
     if not wanted or not any(_matches(wanted, one) for one in labels):
-        raise ConfigError(f"{document.places[('baseline',)]}: baseline: matches no setting; {_known(labels)}")
+        raise _error(document, ("baseline",), f"matches no setting; {_known(labels)}")
     return wanted
 
 
+def _error(document: Document, path: Keys, problem: object) -> ConfigError:
+    return ConfigError(f"{document.places[path]}: {dotted(path)}: {problem}")
+
+
 def _runs(
-    file: SweepFile, base: Document, settings: Sequence[Mapping[str, _Value]], place: str
+    file: SweepFile, sweep: Document, base: Document, settings: Sequence[Mapping[str, _Value]]
 ) -> Iterator[SweepRun]:
     """The jobs of the settings; ConfigError lists what is wrong with any of them, each problem once."""
     problems: dict[str, str] = {}
@@ -377,7 +377,7 @@ def _runs(
             before = seen.setdefault(recipe, labels)
             if before is not labels:
                 problem = f"{_said(labels)} computes the same as {_said(before)}; remove one"
-                raise ConfigError(f"{place}: axes: {problem}")
+                raise _error(sweep, ("axes",), problem)
             yield SweepRun(job.model_copy(update={"recipe": recipe}), labels)
     if problems:
         raise ConfigError("\n".join(f"{what} (first in {one})" for what, one in problems.items()))
@@ -400,3 +400,29 @@ def _label(value: Any) -> str:
         return f"{value:g}"
     text = str(value)
     return text if text.isprintable() else repr(text)  # a label is one line
+
+
+def is_distribution(held: Any) -> bool:
+    """Whether a value stands for draws."""
+    return isinstance(held, dict) and len(held) == 1 and next(iter(held)) in DISTRIBUTIONS
+
+
+def sample(held: Any, rng: np.random.Generator) -> Any:
+    """`held` with each {distribution: [low, high]} in it replaced by a draw of three significant digits."""
+    if not is_distribution(held):
+        return {key: sample(value, rng) for key, value in held.items()} if isinstance(held, dict) else held
+    name, bounds = next(iter(held.items()))
+    kinds, what = ((int,), "two whole numbers") if name == "integer" else ((int, float), "two numbers")
+    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in kinds for b in bounds)
+    if not numbers or not all(abs(b) <= LARGEST_BOUND for b in bounds):
+        raise ConfigError(f"{name} needs [low, high], {what} of at most {LARGEST_BOUND:g} in size")
+    low, high = bounds
+    if not low < high or (name == "log_uniform" and low <= 0):
+        raise ConfigError(f"{name} needs low < high" + (", both above 0" if name == "log_uniform" else ""))
+    if name == "integer":
+        return int(rng.integers(low, high + 1))
+    if name == "log_uniform":
+        drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        drawn = rng.uniform(low, high)
+    return min(max(float(f"{drawn:.3g}"), float(low)), float(high))

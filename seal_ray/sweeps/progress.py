@@ -17,7 +17,7 @@ from seal_ray.errors import CheckpointError, StorageError
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.folder import ENDED
 
-SHOWN = 24
+MOST_ROWS = 24
 """Runs in the live table; those that have ended the longest ago go first."""
 
 
@@ -59,7 +59,7 @@ class Watched:
         return (self.status, len(self.rows)) != before
 
 
-class SweepScreen:
+class SweepProgress:
     """Shows what the run folders say."""
 
     def __init__(
@@ -115,7 +115,7 @@ class SweepScreen:
         begun = [run for run in self._runs if run.rows or run.status != "new"]
         ended = [run for run in begun if run.ended]
         going = [run for run in begun if not run.ended]
-        for run in [*ended[-max(0, SHOWN - len(going)) :], *going][-SHOWN:]:
+        for run in [*ended[-max(0, MOST_ROWS - len(going)) :], *going][-MOST_ROWS:]:
             table.add_row(*(Text(cell) for cell in _cells(run)))
         waiting = len(self._runs) - len(begun)
         return Group(table, Text(f"{self._left()}; {len(ended)} runs ended, {waiting} not begun"))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 
@@ -24,22 +26,34 @@ from seal_ray.distributed.launch import (
     EXIT_TIMEOUT,
     NEWS_INTERVAL,
     Planned,
+    last_line,
     pause,
     ray_session,
     stop_on_signal,
 )
 from seal_ray.distributed.session import check_hosts
-from seal_ray.distributed.workers import check_resources, train_to_end, worker_counts
+from seal_ray.distributed.workers import (
+    check_resources,
+    open_task,
+    train_to_end,
+    trainer,
+    worker_counts,
+)
 from seal_ray.errors import ClusterError, ConfigError, SealRayError
-from seal_ray.recipe import Job, check_sendable
-from seal_ray.runs.folder import ENDED
-from seal_ray.storage.paths import AnyPath
-from seal_ray.sweeps.desk import Desk, Task, follow_for_tune
+from seal_ray.recipe import Job, Workers, check_sendable
+from seal_ray.runs.folder import ENDED, WARM_WORKERS
+from seal_ray.storage.files import make_folder
+from seal_ray.storage.lease import hold_lease
+from seal_ray.storage.paths import on_this_host
+from seal_ray.sweeps.board import Board, Task, follow_for_tune, next_task
 from seal_ray.sweeps.file import EarlyStopping
-from seal_ray.sweeps.progress import SweepScreen
+from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Claim, Queue
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.world import World
+
+if TYPE_CHECKING:
+    from seal_ray.phases.schedule import Row
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -96,21 +110,13 @@ def train_sweep(
             check_sendable(one.job)
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
     with contextlib.ExitStack() as stack:
-        screen = stack.enter_context(contextlib.closing(SweepScreen(runs.planned, runs.names, rich)))
-        queue = Queue(runs.planned, share=share, ended=_ended(runs), note=screen.note)
+        progress = stack.enter_context(contextlib.closing(SweepProgress(runs.planned, runs.names, rich)))
+        queue = Queue(runs.planned, share=share, ended=_ended(runs), note=progress.note)
         stack.callback(queue.close)
         if in_process:
-            train_here(queue, screen.refresh)
-            return
-        train_on_ray(
-            queue,
-            screen.refresh,
-            [one.job for one in runs.planned],
-            folder=runs.folder,
-            concurrent=at_once,
-            use_gpu=check_resources(runs.planned[0].job),
-            stopping=runs.sweep.early_stopping,
-        )
+            train_here(queue, progress.refresh)
+        else:
+            train_on_ray(queue, progress.refresh, runs, at_once)
 
 
 def _ended(runs: SweepRuns) -> tuple[str, ...]:
@@ -136,45 +142,92 @@ def concurrency(job: Job, wanted: int | None) -> int:
     return wanted or room
 
 
-def train_on_ray(
-    queue: Queue,
-    show_news: Callable[[], None],
-    jobs: Sequence[Job],
-    *,
-    folder: AnyPath,
-    concurrent: int,
-    use_gpu: bool,
-    stopping: EarlyStopping | None,
-) -> None:
-    """Train the queue's runs, of these jobs, `concurrent` at once, under a Ray that is initialised."""
+def train_on_ray(queue: Queue, show_news: Callable[[], None], runs: SweepRuns, concurrent: int) -> None:
+    """Train the runs that are left in the queue, `concurrent` at once, under a Ray that is initialised."""
     import ray
-
-    from seal_ray.sweeps.slots import Slots
 
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
-    desk = ray.remote(num_cpus=0)(Desk).remote(concurrent)
-    failures = len(jobs) * (jobs[0].placement.retries + 1)
-    sizes = worker_counts(jobs)
-    slots = Slots(desk, sizes, count=concurrent, use_gpu=use_gpu, folder=folder, failures=failures)
+    board = ray.remote(num_cpus=0)(Board).remote(concurrent)
 
     def tune() -> None:
         try:
-            _tune(queue, desk, concurrent, stopping)
+            _tune(queue, board, concurrent, runs.sweep.early_stopping)
         except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=tune, daemon=True)
-    with stop_on_signal(queue.stop):
+    with warm_workers(board, runs, concurrent), stop_on_signal(queue.stop):
         thread.start()
         while thread.is_alive():
-            thread.join(pause(folder))
+            thread.join(pause(runs.folder))
             show_news()
-    slots.close(EXIT_TIMEOUT)
     show_news()
     if failure:
         raise failure[0]
+
+
+@contextlib.contextmanager
+def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
+    """So many groups of workers train what is on the board until the block ends.
+
+    Starting workers takes as long as a short run, so a sweep starts them once. When one dies, Ray Train
+    starts its group anew, which goes on with the run at its last committed epoch.
+    """
+    import ray
+
+    jobs, folder = [one.job for one in runs.planned], on_this_host(runs.folder)
+    make_folder(folder)
+    sizes, use_gpu = worker_counts(jobs), check_resources(jobs[0])
+    failures = len(jobs) * (jobs[0].placement.retries + 1)
+    scratch = Path(tempfile.mkdtemp(prefix=WARM_WORKERS, dir=folder))
+
+    def fit(group: int) -> None:
+        config = {"board": board, "group": group}
+        try:
+            trainer(train_tasks, config, f"group-{group}", sizes, use_gpu, scratch, failures).fit()
+        except Exception as error:
+            ray.get(board.lose.remote(group, last_line(error)))
+
+    threads = [threading.Thread(target=fit, args=(i,), daemon=True) for i in range(groups)]
+    with hold_lease(scratch):  # for `seal-ray clean`
+        for thread in threads:
+            thread.start()
+        yield
+        ray.get(board.close.remote())
+        for thread in threads:
+            thread.join(EXIT_TIMEOUT)  # what is left of them ends with Ray
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def train_tasks(config: dict[str, Any]) -> None:
+    """What Ray Train runs on each worker of a group: one task after the other. config: {board, group}."""
+    import ray
+    import ray.train.torch
+
+    board, group = config["board"], config["group"]
+    world = World.current(ray.train.torch.get_device())
+    while (task := world.lead(lambda: next_task(board, group, world.workers))) is not None:
+        if not isinstance(task, str):  # WAIT: ask again
+            outcome = _train(task, world, board)
+            if world.leads:
+                ray.get(board.end.remote(group, outcome))
+
+
+def _train(task: Task, world: World, board: Any) -> dict[str, str]:
+    import ray.train
+
+    job, store = open_task(task, world)
+
+    def report(row: Row) -> None:
+        if isinstance(job.placement.workers, Workers):
+            ray.train.report({})  # an occasion for more workers
+        if world.leads and row["epoch"] + 1 == job.recipe.budget.length:
+            news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
+            ray.get(board.tell.remote(task["token"], news))
+
+    return train_to_end(job, store, world, report)
 
 
 def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
@@ -193,7 +246,7 @@ def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
     show_news()
 
 
-def _tune(queue: Queue, desk: Any, concurrent: int, stopping: EarlyStopping | None) -> None:
+def _tune(queue: Queue, board: Any, concurrent: int, stopping: EarlyStopping | None) -> None:
     """Let Tune run a trial for each run of the queue."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -204,14 +257,14 @@ def _tune(queue: Queue, desk: Any, concurrent: int, stopping: EarlyStopping | No
         grace_period=stopping.after_epochs,
         reduction_factor=stopping.reduction_factor,
     )
-    follow = functools.partial(follow_for_tune, desk)
+    follow = functools.partial(follow_for_tune, board)
     with tempfile.TemporaryDirectory(prefix="seal-ray-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(follow, tune.PlacementGroupFactory([NO_CPU])),
             tune_config=tune.TuneConfig(
                 metric="top1",
                 mode="max",
-                search_alg=_searcher(queue, desk),
+                search_alg=_searcher(queue, board),
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
@@ -221,7 +274,7 @@ def _tune(queue: Queue, desk: Any, concurrent: int, stopping: EarlyStopping | No
         ).fit()
 
 
-def _searcher(queue: Queue, desk: Any) -> Any:
+def _searcher(queue: Queue, board: Any) -> Any:
     """The queue as a Tune searcher."""
     import ray
     from ray.tune.search import Searcher
@@ -229,9 +282,9 @@ def _searcher(queue: Queue, desk: Any) -> Any:
     class Generations(Searcher):  # type: ignore[misc]
         """Suggests the run that may start next, or None while each waits for a shared generation."""
 
-        def __init__(self, queue: Queue, desk: Any) -> None:
+        def __init__(self, queue: Queue, board: Any) -> None:
             super().__init__(metric="top1", mode="max")
-            self.queue, self.desk = queue, desk
+            self.queue, self.board = queue, board
             self.claims: dict[str, Claim] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -243,14 +296,14 @@ def _searcher(queue: Queue, desk: Any) -> Any:
             if claim is None:
                 return None if self.queue.left else Searcher.FINISHED
             self.claims[trial_id] = claim
-            ray.get(self.desk.put.remote(_task(claim)))
+            ray.get(self.board.put.remote(_task(claim)))
             return {"run": claim.planned.run_id, "token": claim.token}
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
             claim = self.claims.pop(trial_id)
-            _, outcome = ray.get(self.desk.follow.remote(claim.token, 0))
+            _, outcome = ray.get(self.board.follow.remote(claim.token, 0))
             self.queue.release(claim.planned, again=outcome is None and error)
             if outcome is None and not error:
                 _say(claim.planned, "pruned", "by early stopping")
@@ -263,18 +316,16 @@ def _searcher(queue: Queue, desk: Any) -> Any:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing."""
 
-    return Generations(queue, desk)
+    return Generations(queue, board)
 
 
 def _task(claim: Claim) -> Task:
-    """A claimed run for the desk, with news of the generations that are there already."""
+    """A claimed run for the board, with news of the generations that are there already."""
     job, store = claim.planned.job, claim.planned.store
     rows, length = store.rows(), job.recipe.budget.length
     ends = [row for row in rows if row["epoch"] + 1 == length]
     return {
-        "job": job.model_dump(mode="json"),
-        "folder": str(store.folder),
-        "token": claim.token,
+        **claim.planned.task(claim.token),
         "retries": job.placement.retries,
         "news": [{"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]} for row in ends],
     }

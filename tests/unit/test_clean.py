@@ -198,8 +198,8 @@ def test_a_storage_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_what_a_killed_sweep_has_left_goes_and_that_of_a_running_one_stays(store: Store) -> None:
     sweep = store.folder.parent / "sweeps" / "frequency"
     for name in ("ray-gone", "ray-at-work"):
-        (sweep / name / "slot-0").mkdir(parents=True)
-        (sweep / name / "slot-0" / "state").write_text("x" * 10)
+        (sweep / name / "group-0").mkdir(parents=True)
+        (sweep / name / "group-0" / "state").write_text("x" * 10)
     (sweep / "results.json").write_text("{}")
     keep(store.folder, 4)
     with hold_lease(sweep / "ray-at-work"):

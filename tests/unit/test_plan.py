@@ -19,7 +19,7 @@ from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.methods import METHODS
 from seal_ray.recipe import Job, Placement, load_job
 from seal_ray.runs.folder import Store
-from seal_ray.sweeps.plan import Plan, PlannedPhase, make_plan
+from seal_ray.sweeps.plan import PlannedPhase, RunPlan, make_plan
 from seal_ray.training.loop import fit
 from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
 
@@ -49,13 +49,13 @@ def planned(dataset: Dataset, job: Job, storage: Path, *, images: int = 30, clas
     return Counted(plain.job, counted, plain.store)
 
 
-def tiny_plan(dataset: Dataset, storage: Path, method: Any, **changes: Any) -> Plan:
+def tiny_plan(dataset: Dataset, storage: Path, method: Any, **changes: Any) -> RunPlan:
     placement = Placement.model_validate(changes.pop("placement", {}))
     job = Job(name="tiny", recipe=tiny_recipe(method, **changes), placement=placement)
     return make_plan(planned(dataset, job, storage))
 
 
-def paper(name: str, dataset: Dataset, storage: Path) -> Plan:
+def paper(name: str, dataset: Dataset, storage: Path) -> RunPlan:
     job = load_job(ROOT / "jobs" / "runs" / "tiny-imagenet" / f"{name}.yaml")
     return make_plan(planned(dataset, job, storage, images=100_000, classes=200))
 

@@ -19,8 +19,7 @@ from seal_ray.methods.seal import Seal
 from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.phases.schedule import Budget, Rise
 from seal_ray.recipe import load_job
-from seal_ray.sweeps.distributions import sample
-from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep
+from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep, sample
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "jobs/sweeps").glob("*.yaml"))

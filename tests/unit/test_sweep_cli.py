@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from seal_ray.sweeps.progress import SweepScreen, clock
+from seal_ray.sweeps.progress import SweepProgress, clock
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
 from tests.unit.conftest import Command
 
@@ -111,7 +111,7 @@ def test_a_terminal_sees_a_live_table(digits: Path, tmp_path: Path) -> None:
     runs = small_sweep(digits, tmp_path / "runs")
     printed = io.StringIO()
     console = Console(file=printed, width=120, height=30, force_terminal=True, color_system=None)
-    screen = SweepScreen(runs.planned, runs.names, console)
+    screen = SweepProgress(runs.planned, runs.names, console)
     screen.refresh()
     screen.note("[bold] is printed as it is")
     screen.close()

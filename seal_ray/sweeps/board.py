@@ -9,21 +9,22 @@ import time
 from collections import deque
 from typing import Any
 
-PATIENCE = 10.0
-POLL = 0.2
-"""Seconds between two looks at the desk."""
+TASK_TIMEOUT = 10.0
+"""Seconds that workers wait for a task before they say that they do."""
+BOARD_INTERVAL = 0.2
+"""Seconds between two looks at the board."""
 WAIT = "wait"
-"""The answer to a slot for which there is nothing to do yet."""
+"""The answer to workers for which there is nothing to do yet."""
 
 Task = dict[str, Any]
-"""A run to train: {token, retries, news, ...}. The token of its lease names it; a slot reads the rest."""
+"""A run to train: {token, retries, news, ...}. The token of its lease names it; workers read the rest."""
 
 
-class Desk:
-    """What is to be trained, who trains it, what has come of it. A slot has one task at a time."""
+class Board:
+    """What is to be trained, who trains it, what has come of it. A group has one task at a time."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, groups: int) -> None:
+        self._groups = groups
         self._todo: deque[Task] = deque()
         self._held: dict[int, Task] = {}
         self._starts: dict[str, int] = {}
@@ -40,15 +41,15 @@ class Desk:
         else:
             self._todo.append(task)
 
-    def take(self, slot: int, workers: int) -> Task | str | None:
-        """The task of a slot: the one it has not ended, when its workers were started anew; or the next.
+    def take(self, group: int, workers: int) -> Task | str | None:
+        """The task of a group: the one it has not ended, when its workers were started anew; or the next.
 
         WAIT: none yet; None: no more will come. A run whose workers died more than `retries` times failed.
         That there are more of them than before, elastic ones, is no death.
         """
-        task = self._held.get(slot)
+        task = self._held.get(group)
         if task is None and self._todo:
-            task = self._held[slot] = self._todo.popleft()
+            task = self._held[group] = self._todo.popleft()
         if task is None:
             return None if self._closed else WAIT
         token = task["token"]
@@ -57,9 +58,9 @@ class Desk:
         starts = self._starts[token] = self._starts.get(token, 0) + (not grown)
         if starts > task["retries"] + 1:
             self.end(
-                slot, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
+                group, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
             )
-            return self.take(slot, workers)
+            return self.take(group, workers)
         return task
 
     def tell(self, token: str, news: dict[str, Any]) -> None:
@@ -67,54 +68,51 @@ class Desk:
         if all(known["epochs"] != news["epochs"] for known in self._news[token]):
             self._news[token].append(news)
 
-    def end(self, slot: int, outcome: dict[str, str]) -> None:
-        """The slot's run has ended, {status, reason}; the slot is free."""
-        self._outcomes[self._held.pop(slot)["token"]] = outcome
+    def end(self, group: int, outcome: dict[str, str]) -> None:
+        """The group's run has ended, {status, reason}; the group is free."""
+        self._outcomes[self._held.pop(group)["token"]] = outcome
 
     def follow(self, token: str, seen: int) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
         """News of a run after the first `seen`, and its outcome once it has ended."""
         return self._news[token][seen:], self._outcomes.get(token)
 
     def close(self, reason: str = "the sweep has ended") -> None:
-        """No more runs come; those that no slot has taken fail for this reason."""
+        """No more runs come; those that nobody has taken fail for this reason."""
         self._closed = reason
         for task in self._todo:
             self._outcomes[task["token"]] = {"status": "failed", "reason": reason}
         self._todo.clear()
 
-    def lose(self, slot: int, reason: str) -> None:
-        """A slot has broken down: its run failed. When it was the last one, so do all others."""
-        if slot in self._held:
-            self.end(slot, {"status": "failed", "reason": reason})
-        self._slots -= 1
-        if not self._slots:
+    def lose(self, group: int, reason: str) -> None:
+        """A group has broken down: its run failed. When it was the last one, so do all others."""
+        if group in self._held:
+            self.end(group, {"status": "failed", "reason": reason})
+        self._groups -= 1
+        if not self._groups:
             self.close(reason)
 
 
-def follow_for_tune(desk: Any, config: dict[str, Any]) -> None:
+def follow_for_tune(board: Any, config: dict[str, Any]) -> None:
     """What a Tune trial runs: report the end of each generation of its run until that has ended."""
     import ray
     from ray import tune
 
     seen, outcome = 0, None
     while outcome is None:
-        news, outcome = ray.get(desk.follow.remote(config["token"], seen))
+        news, outcome = ray.get(board.follow.remote(config["token"], seen))
         for one in news:
             tune.report(one)
         seen += len(news)
         if outcome is None:
-            time.sleep(POLL)
+            time.sleep(BOARD_INTERVAL)
 
 
-def ask(desk: Any, slot: int, workers: int) -> Task | str | None:
-    """The next task of a slot of so many workers.
-
-    WAIT when there is none for PATIENCE seconds, so that no one waits in silence.
-    """
+def next_task(board: Any, group: int, workers: int) -> Task | str | None:
+    """The next task of a group of so many workers; WAIT, after TASK_TIMEOUT, when there is none yet."""
     import ray
 
-    deadline = time.monotonic() + PATIENCE
-    while (answer := ray.get(desk.take.remote(slot, workers))) == WAIT and time.monotonic() < deadline:
-        time.sleep(POLL)
+    deadline = time.monotonic() + TASK_TIMEOUT
+    while (answer := ray.get(board.take.remote(group, workers))) == WAIT and time.monotonic() < deadline:
+        time.sleep(BOARD_INTERVAL)
     task: Task | str | None = answer
     return task

@@ -1,0 +1,82 @@
+"""The board between a sweep's driver, its workers and Tune's trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seal_ray.sweeps.board import WAIT, Board
+
+FINISHED = {"status": "finished", "reason": ""}
+
+
+def task(token: str, retries: int = 1, **fields: Any) -> dict[str, Any]:
+    return {"token": token, "retries": retries, "news": [], **fields}
+
+
+def test_each_task_goes_to_one_group_in_turn_and_a_group_has_one_at_a_time() -> None:
+    board = Board(2)
+    assert board.take(0, 1) == WAIT
+    for token in "abc":
+        board.put(task(token))
+    assert [board.take(group, 1)["token"] for group in (0, 1)] == ["a", "b"]  # type: ignore[index]
+    assert board.follow("a", 0) == ([], None)
+    board.end(0, FINISHED)
+    assert board.follow("a", 0) == ([], FINISHED)
+    assert board.take(0, 1)["token"] == "c"  # type: ignore[index]
+
+
+def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() -> None:
+    board = Board(2)
+    board.put(task("a", retries=2))
+    board.put(task("b"))
+    assert [board.take(0, 1)["token"] for _ in range(3)] == ["a"] * 3  # type: ignore[index]
+    assert board.take(0, 1)["token"] == "b"  # type: ignore[index]
+    _, outcome = board.follow("a", 0)
+    assert outcome == {"status": "failed", "reason": "its workers died 3 times; see Ray's logs"}
+
+
+def test_more_workers_than_before_are_no_death() -> None:
+    board = Board(1)
+    board.put(task("a", retries=1))
+    assert [board.take(0, workers)["token"] for workers in (1, 2, 1, 2)] == ["a"] * 4  # type: ignore[index]
+    assert board.take(0, 2) == WAIT
+    _, outcome = board.follow("a", 0)
+    assert outcome == {"status": "failed", "reason": "its workers died 2 times; see Ray's logs"}
+
+
+def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
+    board = Board(2)
+    board.put(task("a", news=[{"epochs": 2, "top1": 40.0}]))
+    for epochs in (2, 4, 4, 6):
+        board.tell("a", {"epochs": epochs, "top1": 50.0})
+    news, _ = board.follow("a", 0)
+    assert [(one["epochs"], one["top1"]) for one in news] == [(2, 40.0), (4, 50.0), (6, 50.0)]
+    assert board.follow("a", 2)[0] == news[2:]
+
+
+def test_a_closed_board_sends_groups_home_once_they_have_ended_what_they_hold() -> None:
+    board = Board(2)
+    for token in "ab":
+        board.put(task(token))
+    board.take(0, 1)
+    board.close("enough")
+    board.put(task("c"))
+    for token in "bc":
+        assert board.follow(token, 0)[1] == {"status": "failed", "reason": "enough"}
+    board.end(0, FINISHED)
+    assert board.take(0, 1) is None
+    assert board.take(1, 1) is None
+
+
+def test_a_group_that_breaks_down_loses_its_run_only() -> None:
+    board = Board(2)
+    board.put(task("a"))
+    board.put(task("b"))
+    board.take(0, 1)
+    board.lose(0, "no GPU left")
+    assert board.follow("a", 0)[1] == {"status": "failed", "reason": "no GPU left"}
+    assert board.follow("b", 0)[1] is None
+    board.lose(1, "none at all")  # nobody is left to train anything
+    board.put(task("c"))
+    for token in "bc":
+        assert board.follow(token, 0)[1] == {"status": "failed", "reason": "none at all"}
