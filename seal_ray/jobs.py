@@ -51,7 +51,7 @@ UPLOAD_LIMIT = 100 * 2**20
 """Bytes that are sent at most; the head keeps them in memory."""
 STOP_TIMEOUT = 3600
 """Seconds that a job which was asked to stop has for the epoch it is in, before Ray kills it."""
-CONNECT_TIMEOUT = 10.0
+HEAD_TIMEOUT = 10.0
 """Seconds until an address where nobody answers is given up; Ray's own client waits for minutes."""
 AGENT_TIMEOUT = 60.0
 """Seconds that a head which has just started gets until it accepts jobs."""
@@ -271,7 +271,7 @@ def _check_answers(address: str, headers: dict[str, str]) -> None:
     # `connect` has seen to it that this is http or https.
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT):  # nosec B310
+        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT):  # nosec B310
             pass
     except HTTPError as error:
         if error.code in (401, 403):

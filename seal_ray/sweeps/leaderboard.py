@@ -15,7 +15,7 @@ from seal_ray.sweeps.statistics import Difference, Estimate, estimate, paired
 if TYPE_CHECKING:
     from rich.table import Table
 
-Found = TypeVar("Found", Estimate, Difference)
+WithInterval = TypeVar("WithInterval", Estimate, Difference)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _mean(accuracies: Sequence[float]) -> Estimate | None:
     return _between(estimate(accuracies), 0.0, 100.0) if accuracies else None
 
 
-def _between(found: Found, least: float, most: float) -> Found:
+def _between(found: WithInterval, least: float, most: float) -> WithInterval:
     """The same with its interval cut off at bounds that its mean keeps to."""
     if found.low is None or found.high is None:
         return found

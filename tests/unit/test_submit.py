@@ -248,7 +248,7 @@ def test_an_address_that_is_not_a_dashboards_is_refused(address: str) -> None:
 
 
 def test_a_head_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(jobs, "HEAD_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ClusterError, match="no Ray dashboard answers"):
