@@ -37,14 +37,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_job(data: Path, storage: Path, method: dict[str, Any] | str, **placement: Any) -> Job:
-    """Three generations of four epochs of a ResNet-18 of width 16, for two workers."""
+def make_job(
+    data: Path, storage: Path, method: dict[str, Any] | str, *, width: int = 16, **placement: Any
+) -> Job:
+    """Three generations of four epochs of a ResNet-18, for two workers."""
     return Job.model_validate(
         {
             "name": "faults",
             "recipe": {
                 "data": {"path": str(data)},
-                "model": {"arch": "resnet18", "width": 16},
+                "model": {"arch": "resnet18", "width": width},
                 "method": method,
                 "budget": {"epochs": 12, "generation_length": 4},
                 "augment": {"crop_padding": 2, "flip": False},
@@ -159,7 +161,10 @@ def images_of(job: Job) -> Images:
 
 
 def same_as_undisturbed(job: Job, store: Store, folder: Path) -> None:
-    """Assert that a finished run equals one that a single process trains undisturbed: state and metrics."""
+    """Assert that a finished run equals one that a single process trains undisturbed: state and metrics.
+
+    folder: where that one is, or is to be; tests that share it train it once.
+    """
     alone = open_store(folder, job.recipe, images_of(job))
     list(fit(job.recipe, images_of(job), store=alone))
     budget = job.recipe.budget

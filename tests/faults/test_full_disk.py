@@ -113,4 +113,4 @@ def test_a_run_on_a_full_disk_fails_saying_so_and_goes_on_once_there_is_room(
     printed = again.end()
     assert again.process.returncode == 0, printed
     assert f"going on after epoch {len(latest.rows)}" in printed
-    same_as_undisturbed(job, again.store, tmp_path / "alone")
+    same_as_undisturbed(job, again.store, tmp_path.parent / "alone")

@@ -17,7 +17,11 @@ MIB = 2**20
 def test_a_hundred_epochs_do_not_grow_the_memory_of_a_worker(digits: Path, tmp_path: Path) -> None:
     tracked = {"wandb": "offline"}
     job = make_job(digits, tmp_path, "ban", workers=1, loader="ffcv", tracking=tracked)
-    smaller = {"budget": {"epochs": 100, "generation_length": 5}, "model": {"arch": "resnet18", "width": 4}}
+    smaller = {
+        "data": {"path": str(digits), "per_class": 16},  # two steps an epoch
+        "budget": {"epochs": 100, "generation_length": 5},
+        "model": {"arch": "resnet18", "width": 4},
+    }
     recipe = job.recipe.model_dump(mode="json") | smaller
     job = Job.model_validate(job.model_dump(mode="json") | {"recipe": recipe})
     said = train(job, tmp_path / "child")

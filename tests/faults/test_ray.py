@@ -43,7 +43,7 @@ def test_two_launches_at_once_and_a_killed_worker(digits: Path, tmp_path: Path, 
     printed = first.end()
     assert first.process.returncode == 0, printed
     assert f"{first.store.run_id}: finished" in printed
-    same_as_undisturbed(job, first.store, tmp_path / "alone")
+    same_as_undisturbed(job, first.store, tmp_path.parent / "alone")
 
 
 def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path, start: Start) -> None:
@@ -55,7 +55,7 @@ def test_a_killed_driver_and_the_same_command_again(digits: Path, tmp_path: Path
     printed = again.end()
     assert again.process.returncode == 0, printed
     assert re.search(r"12 epochs on 2 workers, going on after epoch ([5-9]|10|11)\n", printed)
-    same_as_undisturbed(job, again.store, tmp_path / "alone")
+    same_as_undisturbed(job, again.store, tmp_path.parent / "alone")
     killed.end()
 
 
@@ -73,7 +73,7 @@ def test_a_killed_ray_and_the_same_command_again(digits: Path, tmp_path: Path, s
     again = start(job)
     printed = again.end()
     assert again.process.returncode == 0, printed
-    same_as_undisturbed(job, again.store, tmp_path / "alone")
+    same_as_undisturbed(job, again.store, tmp_path.parent / "alone")
 
 
 def test_sigterm_stops_and_ctrl_c_twice_at_once_and_the_same_command_goes_on(
@@ -103,7 +103,7 @@ def test_sigterm_stops_and_ctrl_c_twice_at_once_and_the_same_command_goes_on(
     again = start(job)
     printed = again.end()
     assert again.process.returncode == 0, printed
-    same_as_undisturbed(job, again.store, tmp_path / "alone")
+    same_as_undisturbed(job, again.store, tmp_path.parent / "alone")
 
 
 def was_stopped(launch: Launch, epochs: int) -> None:

@@ -65,7 +65,9 @@ def untracked(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[An
 
 def job_for(digits: Path, storage: Path, wandb: str) -> Job:
     tracked = {"wandb": wandb, "project": "trial"}
-    return make_job(digits, storage, {"name": "seal", "ascent_rate": 0.5}, workers=1, tracking=tracked)
+    return make_job(
+        digits, storage, {"name": "seal", "ascent_rate": 0.5}, width=4, workers=1, tracking=tracked
+    )
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Laptop:
         Path("run.yaml").write_text(dump_job(job))
         changes = {"budget": f"{{epochs: {epochs}, generation_length: 8}}", "model.width": 4}
         overrides = [f"recipe.{field}={value}" for field, value in changes.items()]
-        self.work = training_spec("train", Path("run.yaml"), overrides)
+        self.spec = training_spec("train", Path("run.yaml"), overrides)
         self.job = load_job("run.yaml", overrides)
         self.store = open_store(self.storage, self.job.recipe, images_of(self.job))
 
@@ -57,7 +57,7 @@ class Laptop:
 
     def submit(self) -> str:
         """Submit the run; returns the job's id."""
-        return submit(self.client(), self.work, lambda _: None)
+        return submit(self.client(), self.spec, lambda _: None)
 
     def wait_for(self, epochs: int, workers: int | None = None) -> int:
         """Until so many epochs are committed, the last one by so many workers; returns how many are."""
@@ -69,13 +69,13 @@ class Laptop:
         try:
             until(enough)
         except AssertionError:
-            pytest.fail(logs(self.client(), self.work.name))
+            pytest.fail(logs(self.client(), self.spec.name))
         return len(self.store.rows())
 
     def end(self) -> str:
         """What the job has printed, once it has ended."""
-        follow(self.client(), self.work.name, lambda _: None)
-        return logs(self.client(), self.work.name)
+        follow(self.client(), self.spec.name, lambda _: None)
+        return logs(self.client(), self.spec.name)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_sweep_gives_the_leaderboard_that_it_gives_here(
         host.kill()
     cluster[1].start()
     runs = small_sweep(laptop.data, laptop.storage, Path("sweep.yaml"))
-    laptop.work = training_spec("sweep", Path("sweep.yaml"))
+    laptop.spec = training_spec("sweep", Path("sweep.yaml"))
     laptop.submit()
     worked: set[int] = set()
     with ThreadPoolExecutor(1) as pool:

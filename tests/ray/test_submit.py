@@ -134,13 +134,13 @@ def test_two_who_submit_the_same_at_once_get_one_job_which_says_why_it_fails(
     client: Any, tmp_path: Path
 ) -> None:
     Path("run.yaml").write_text(dump_job(make_job(tmp_path / "none", tmp_path / "runs", "llf")))
-    work = training_spec("train", Path("run.yaml"))
+    spec = training_spec("train", Path("run.yaml"))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: submit(client, work, lambda _: None), range(4)))
-    assert set(found) == {f"{work.name}-a1"}
+        found = list(pool.map(lambda _: submit(client, spec, lambda _: None), range(4)))
+    assert set(found) == {f"{spec.name}-a1"}
     printed: list[str] = []
-    assert follow(client, work.name, printed.append) == "failed"
-    [job] = [one for one in list_jobs(client) if one["id"].startswith(work.name)]
+    assert follow(client, spec.name, printed.append) == "failed"
+    [job] = [one for one in list_jobs(client) if one["id"].startswith(spec.name)]
     assert job["status"] == "failed"
     assert job["last"].startswith(f"error: {tmp_path / 'none'} holds no data set")
     assert job["last"] in "".join(printed)
@@ -201,7 +201,7 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
 
 def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path: Path) -> None:
     Path("shrink.py").write_text(shrink_and_perturb())
-    job = yaml.safe_load(dump_job(make_job(digits, tmp_path / "runs", "llf")))
+    job = yaml.safe_load(dump_job(make_job(digits, tmp_path / "runs", "llf", width=4)))
     job["recipe"]["method"] = "shrink_perturb"
     Path("run.yaml").write_text(yaml.safe_dump({"plugins": ["./shrink.py"], **job}))
     submitted = submit(client, training_spec("train", Path("run.yaml")), lambda _: None)
@@ -213,11 +213,12 @@ def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path:
 
 
 def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: Path, tmp_path: Path) -> None:
-    runs = small_sweep(digits, tmp_path / "runs", Path("sweep.yaml"))
+    axes = {"method": {"normal": "normal", "llf": "llf"}}
+    runs = small_sweep(digits, tmp_path / "runs", Path("sweep.yaml"), axes=axes)
     submitted = submit(client, training_spec("sweep", Path("sweep.yaml")), lambda _: None)
     printed: list[str] = []
     assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
-    here = small_sweep(digits, tmp_path / "here", Path("here.yaml"))
+    here = small_sweep(digits, tmp_path / "here", Path("here.yaml"), axes=axes)
     run_sweep(here, screen()[0], share=True, address=None, concurrent=None, in_process=True)
     assert metrics_of(runs) == metrics_of(here)
     assert {run["status"] for run in leaderboard_of(runs)["runs"]} == {"finished"}
