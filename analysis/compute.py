@@ -21,6 +21,7 @@ from seal_ray.analysis.scoring import Normalisation, score
 from seal_ray.analysis.tasks import FOLDER, Task, plain, write_result
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.plugins import source_digest
+from seal_ray.recipe import check_images
 from seal_ray.runs.checkpoint import State, weights_sha256
 
 
@@ -97,5 +98,6 @@ def _evaluated(task: Task, weights: State, cache: InputCache) -> Result:
         source = cache.recipe(run).model.model_copy(update=named)
         folder = run / FOLDER / f"{task.what}-{task.moment.label}"
         return finetune(source, task.destination, trained_on, task.settings, cache.device, folder)
+    check_images(cache.recipe(run).model, task.destination.dataset.size)
     network = cache.network(run, weights)
     return score(network, task.destination, trained_on, task.settings, cache.device)

@@ -38,7 +38,7 @@ from seal_ray.analysis.shards import MakeOperator, sharding
 from seal_ray.analysis.similarity import weight_norms
 from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
-from seal_ray.networks import Parts, stages
+from seal_ray.networks import Parts
 from seal_ray.phases.losses import RecipeLoss, SmoothedCrossEntropy
 from seal_ray.streams import stream
 from seal_ray.tracking.workspace import Panel, PanelSection
@@ -121,7 +121,7 @@ class Curvature(Analysis):
                     network,
                     images,
                     labels,
-                    parts=Parts(stages(network), recipe.method.split_at),
+                    parts=Parts.of(network, recipe.method.split_at),
                     part=part,
                     label_smoothing=smoothing_of(recipe.loss),
                     steps=settings.steps,

@@ -13,9 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.networks import weighted_layers
-
-CONTAINERS = (nn.Sequential, nn.ModuleList)
+from seal_ray.networks import classifier, residual_blocks, stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,33 +36,12 @@ def probes(network: nn.Module) -> tuple[str, ...]:
 
     "input", "stem" (what enters the first residual block), each residual block by its module's name, such
     as "layer1.0", and "softmax". Source: Baldock et al., NeurIPS 2021, arXiv 2106.09647, section 2.
-    Residual blocks are the members of the innermost Sequentials and ModuleLists that hold nothing but
-    modules with children of their own: so in torchvision's and timm's ResNets, ConvNeXts and ViTs.
-    Raises ConfigError when there are none.
+    In a network without residual blocks (see `seal_ray.networks.residual_blocks`) each stage before the
+    classifier stands for one, and there is no stem.
     """
-    return ("input", "stem", *residual_blocks(network), "softmax")
-
-
-def residual_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Names of the residual blocks, in the order in which the network holds them."""
-    members = [
-        f"{name}.{member}" if name else member
-        for name, module in network.named_modules()
-        if isinstance(module, CONTAINERS) and _holds_blocks(module)
-        for member, _ in module.named_children()
-    ]
-    blocks = tuple(name for name in members if not any(other.startswith(f"{name}.") for other in members))
-    if not blocks:
-        raise ConfigError(
-            f"{type(network).__name__} has no residual blocks in nn.Sequential stages, so its probes cannot "
-            "be named; name the modules to probe, in depth order, with `layers`"
-        )
-    return blocks
-
-
-def _holds_blocks(container: nn.Module) -> bool:
-    members = list(container.children())
-    return bool(members) and all(any(m.children()) and not isinstance(m, CONTAINERS) for m in members)
+    if blocks := residual_blocks(network):
+        return ("input", "stem", *blocks, "softmax")
+    return ("input", *stages(network)[:-1], "softmax")
 
 
 def extract(
@@ -78,8 +55,8 @@ def extract(
     """Embeddings of every image at `layers`, in eval mode; the network, on `device`, is left as it was.
 
     batches: normalised images (B, C, H, W). A layer is the name of a module (its output) or one of "input",
-    "stem" (what enters the first residual block), "penultimate" (what enters the classifier, the last layer
-    with weights) and "softmax". Maps (C, H, W) are averaged over a grid of about their own aspect
+    "stem" (what enters the first residual block), "penultimate" (what enters the classifier)
+    and "softmax". Maps (C, H, W) are averaged over a grid of about their own aspect
     with at most max_features numbers, sequences (tokens, C) over runs of neighbouring tokens.
     Raises ConfigError for a layer that the network lacks or does not call exactly once, or that has more
     channels than max_features; DataError when there are no images.
@@ -184,10 +161,8 @@ def _watching(
             if name in ("input", "softmax"):
                 continue
             if name in ("stem", "penultimate"):
-                entered = (
-                    residual_blocks(network)[0] if name == "stem" else list(weighted_layers(network))[-1][0]
-                )
-                hook = network.get_submodule(entered).register_forward_pre_hook(
+                entered = _first_block(network) if name == "stem" else classifier(network)[1]
+                hook = entered.register_forward_pre_hook(
                     lambda module, args, name=name: record(name, args[0])
                 )
             else:
@@ -196,6 +171,12 @@ def _watching(
                 )
             hooks.callback(hook.remove)
         yield
+
+
+def _first_block(network: nn.Module) -> nn.Module:
+    if not (blocks := residual_blocks(network)):
+        raise ConfigError(f"{type(network).__name__} has no residual blocks, so that it has no stem")
+    return network.get_submodule(blocks[0])
 
 
 def _module(network: nn.Module, name: str) -> nn.Module:

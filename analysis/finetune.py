@@ -28,7 +28,7 @@ from seal_ray.data.loaders import Loader, Order
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Row
-from seal_ray.recipe import Job, Model, Recipe, dump_job
+from seal_ray.recipe import MODELS, Job, Model, Recipe, check_images, dump_job
 from seal_ray.runs.export import Loaded
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.weights import pinned
@@ -75,6 +75,7 @@ def finetune(
     was killed. The result is that of the last epoch. Raises as `fit`; ClusterError when the run is being
     trained elsewhere.
     """
+    check_images(source, destination.dataset.size)
     recipe = pinned(recipe_of(source, destination.dataset, settings))
     images = images_of(destination.dataset, normalisation, settings["fraction"], settings["seed"])
     store = open_store(folder, recipe, images, checkpoints=1)
@@ -119,7 +120,7 @@ def recipe_of(source: Model, dataset: Dataset, settings: Mapping[str, Any]) -> R
     return Recipe.model_validate(
         {
             "data": {"path": str(dataset.folder)},
-            "model": {**source.model_dump(), "dropout": 0.0, "new_head": True},
+            "model": source.model_copy(update={"dropout": 0.0, "new_head": True}),
             "method": "normal",
             "budget": {"epochs": epochs, "generation_length": epochs},
             "optimizer": {
@@ -158,8 +159,11 @@ def _digest(facts: Sequence[Any]) -> str:
 
 def model_in(file: Path, loaded: Loaded) -> Model:
     """The network in a file of weights, to be tuned. ConfigError for one that seal-ray does not train."""
-    if loaded.arch not in RESNETS:
-        raise ConfigError(f"{loaded.arch}: is only probed; seal-ray trains {', '.join(RESNETS)}")
-    width, _, kernel, _ = loaded.network.state_dict()["conv1.weight"].shape
-    stem = "cifar" if kernel == 3 else "imagenet"
-    return Model.model_validate({"arch": loaded.arch, "stem": stem, "width": width, "init_from": str(file)})
+    fields: dict[str, Any] = {"arch": loaded.arch, "init_from": str(file)}
+    if loaded.arch in RESNETS:
+        width, _, kernel, _ = loaded.network.state_dict()["conv1.weight"].shape
+        fields |= {"stem": "cifar" if kernel == 3 else "imagenet", "width": width}
+    try:
+        return MODELS[loaded.arch].model_validate(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.arch}: is only probed; to be trained it {error}") from None

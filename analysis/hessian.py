@@ -248,7 +248,8 @@ def _require_determinism(problem: _Problem, operator: HessianOperator) -> None:
 
 
 class _FastSecondDerivatives(TorchFunctionMode):
-    """Computes convolutions and eval-mode batch norm by operations with a cheaper second derivative.
+    """Computes convolutions and eval-mode batch norm by operations with a cheaper second derivative, and
+    attention and the hard sigmoid by ones that have a second derivative at all.
 
     The function computed is the same up to rounding. torch differentiates `convolution_backward` by
     transposed convolutions with the batch in the place of the channels, and a batch norm in eval mode,
@@ -262,6 +263,10 @@ class _FastSecondDerivatives(TorchFunctionMode):
             images, weight, bias, *geometry = args
             result = _Convolution.apply(images, weight, tuple(geometry))
             return result if bias is None else result + bias[:, None, None]
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

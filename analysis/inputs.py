@@ -17,7 +17,7 @@ from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader
 from seal_ray.data.subset import noisy_labels, training_indices
-from seal_ray.networks import build, stages
+from seal_ray.networks import stages
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.runs.checkpoint import State, weights_sha256
 from seal_ray.storage.paths import AnyPath
@@ -126,14 +126,7 @@ class InputCache:
 
     def network(self, run: AnyPath, weights: State) -> nn.Module:
         """The run's network with these weights, in eval mode."""
-        model = self.recipe(run).model
-        network = build(
-            model.arch,
-            classes=self.data(run).images.classes,
-            stem=model.stem,
-            width=model.width,
-            generator=torch.Generator(),
-        )
+        network = self.recipe(run).model.build(self.data(run).images.classes, torch.Generator())
         network.load_state_dict(weights)
         return network.to(self.device).eval()
 

@@ -445,7 +445,7 @@ def plan_evaluations(
 
     def make(what: str, moment: Moment, run: AnalysedRun, dataset: Dataset) -> Task:
         facts, model = run.facts(moment), run.job.recipe.model
-        network = [model.arch, model.stem, model.width]
+        network = [model.arch, *model.arguments.values()]
         normalisation = Normalisation.of_dataset(dataset)
         key = _key(what, settings, by_name[what], normalisation, facts.weights_sha256, network)
         return Task(

@@ -16,7 +16,7 @@ from seal_ray.analysis.base import Analysis, Result, Seed
 from seal_ray.analysis.depth import balanced_subset
 from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
-from seal_ray.networks import stages
+from seal_ray.networks import stage_parameters
 from seal_ray.runs.checkpoint import State
 from seal_ray.tracking.workspace import Panel, PanelSection
 
@@ -126,8 +126,8 @@ def _line_loss(
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over batches
-        network.train()
-        for batch in moved:
+            norm.train()  # and nothing else, that nothing is dropped
+        for batch in moved if norms else ():
             network(batch)
         network.eval()
         return float(F.cross_entropy(torch.cat([network(batch) for batch in moved]).double(), truth))
@@ -194,12 +194,9 @@ def weight_norms(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, f
 
 def _vectors(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each stage's parameters as one float64 vector."""
-    names = [name for name, _ in network.named_parameters()]
     return {
-        stage: torch.cat(
-            [state[name].flatten().double().cpu() for name in names if name.split(".", 1)[0] == stage]
-        )
-        for stage in stages(network)
+        stage: torch.cat([state[name].flatten().double().cpu() for name in names])
+        for stage, names in stage_parameters(network).items()
     }
 
 

@@ -260,7 +260,7 @@ def task_of(
         "weights": facts.weights_sha256,
         "others": {role: run.facts(other).weights_sha256 for role, other in others.items()},
         "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
-        "model": [recipe.model.arch, recipe.model.stem, recipe.model.width],
+        "model": [recipe.model.arch, *recipe.model.arguments.values()],
         **kind().depends_on(moment, run, settings),
     }
     if (source := source_digest(kind)) is not None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from seal_ray.methods import Method as Method
     from seal_ray.methods import learn as learn
     from seal_ray.methods import method as method
+    from seal_ray.networks import network as network
     from seal_ray.phases.edits import EditContext as EditContext
     from seal_ray.phases.edits import Reinit as Reinit
     from seal_ray.phases.losses import loss as loss
@@ -59,6 +60,7 @@ _HOMES = {
     "seal_ray.augmentations": "augmentation",
     "seal_ray.data.images": "Images",
     "seal_ray.methods": "LEARN Method learn method",
+    "seal_ray.networks": "network",
     "seal_ray.phases.edits": "EditContext Reinit",
     "seal_ray.phases.losses": "loss",
     "seal_ray.phases.schedule": "Budget Group Phase",

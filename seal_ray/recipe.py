@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Field, Json, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Json,
+    SerializerFunctionWrapHandler,
+    Strict,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from torch import nn
 
 from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
 from seal_ray.config.document import dump, override, read
@@ -17,9 +29,20 @@ from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
-from seal_ray.networks import Parts, ResNet, stages
+from seal_ray.networks import (
+    COMMON,
+    NETWORKS,
+    Factory,
+    Parts,
+    build,
+    factory_of,
+    fields_of,
+    outline,
+    stages,
+)
+from seal_ray.networks.timm import PREFIX as TIMM
 from seal_ray.phases.losses import LOSSES, RecipeLoss, SmoothedCrossEntropy
-from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, build
+from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, torch_optimizer
 from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, owner
 from seal_ray.plugins import Registry, files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
@@ -54,21 +77,17 @@ class Data(BaseModel):
 
 
 class Model(BaseModel):
-    """The network.
+    """The network: the fields that each has; those of its own come with the class that `MODELS` has for it.
 
     Of `init_from` the digest makes the run, which is noted as `init_sha256`, and never the path. What a
     method forgets later is drawn anew from the seed all the same.
     """
 
     model_config = STRICT
+    factory: ClassVar[Factory]
+    """What makes the network."""
 
-    arch: Literal["resnet18", "resnet34", "resnet50"] = Field(
-        default="resnet50", description="depth and block"
-    )
-    stem: Literal["imagenet", "cifar"] = Field(
-        default="imagenet", description="7x7 stride 2 and pool, or 3x3"
-    )
-    width: int = Field(default=64, ge=1, description="channels of the first stage")
+    arch: str = Field(default="resnet50", description="one of `seal-ray networks`, or timm/NAME")
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of the pooled features dropped while training"
     )
@@ -85,6 +104,76 @@ class Model(BaseModel):
     new_head: bool = Field(
         default=False, description="with init_from: a new classifier, even if the classes are as many"
     )
+
+    def build(self, classes: int, generator: torch.Generator) -> nn.Module:
+        """The network with initial weights, see `seal_ray.networks.build`."""
+        return build(type(self).factory, classes=classes, generator=generator, **self.arguments)
+
+    def outline(self, classes: int) -> nn.Module:
+        """The network without weights, see `seal_ray.networks.outline`."""
+        return outline(type(self).factory, classes=classes, **self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The network's own fields."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in COMMON}
+
+    def __str__(self) -> str:
+        """As in `resnet18 with stem imagenet, width 64`."""
+        given = (f"{name} {value}" for name, value in self.arguments.items() if value is not None)
+        return " with ".join(filter(None, [self.arch, ", ".join(given)]))
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[dict[str, Any]]]:
+        """The class is derived from the network, so that no other process could import it."""
+        return _model, (self.model_dump(),)
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Own fields before the others, but for those left to the network."""
+        held, own = handler(self), {"arch", *self.arguments}
+        fields = sorted(type(self).model_fields.items(), key=lambda field: field[0] not in own)
+        return {
+            name: held[name]
+            for name, field in fields
+            if name in held and not (held[name] is None and field.default is None and name in self.arguments)
+        }
+
+
+@functools.cache
+def _model_of(factory: Factory) -> type[Model]:
+    fields: dict[str, Any] = {
+        name: (kind, Field(default=default, description="a field of this network; see `seal-ray networks`"))
+        for name, (kind, default) in fields_of(factory).items()
+    }
+    model = create_model("Model", __base__=Model, __doc__=Model.__doc__, **fields)
+    model.factory = staticmethod(factory)
+    return model
+
+
+class Models(Mapping[str, type[Model]]):
+    """The class of `model:` by `arch`. ConfigError for a name that is no network's."""
+
+    def __getitem__(self, arch: str) -> type[Model]:
+        return _model_of(factory_of(arch))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NETWORKS)
+
+    def __len__(self) -> int:
+        return len(NETWORKS)
+
+
+MODELS = Models()
+
+
+def _model(fields: dict[str, Any]) -> Model:
+    return MODELS[fields["arch"]].model_validate(fields)
+
+
+if TYPE_CHECKING:
+    DefaultModel = Model
+else:
+    DefaultModel = MODELS[Model().arch]
 
 
 class Augment(BaseModel):
@@ -120,7 +209,9 @@ class Recipe(BaseModel):
     model_config = STRICT
 
     data: Data = Field(description="the images")
-    model: Model = Field(default=Model(), description="the network")
+    model: Annotated[DefaultModel, Choice(MODELS, "arch", Model().arch)] = Field(
+        default=DefaultModel(), description="the network"
+    )
     method: Annotated[Method, Choice(METHODS)] = Field(description="the training method")
     budget: Annotated[Json[Budget], AS_JSON, CONFIG_ERROR] = Field(description="how long to train")
     optimizer: Annotated[Optimizer, Choice(OPTIMIZERS, default=Sgd.name, refused=REFUSED)] = Field(
@@ -155,6 +246,8 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         refuse("Recipe", list(_conflicts(self)))
+        split_at = parts_of(self.model, self.method.split_at).split_at
+        object.__setattr__(self, "method", replace(self.method, split_at=split_at))  # recipes are frozen
         return self
 
 
@@ -281,25 +374,27 @@ def received_job(data: Mapping[str, Any]) -> Job:
 
 
 def check_sendable(job: Job) -> None:
-    """ConfigError when `received_job` would not find a class that the recipe names."""
+    """ConfigError when `received_job` would not find what the recipe names."""
     files = from_names(job.plugins)
     digests = {file.digest for file in files}
-    for field, registry, cls in chosen(job.recipe):
+    for field, registry, name, found in chosen(job.recipe):
         with using(files):
-            known = registry.get(cls.name) is cls
-        if not known or not {file.digest for file in files_of(cls)} <= digests:
+            known = registry.get(name) is found
+        if not known or not {file.digest for file in files_of(found)} <= digests:
             raise ConfigError(
-                f"recipe.{field}: {cls.__qualname__} is not among what the job's workers load; decorate it "
+                f"recipe.{field}: {found.__qualname__} is not among what the job's workers load; decorate it "
                 f"with @seal_ray.{registry.kind} and name its file in the job's YAML: `plugins: [./mine.py]`"
             )
 
 
-def chosen(recipe: Recipe) -> Iterator[tuple[str, Registry[Any], Any]]:
-    """What a recipe chooses by name of what plugin files may add: field, registry, class."""
-    yield "method", METHODS, type(recipe.method)
-    yield "loss", LOSSES, type(recipe.loss)
+def chosen(recipe: Recipe) -> Iterator[tuple[str, Registry[Any], str, Any]]:
+    """What a recipe chooses by name of what plugin files may add: field, registry, name, and what it is."""
+    yield "method", METHODS, recipe.method.name, type(recipe.method)
+    if not recipe.model.arch.startswith(TIMM):
+        yield "model", NETWORKS, recipe.model.arch, type(recipe.model).factory
+    yield "loss", LOSSES, recipe.loss.name, type(recipe.loss)
     for i, change in enumerate(recipe.augment.then):
-        yield f"augment.then.{i}", AUGMENTATIONS, type(change)
+        yield f"augment.then.{i}", AUGMENTATIONS, change.name, type(change)
 
 
 def dump_job(job: Job) -> str:
@@ -311,11 +406,46 @@ def dump_job(job: Job) -> str:
     return dump({"name": held.pop("name"), **named, **held})
 
 
-@functools.cache
-def _stages(arch: str) -> tuple[str, ...]:
-    """The stages of a network, read off one without weights."""
-    with torch.device("meta"):
-        return stages(ResNet(arch, classes=1, stem="imagenet", width=1))
+def parts_of(model: Model, split_at: str | None) -> Parts:
+    """The parts of a network, read off one without weights. ConfigError where they cannot be."""
+    return _parts(type(model).factory, json.dumps(model.arguments), split_at)
+
+
+@functools.lru_cache(maxsize=256)
+def _parts(factory: Factory, arguments: str, split_at: str | None) -> Parts:
+    return Parts.of(_outline(factory, arguments), split_at)
+
+
+@functools.lru_cache(maxsize=16)
+def _outline(factory: Factory, arguments: str) -> nn.Module:
+    network = outline(factory, classes=2, **json.loads(arguments))
+    if len(stages(network)) < 2:
+        raise ConfigError("the network has nothing but its classifier, so that no method can divide it")
+    return network
+
+
+def check_images(model: Model, size: int) -> None:
+    """ConfigError when a network cannot read images of `size` x `size` pixels."""
+    _reads(type(model).factory, json.dumps(model.arguments), size)
+
+
+@functools.lru_cache(maxsize=16)
+def _reads(factory: Factory, arguments: str, size: int) -> None:
+    """On a network without weights, if its passes need none, else on one with weights."""
+    made: list[Callable[[], nn.Module]] = [
+        lambda: _outline(factory, arguments),
+        lambda: build(factory, classes=2, generator=torch.Generator(), **json.loads(arguments)),
+    ]
+    for make in made:
+        network = make().eval()
+        device = next(network.parameters()).device
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, 3, size, size, device=device))
+            return
+        except Exception as error:
+            said = error
+    raise ConfigError(f"recipe.model: the network cannot read images of {size} x {size} pixels: {said}")
 
 
 def _unshared(shards: int, workers: int | Workers) -> Iterator[str]:
@@ -342,16 +472,19 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         if getattr(recipe.model, name) and recipe.model.init_from is None:
             yield f"model.{name}: is about the weights that model.init_from names; give that, or leave it out"
     try:
-        build(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+        torch_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:
         yield f"optimizer: {recipe.optimizer.name}: {error}"
     for i, change in enumerate(recipe.augment.then):
         if isinstance(change, Mixing) and recipe.batch_size == recipe.shards:
             yield f"augment.then.{i}: {change.name} mixes images of a shard, which has one; use fewer shards"
-    names = _stages(recipe.model.arch)
-    yield from _error(Parts, names, recipe.method.split_at)
+    try:
+        parts = parts_of(recipe.model, None)  # which names there are does not depend on the split
+    except ConfigError as error:
+        yield f"model: {error}"
+        return
+    yield from _error(parts_of, recipe.model, recipe.method.split_at)
     if (part := getattr(recipe.method, "part", None)) is not None:
-        parts = Parts(names, names[-1])  # which names there are does not depend on the split
         yield from (f"method.part: {text}" for text in _error(parts.stages_of, part))
     if recipe.budget.epochs > MAX_EPOCHS:
         yield f"budget.epochs: {recipe.budget.epochs} is more than {MAX_EPOCHS}; lower it"
@@ -380,15 +513,15 @@ def _unplannable(recipe: Recipe) -> Iterator[str]:
 
 def _idle(phase: Phase, recipe: Recipe) -> Iterator[str]:
     """An ascent of which other groups leave nothing."""
-    names = _stages(recipe.model.arch)
-    if recipe.method.split_at not in names[1:]:
+    try:
+        parts = parts_of(recipe.model, recipe.method.split_at)
+    except ConfigError:
         return  # said elsewhere
-    parts = Parts(names, recipe.method.split_at)
-    moving = {owner(phase.groups, parts, stage) for stage in names}
+    moving = {owner(phase.groups, parts, stage) for stage in parts.stages}
     forgetting = {i for i, group in enumerate(phase.groups) if group.ascend or group.loss is not None}
     if forgetting and not forgetting & moving:
         yield (
-            f"method.split_at: {recipe.method.split_at} leaves nothing to ascend; split earlier, or set "
+            f"method.split_at: {parts.split_at} leaves nothing to ascend; split earlier, or set "
             "head_ascends to true"
         )
 

@@ -27,7 +27,7 @@ from seal_ray.data.prepare import prepare
 from seal_ray.data.sources.builtin import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
-from seal_ray.networks import Parts
+from seal_ray.networks import Parts, build, stage_parameters
 from seal_ray.phases.losses import RecipeLoss
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
@@ -89,7 +89,7 @@ def method_checks(method: Method, *, ranks: bool = False) -> Iterator[CheckResul
         [
             ("phases fill every generation", lambda: _filled(method)),
             ("phases are a pure function of generation and budget", lambda: _pure(method)),
-            *_training(lambda: tiny_recipe(method), ranks),
+            *_training(lambda: tiny_recipe(method), 16, ranks),
         ]
     )
 
@@ -111,7 +111,7 @@ def augmentation_checks(augmentation: Augmentation, *, ranks: bool = False) -> I
         [
             ("draws are a pure function of the generator", lambda: _drawn(augmentation)),
             ("images are a pure function of the draws", lambda: _applied(augmentation)),
-            *_training(lambda: tiny_recipe(augment=augment), ranks),
+            *_training(lambda: tiny_recipe(augment=augment), 16, ranks),
         ]
     )
 
@@ -131,7 +131,30 @@ def loss_checks(loss: RecipeLoss, *, ranks: bool = False) -> Iterator[CheckResul
     return _results(
         [
             ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
-            *_training(lambda: tiny_recipe(loss=loss, augment=augment), ranks),
+            *_training(lambda: tiny_recipe(loss=loss, augment=augment), 16, ranks),
+        ]
+    )
+
+
+def check_network(arch: str, *, size: int = 32, ranks: bool = False, **fields: Any) -> None:
+    """Check what training relies on, with images of size x size. CheckFailed lists each broken promise.
+
+    Initial weights depend on the seed alone, each parameter is in one stage and gets a gradient, and a run of
+    SEAL that is resumed at each epoch boundary is bit for bit the undisturbed one. fields: of the network.
+    ranks: as of check_method.
+    """
+    _require(f"the network {arch}", network_checks(arch, size=size, ranks=ranks, **fields))
+
+
+def network_checks(arch: str, *, size: int = 32, ranks: bool = False, **fields: Any) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    method = {"name": "seal", "ascent_rate": 0.1, "forget": "llf"}
+    model = {"arch": arch, **fields}
+    return _results(
+        [
+            ("initial weights are a pure function of the seed", lambda: _weights_drawn(arch, fields)),
+            ("each parameter lies in one stage and is trained", lambda: _trained(arch, fields, size)),
+            *_training(lambda: tiny_recipe(method, model=model), size, ranks),
         ]
     )
 
@@ -140,11 +163,15 @@ Check = tuple[str, Callable[[], str]]
 """A promise, and what says how it is broken: nothing where it is kept."""
 
 
-def _training(recipe: Callable[[], Recipe], ranks: bool) -> list[Check]:
-    resumed = "a run resumed at each epoch boundary is bit for bit the undisturbed one"
-    checks: list[Check] = [(resumed, lambda: _resumed(recipe()))]
+def _training(recipe: Callable[[], Recipe], size: int, ranks: bool) -> list[Check]:
+    checks: list[Check] = [
+        (
+            "a run resumed at each epoch boundary is bit for bit the undisturbed one",
+            lambda: _resumed(recipe(), size),
+        )
+    ]
     if ranks:
-        checks.append(("two shards in one process are two processes", lambda: _spread(recipe())))
+        checks.append(("two shards in one process are two processes", lambda: _spread(recipe(), size)))
     return checks
 
 
@@ -238,7 +265,7 @@ def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3
 
 
 def _filled(method: Method) -> str:
-    parts, planned = Parts(STAGES, method.split_at), 0
+    parts, planned = Parts(STAGES, method.split_at or "layer3"), 0
     for budget in BUDGETS:
         for generation in range(budget.generations):
             try:
@@ -334,40 +361,71 @@ def _averaged(loss: RecipeLoss) -> str:
     return ""
 
 
-def _resumed(recipe: Recipe) -> str:
+def _weights_drawn(arch: str, fields: dict[str, Any]) -> str:
+    networks = []
+    for disturbed, seed in ((0, 1), (1, 1), (1, 2)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(disturbed)
+            networks.append(build(arch, classes=3, generator=stream(seed, "init"), **fields))
+    one, again, other = ({**dict(n.named_parameters()), **dict(n.named_buffers())} for n in networks)
+    for name, tensor in one.items():
+        if not torch.equal(tensor, again[name]):
+            return f"{name} differs between two draws from one seed; draw from torch's own generator"
+    same = all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    return "two seeds draw the same weights" if same else ""
+
+
+def _trained(arch: str, fields: dict[str, Any], size: int) -> str:
+    network = build(arch, classes=3, generator=stream(0, "init"), **fields)
+    names = sorted(name for name, _ in network.named_parameters())
+    held = sorted(name for stage in stage_parameters(network).values() for name in stage)
+    if names != held:
+        return f"{sorted({*names} ^ {*held})[:3]} lie in no stage or in several"
+    logits = network(torch.randn(4, 3, size, size, generator=stream(0, "images")))
+    if logits.shape != (4, 3):
+        return f"4 images and 3 classes give {tuple(logits.shape)} and not logits (4, 3)"
+    logits.square().sum().backward()
+    still = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    return f"{still[:3]} get no gradient; leave out what the logits do not depend on" if still else ""
+
+
+def _resumed(recipe: Recipe, size: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed = _train(recipe, Path(folder, "undisturbed"))
+        undisturbed = _train(recipe, Path(folder, "undisturbed"), size)
         interrupted = undisturbed
         for _ in range(recipe.budget.epochs):
-            interrupted = _train(recipe, Path(folder, "interrupted"), epochs=1)
+            interrupted = _train(recipe, Path(folder, "interrupted"), size, epochs=1)
         return _difference(undisturbed, interrupted)
 
 
-def _spread(recipe: Recipe) -> str:
+def _spread(recipe: Recipe, size: int) -> str:
     recipe = recipe.model_copy(update={"budget": Budget(8, 4)})
     with tempfile.TemporaryDirectory() as folder:
         data = recipe.model_dump(mode="json")
-        files = {file for _, _, cls in chosen(recipe) for file in files_of(cls)}
-        on_ranks(2, _train_rank, data, files, Path(folder, "two"))
-        one = _train(recipe, Path(folder, "one"))
-        return _difference(one, _last(open_store(Path(folder, "two"), recipe, tiny_images())))
+        files = {file for *_, found in chosen(recipe) for file in files_of(found)}
+        on_ranks(2, _train_rank, data, files, Path(folder, "two"), size)
+        one = _train(recipe, Path(folder, "one"), size)
+        return _difference(one, _last(open_store(Path(folder, "two"), recipe, tiny_images(size=size))))
 
 
-def _train(recipe: Recipe, folder: Path, epochs: int | None = None, world: World | None = None) -> Snapshot:
+def _train(
+    recipe: Recipe, folder: Path, size: int, epochs: int | None = None, world: World | None = None
+) -> Snapshot:
     """Train from where a run in `folder` stands, for at most so many epochs; returns where it stands then."""
-    store = replace(open_store(folder, recipe, tiny_images()), checkpoints=recipe.budget.epochs)
+    images = tiny_images(size=size)
+    store = replace(open_store(folder, recipe, images), checkpoints=recipe.budget.epochs)
     execution = Execution(moments=("init", "forgotten", "ascended", "relearned"))
-    for done, _ in enumerate(fit(recipe, tiny_images(), store=store, world=world, execution=execution), 1):
+    for done, _ in enumerate(fit(recipe, images, store=store, world=world, execution=execution), 1):
         if done == epochs:
             break
     return _last(store)
 
 
-def _train_rank(data: dict[str, Any], files: Collection[PluginFile], folder: Path) -> None:
+def _train_rank(data: dict[str, Any], files: Collection[PluginFile], folder: Path, size: int) -> None:
     """Train on a rank, which gets the recipe and its code as plain data."""
     with using(files):
         recipe = Recipe.model_validate(data)
-    _train(recipe, folder, world=World.current())
+    _train(recipe, folder, size, world=World.current())
 
 
 def _last(store: Store) -> Snapshot:

@@ -62,7 +62,7 @@ def train_run(
     """Run fit in this process (a rank, where there are ranks), for at most `epochs` epochs."""
     images = images or tiny_images()
     execution = execution or Execution(moments=EVERYTHING)
-    store = None if folder is None else open_store(recipe, folder, checkpoints)
+    store = None if folder is None else open_store(recipe, folder, checkpoints, images)
     results = []
     for result in fit(recipe, images, store=store, world=World.current(), execution=execution):
         results.append(result)
@@ -71,9 +71,11 @@ def train_run(
     return results
 
 
-def open_store(recipe: Recipe, folder: AnyPath | str, checkpoints: int = 99) -> Store:
+def open_store(
+    recipe: Recipe, folder: AnyPath | str, checkpoints: int = 99, images: Images | None = None
+) -> Store:
     """The store of a tiny run in `folder`."""
-    identity = run_id(pinned(recipe), tiny_images().identity)
+    identity = run_id(pinned(recipe), (images or tiny_images()).identity)
     return Store(storage_path(folder), identity, checkpoints)
 
 

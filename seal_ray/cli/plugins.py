@@ -15,6 +15,7 @@ from typing import (
     Literal,
     Optional,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -66,42 +67,86 @@ def analyses(name: Name = None, plugin: Plugins = None) -> None:
     _list("analysis", ANALYSES, name, plugin)
 
 
+def networks(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Show this one, such as timm/convnext_atto.", show_default=False),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """List the networks: what each is, its fields with defaults and ranges, and where it comes from."""
+    from seal_ray.config.plugin_files import given_files
+    from seal_ray.networks import NETWORKS, factory_of, fields_of
+    from seal_ray.plugins import source_of, using
+
+    with using(given_files(plugin or [])):
+        try:
+            shown = {one: factory_of(one) for one in ([*NETWORKS] if name is None else [name])}
+        except ConfigError as error:
+            raise ConfigError(f"{name}: is no network; {error}") from None
+    for arch, factory in shown.items():
+        out.print(arch, markup=False, style="bold")
+        if text := inspect.getdoc(factory):
+            out.print("  " + text.replace("\n", "\n  "), markup=False)
+        for field, (hint, default) in fields_of(factory).items():
+            given = "" if default is None else f" = {_value(default)}"
+            out.print(f"    {field}{given}  ({_range(hint)})", markup=False)
+        out.print(f"  {source_of(cast('type', factory))}\n", markup=False)
+    if name is None:
+        out.print("timm/NAME: any image classifier of timm; its names are those of timm.list_models()")
+
+
 def check(
     file: Annotated[Path, typer.Argument(help="A plugin file.", show_default=False)],
     ranks: Annotated[
         bool, typer.Option("--ranks/--no-ranks", help="Train in two processes as well, as workers would.")
     ] = True,
+    size: Annotated[int, typer.Option(min=1, help="Pixels of the images that networks are checked on.")] = 32,
 ) -> None:
     """Check that what a plugin file registers keeps what is relied on, on tiny networks and images."""
     from seal_ray.augmentations import AUGMENTATIONS
     from seal_ray.config.plugin_files import given_files
     from seal_ray.methods import METHODS
+    from seal_ray.networks import NETWORKS
     from seal_ray.phases.losses import LOSSES
     from seal_ray.plugins import Registry, using
     from seal_ray.recipe import ANALYSES
-    from seal_ray.testing import analysis_checks, augmentation_checks, loss_checks, method_checks
+    from seal_ray.testing import (
+        CheckResult,
+        analysis_checks,
+        augmentation_checks,
+        loss_checks,
+        method_checks,
+        network_checks,
+    )
 
-    kinds: list[tuple[Registry[Any], Callable[..., Any]]] = [
-        (METHODS, method_checks),
-        (ANALYSES, lambda one, ranks: analysis_checks(type(one))),
-        (AUGMENTATIONS, augmentation_checks),
-        (LOSSES, loss_checks),
+    kinds: list[tuple[Registry[Any], Callable[[str, Any], Iterator[CheckResult]]]] = [
+        (METHODS, lambda _, cls: method_checks(cls(), ranks=ranks)),
+        (NETWORKS, lambda arch, _: network_checks(arch, size=size, ranks=ranks)),
+        (AUGMENTATIONS, lambda _, cls: augmentation_checks(cls(), ranks=ranks)),
+        (LOSSES, lambda _, cls: loss_checks(cls(), ranks=ranks)),
+        (ANALYSES, lambda _, cls: analysis_checks(cls)),
     ]
     [plugin] = given_files([file])
     broken = False
     with using([plugin]):
-        found = [(cls, checks) for registry, checks in kinds for cls in registry.of(plugin)]
+        found = [
+            (name, one, checks)
+            for registry, checks in kinds
+            for name, one in registry.items()
+            if one in registry.of(plugin)
+        ]
         if not found:
             decorators = ", ".join(f"@seal_ray.{registry.kind}" for registry, _ in kinds)
-            raise ConfigError(f"{file}: registers nothing; decorate its class with one of {decorators}")
-        for cls, checks in found:
+            raise ConfigError(f"{file}: registers nothing; decorate it with one of {decorators}")
+        for name, one, checks in found:
             try:
-                one = cls()
+                results = checks(name, one)
             except TypeError as error:
-                raise ConfigError(f"{file}: give every field of {cls.__name__} a default ({error})") from None
-            for result in checks(one, ranks=ranks):
-                said = f"BROKEN  {cls.name}: {result.promise}: {result.problem}"
-                out.print(said if result.problem else f"ok      {cls.name}: {result.promise}", markup=False)
+                raise ConfigError(f"{file}: give every field of {one.__name__} a default ({error})") from None
+            for result in results:
+                said = f"BROKEN  {name}: {result.promise}: {result.problem}"
+                out.print(said if result.problem else f"ok      {name}: {result.promise}", markup=False)
                 broken = broken or bool(result.problem)
     if broken:
         raise typer.Exit(1)
@@ -166,5 +211,12 @@ def _range(hint: Any) -> str:
         return f"list of {', '.join(map(_range, get_args(hint)))}"
     if is_dataclass(hint):
         return "{" + ", ".join(field.name for field in fields(hint)) + "}"
-    names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
+    names = {
+        Any: "any value of YAML",
+        float: "number",
+        int: "whole number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -70,6 +70,10 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     totals = [
         f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
         f"network   {plan.parameters:,} parameters",
+        *(
+            f"{name:<9} {100 * part.parameters / plan.parameters:.1f} % of them: {', '.join(part.stages)}"
+            for name, part in (("early", plan.early), ("late", plan.late))
+        ),
         *([f"begins    with {plan.begins_with}"] if plan.begins_with else []),
         f"keeps     {size(plan.kept_bytes)} ({size(plan.checkpoint_bytes)} a checkpoint) "
         f"in {storage.parent if assumed else storage}",

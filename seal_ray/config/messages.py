@@ -162,31 +162,40 @@ def name_in(options: Mapping[str, type]) -> AfterValidator:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Field metadata: one of several frozen dataclasses, chosen by `name`.
+    """Field metadata: one of several frozen dataclasses or models, chosen by the field `key`.
 
-    Read from an instance, a mapping {name: ..., its fields}, or the bare name; written as the mapping. Which
+    Read from an instance, a mapping {key: ..., its fields}, or the bare name; written as the mapping. Which
     names there are is asked when a value is read. An instance may be of any subclass of the annotated type.
-    default: the name of a mapping without one. refused: names that might be expected, and why they are none.
+    default: the name where a mapping has none. refused: names that might be expected, and why they are none.
+    An option that raises ConfigError is an error of `key`.
     """
 
     options: Mapping[str, type]
+    key: str = "name"
     default: str | None = None
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def name(self, value: object) -> str:
-        """The name that `value` gives, or the default; empty when there is neither."""
-        return _name(value) or self.default or ""
-
     def fields(self, value: object) -> dict[str, Any]:
         """The fields, with their types, of the mapping that `value` is or should be."""
-        return {"name": str} | _fields(self.options.get(self.name(value)))
+        try:
+            option = self.options.get(self.name(value))
+        except ConfigError:
+            option = None
+        return {self.key: str} | _fields(option)
 
     def owners(self, field: str) -> list[str]:
         """The names of the options that have `field`."""
         return [name for name, option in self.options.items() if field in _fields(option)]
 
+    def name(self, value: object) -> str:
+        """The name in a mapping, or a bare name; empty when there is none."""
+        name = value.get(self.key, self.default) if isinstance(value, dict) else value
+        return name if isinstance(name, str) else ""
+
     def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A validator that looks the dataclass up, and the mapping as what is written."""
+        """A validator that looks the option up, and the mapping as what is written."""
+        if issubclass(source, BaseModel):
+            return core_schema.no_info_plain_validator_function(self._read_model)
 
         def read(value: object) -> object:
             if isinstance(value, source):
@@ -203,19 +212,33 @@ class Choice:
             read, serialization=core_schema.plain_serializer_function_ser_schema(_dump)
         )
 
+    def _read_model(self, value: object) -> object:
+        if isinstance(value, BaseModel) and self.key in type(value).model_fields:
+            return value
+        if not isinstance(value, (dict, str)):
+            problem = InitErrorDetails(type="model_type", loc=(), input=value, ctx={"class_name": "Choice"})
+            raise ValidationError.from_exception_data("Choice", [problem])
+        mapping = value if isinstance(value, dict) else {self.key: value}
+        option = self._option(mapping, value)
+        return option.model_validate_json(_as_json({self.key: self.default, **mapping}))  # type: ignore[attr-defined]
+
     def _option(self, mapping: Mapping[str, object], value: object) -> type:
-        """The dataclass that a mapping names."""
-        if _name(mapping) in self.options:
-            return self.options[_name(mapping)]
-        if reason := self.refused.get(_name(mapping).lower()):
-            problem = InitErrorDetails(
-                type=_custom(f"{_name(mapping)}: {reason}"), loc=("name",), input=value
-            )
-        elif "name" in mapping:
+        """The class that a mapping names."""
+        name = self.name(mapping)
+        problem: InitErrorDetails
+        try:
+            if name in self.options:
+                return self.options[name]
+        except ConfigError as error:
+            problem = InitErrorDetails(type=_custom(str(error)), loc=(self.key,), input=value)
+            raise ValidationError.from_exception_data("Choice", [problem]) from None
+        if reason := self.refused.get(name.lower()):
+            problem = InitErrorDetails(type=_custom(f"{name}: {reason}"), loc=(self.key,), input=value)
+        elif self.key in mapping:
             expected = {"expected": _listed([repr(name) for name in self.options])}
-            problem = InitErrorDetails(type="literal_error", loc=("name",), input=value, ctx=expected)
+            problem = InitErrorDetails(type="literal_error", loc=(self.key,), input=value, ctx=expected)
         else:
-            problem = InitErrorDetails(type="missing", loc=("name",), input=value)
+            problem = InitErrorDetails(type="missing", loc=(self.key,), input=value)
         raise ValidationError.from_exception_data("Choice", [problem])
 
 
@@ -230,12 +253,6 @@ def _read(kind: type, mapping: Mapping[str, object]) -> object:
 def _reader(kind: Any) -> TypeAdapter[dict[str, Any]]:
     """Reads {name: fields of a dataclass}; a dataclass alone cannot be given the configuration."""
     return TypeAdapter(dict[str, kind], config=STRICT)
-
-
-def _name(value: object) -> str:
-    """The name in a mapping, or a bare name; empty when there is none."""
-    name = value.get("name") if isinstance(value, dict) else value
-    return name if isinstance(name, str) else ""
 
 
 def _dump(value: Any) -> dict[str, object]:

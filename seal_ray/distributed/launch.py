@@ -36,7 +36,7 @@ from seal_ray.distributed.workers import (
     worker_counts,
 )
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
-from seal_ray.recipe import Job, check_sendable, dump_job
+from seal_ray.recipe import Job, check_images, check_sendable, dump_job
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.sharing import RunKeys, branch, run_keys
@@ -111,7 +111,7 @@ def prepare_job(
     """Open the job's data, every path made absolute.
 
     digest: see `seal_ray.runs.weights.pinned`, as which it raises. Raises as open_data; ConfigError when the
-    storage is not, and cannot become, a folder or one in S3.
+    storage is not, and cannot become, a folder or one in S3, and when the network cannot read the images.
     """
     data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
     storage = _storage(job.placement.storage)
@@ -121,6 +121,7 @@ def prepare_job(
     recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
     dataset = open_data(data.path)
+    check_images(recipe.model, dataset.size)
     identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 

@@ -17,14 +17,15 @@ LEARN = (Group("early"), Group("late"))
 class Method:
     """A training method; its fields are what `method:` in a recipe may hold.
 
-    `split_at` names the first stage of the late part. `carry` names state beyond weights and optimizer
-    that the method keeps; it becomes part of checkpoints.
+    `split_at` names the first stage of the late part, or a block inside a stage; null, which a recipe
+    replaces: the stage in the middle, layer3 in ResNets (`seal_ray.networks.stages.middle`). `carry` names
+    state beyond weights and optimizer that the method keeps; it becomes part of checkpoints.
     """
 
     name: ClassVar[str]
     carry: ClassVar[tuple[str, ...]] = ()
 
-    split_at: str = "layer3"
+    split_at: str | None = None
 
     def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
         """The phases of a generation (0-based); their epochs add up to budget.length.

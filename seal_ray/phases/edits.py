@@ -16,7 +16,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from seal_ray.networks import Parts, weighted_layers
+from seal_ray.networks import Parts, loose_parameters, weighted_layers
 
 State = dict[str, Tensor]
 
@@ -67,7 +67,8 @@ class Reinit:
     """Conv and linear *weights* of a part get a new draw; norms, running statistics, biases are kept.
 
     init `reference`: kaiming_uniform(a = sqrt 5), as in the published code of Fortuitous Forgetting
-    (arXiv 2202.00155); `model`: the network's own initialisation.
+    (arXiv 2202.00155); `model`: the network's own initialisation. Parameters that belong to no convolution,
+    linear or norm layer, such as a class token, get a new draw of the network's own either way.
     """
 
     part: str
@@ -77,9 +78,12 @@ class Reinit:
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Replace the weights of the part."""
         drawn = _new_weights(network, context, self.init)
-        for name, layer in weighted_layers(network):
-            if context.parts.holds(self.part, name):
-                layer.weight.copy_(drawn[f"{name}.weight"])
+        if loose := loose_parameters(network):
+            fresh = context.fresh(context.rng("edit of loose parameters"))
+            drawn |= {name: fresh[name] for name in loose}
+        for name, parameter in network.named_parameters():
+            if name in drawn and context.parts.holds(self.part, name):
+                parameter.copy_(drawn[name])
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,9 @@ class MaskedReinit:
     """w <- mask * w + (1 - mask) * fresh, with a mask that is the same in every generation.
 
     mask `kels`: the first ceil(keep * C_out) filters x the first ceil(keep * C_in) channels of each
-    convolution, and of the classifier all outputs x the first ceil(keep * C_in) inputs, so that every
-    class stays connected; `wels`: a random fraction `keep` of each layer's weights. Norms, biases and
-    statistics are kept. Source: Knowledge Evolution, CVPR 2021.
+    convolution and linear layer, and of the classifier all outputs x the first ceil(keep * C_in) inputs, so
+    that every class stays connected; `wels`: a random fraction `keep` of each layer's weights. Whatever is no
+    weight of such a layer is kept. Source: Knowledge Evolution, CVPR 2021.
     """
 
     keep: Annotated[float, Interval(gt=0, lt=1)] = 0.8
@@ -103,7 +107,8 @@ class MaskedReinit:
             shape = layer.weight.shape
             mask = torch.zeros(shape, dtype=torch.bool)
             if self.mask == "kels":
-                outputs = shape[0] if isinstance(layer, nn.Linear) else math.ceil(self.keep * shape[0])
+                head = context.parts.holds("head", f"{name}.weight")
+                outputs = shape[0] if head else math.ceil(self.keep * shape[0])
                 mask[:outputs, : math.ceil(self.keep * shape[1])] = True
             else:
                 chosen = torch.randperm(mask.numel(), generator=rng)[: round(self.keep * mask.numel())]

@@ -81,7 +81,7 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = _ByName()
 """The optimizers that recipes may name."""
 
 
-def build(optimizer: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
+def torch_optimizer(optimizer: Optimizer, groups: list[Any]) -> torch.optim.Optimizer:
     """Torch's optimizer of parameters or groups of them, at learning rate 0 until one is set.
 
     ValueError, in torch's words, for fields that are out of range or do not go together.

@@ -21,7 +21,9 @@ from torch import nn
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, ConfigError, DataError, StorageError
-from seal_ray.networks import RESNETS, ResNet
+from seal_ray.networks import RESNETS, build, classifier, outline
+from seal_ray.networks.timm import PREFIX
+from seal_ray.plugins import files_of
 from seal_ray.recipe import Job, load_job
 from seal_ray.runs.checkpoint import Snapshot, State, weights_sha256
 from seal_ray.runs.folder import MOMENT, Store
@@ -74,8 +76,8 @@ def export(
     """Write the weights of a run's moment to `output`, and a card about them to `<output>.md`.
 
     moment: such as "g002-relearned"; by default the last relearned one. `safetensors` and `torch` hold a
-    state dict that torchvision's and timm's network of the same name load strictly, if stem and width are
-    theirs; `onnx` holds the network, with any number of images, checked against torch.
+    state dict that torchvision's or timm's network of the same name loads strictly, if a ResNet's stem and
+    width are theirs; `onnx` holds the network, with any number of images, checked against torch.
 
     Raises ConfigError for a moment the run does not keep, a file that exists (without `force`) and ONNX
     packages that are missing; CheckpointError for a folder that is no run, or a damaged one.
@@ -119,16 +121,18 @@ def export(
 def load_weights(path: Path, arch: str) -> Loaded:
     """Read a state dict, as `seal_ray.runs.weights.read_weights` does, into the network `arch`.
 
-    arch: one of torchvision's ResNets, by its name there. The number of classes is read off the tensors, and
-    so are stem and width where seal-ray trains the network itself. Raises ConfigError for another network
-    or kind of file; CheckpointError for one that holds anything but the tensors of `arch`.
+    arch: one of torchvision's ResNets, by its name there, or a network that recipes name. The number of
+    classes is read off the tensors, and so are stem and width of a ResNet that seal-ray trains; other fields
+    are at their defaults. Raises ConfigError for another network or kind of file; CheckpointError for one
+    that holds anything but the tensors of `arch`.
     """
     state = read_weights(str(path))
     network = _empty(path, arch, state)
     if wrong := misfits(network, state):
         raise CheckpointError(f"{path}: is not a state dict of {arch}: it {wrong}")
     network.load_state_dict(state, assign=True)
-    return Loaded(network.eval(), arch, len(state["fc.weight"]), weights_sha256(network.state_dict()))
+    classes = classifier(network)[1].out_features
+    return Loaded(network.eval(), arch, classes, weights_sha256(network.state_dict()))
 
 
 def read_network(run: AnyPath, moment: str | None = None) -> nn.Module:
@@ -170,9 +174,9 @@ def _top1(snapshot: Snapshot) -> float | None:
 
 def _network(job: Job, weights: State) -> nn.Module:
     model = job.recipe.model
-    with torch.device("meta"):
-        network = ResNet(model.arch, classes=len(weights["fc.bias"]), stem=model.stem, width=model.width)
-    network.load_state_dict(weights, assign=True)
+    head, _ = classifier(model.outline(classes=2))
+    network = model.build(len(weights[f"{head}.weight"]), torch.Generator())
+    network.load_state_dict(weights)
     return network.float().eval()
 
 
@@ -214,21 +218,30 @@ def _to_onnx(network: nn.Module, size: int) -> tuple[bytes, float]:
 
 
 def _empty(path: Path, arch: str, state: State) -> nn.Module:
-    """A network without weights whose shapes are those of a state dict, as far as they can be told."""
+    """A network, its weights yet to come, whose shapes are those of a state dict, as far as can be told."""
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models, include=FAMILIES)
     if arch not in known:
-        raise ConfigError(f"{arch!r} is no network whose weights can be read; use one of {', '.join(known)}")
+        try:
+            head = classifier(outline(arch, classes=2))[0]
+        except ConfigError as error:
+            raise ConfigError(
+                f"{arch!r} is no network whose weights can be read; use one of {', '.join(known)}, or one "
+                f"that recipes may name ({error})"
+            ) from None
+        if f"{head}.weight" not in state:
+            raise CheckpointError(f"{path}: is not a state dict of {arch}: it lacks {head}.weight")
+        return build(arch, classes=len(state[f"{head}.weight"]), generator=torch.Generator())
     shapes = [tuple(state[name].shape) for name in ("conv1.weight", "fc.weight") if name in state]
     if [len(shape) for shape in shapes] != [4, 2]:
         raise CheckpointError(f"{path}: is not a state dict of {arch}: it lacks conv1.weight or fc.weight")
     (width, _, kernel, _), (classes, _) = shapes
+    if arch in RESNETS:
+        return outline(arch, classes=classes, stem="cifar" if kernel == 3 else "imagenet", width=width)
     with torch.device("meta"):
-        if arch in RESNETS:
-            return ResNet(arch, classes=classes, stem="cifar" if kernel == 3 else "imagenet", width=width)
         network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
-        return network
+    return network
 
 
 def _card(
@@ -236,14 +249,15 @@ def _card(
 ) -> str:
     """The card: what the weights are, how to load them, what they were trained with and on."""
     model, recipe = job.recipe.model, job.recipe
-    classes = len(snapshot.weights["fc.bias"])
-    parameters = sum(p.numel() for p in _network(job, snapshot.weights).parameters())
+    network = _network(job, snapshot.weights)
+    classes = classifier(network)[1].out_features
+    parameters = sum(p.numel() for p in network.parameters())
     top1 = "not measured" if exported.top1 is None else f"{exported.top1:.2f} %"
     facts = {
         "run": f"{exported.run_id} ({job.name})",
         "method": recipe.method.name,
         "moment": f"{exported.moment}, after {len(snapshot.rows)} epochs",
-        "network": f"{model.arch}, {model.stem} stem, width {model.width}, {classes} classes",
+        "network": f"{model}, {classes} classes",
         "parameters": f"{parameters:,}",
         "validation top1": top1,
         "weights_sha256": f"`{exported.weights_sha256}`",
@@ -277,18 +291,30 @@ def _how_to_load(name: str, job: Job, classes: int, file_format: Format) -> str:
     if file_format == "onnx":
         code = f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{name}")\n'
         return f'```python\n{code}(logits,) = session.run(None, {{"images": images}})\n```'
-    if (model.stem, model.width) != ("imagenet", 64):
+    if model.arch in RESNETS and model.arguments != {"stem": "imagenet", "width": 64}:
         code = (
             "from pathlib import Path\n\nfrom seal_ray.runs.export import load_weights\n\n"
             f'network = load_weights(Path("{name}"), "{model.arch}").network\n'
         )
         why = "torchvision and timm have no ResNet of this stem and width, so seal-ray builds it"
         return f"```python\n{code}```\n\nThe names of the tensors are torchvision's; {why}."
+    given = "".join(f", {field}={value!r}" for field, value in model.arguments.items() if value is not None)
     reader = ("safetensors.torch", "load_file") if file_format == "safetensors" else ("torch", "load")
+    if model.arch in RESNETS:
+        of, made = "torchvision", f"torchvision.models.{model.arch}(num_classes={classes})"
+    elif model.arch.startswith(PREFIX):
+        of = "timm"
+        made = f'timm.create_model("{model.arch.removeprefix(PREFIX)}", num_classes={classes}{given})'
+    else:
+        factory = type(model).factory
+        file = next(iter(files_of(factory)), None)
+        of = file.name.removesuffix(".py") if file else factory.__module__
+        made = f"{of}.{factory.__qualname__}(classes={classes}{given})"
     code = (
-        f"import torchvision\nfrom {reader[0]} import {reader[1]}\n\n"
-        f"network = torchvision.models.{model.arch}(num_classes={classes})\n"
-        f'network.load_state_dict({reader[1]}("{name}"))\n'
+        f"import {of}\nfrom {reader[0]} import {reader[1]}\n\n"
+        f'network = {made}\nnetwork.load_state_dict({reader[1]}("{name}"))\n'
     )
+    if model.arch not in RESNETS:
+        return f"```python\n{code}```"
     timm = f'`timm.create_model("{model.arch}", num_classes={classes})`'
     return f"```python\n{code}```\n\n{timm} loads the same file, as strictly."

@@ -23,6 +23,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from seal_ray.errors import ConfigError
 from seal_ray.phases.losses import SmoothedCrossEntropy
 from seal_ray.phases.optimizers import Sgd
@@ -83,7 +85,9 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
     held["loss"] = told["fields"] if isinstance(recipe.loss, SmoothedCrossEntropy) else told
     if recipe.augment.then:
         held["augment"] = {**held.get("augment", {}), "then": [_plain(one) for one in recipe.augment.then]}
+    code = _code(type(recipe.model).factory)
     return {
+        **({"network": code} if code else {}),
         "semantics": SEMANTICS,
         "data": identity,
         "weights": _initial_weights(recipe.model),
@@ -162,14 +166,23 @@ def _kind(cls: type) -> Any:
     That is the digest of the source of each of its classes that are from outside: of the file that defines
     it, or of its cell in a notebook. What these import from elsewhere is not seen.
     """
-    outside = [c for c in cls.__mro__ if not _is_known(c)]
-    return [cls.__qualname__, *map(_source_sha256, outside)] if outside else cls.__qualname__
+    code = _code(cls)
+    return [cls.__qualname__, *code] if code else cls.__qualname__
 
 
-def _is_known(cls: type) -> bool:
-    """Whether a class is of this package or of Python itself, whatever a user's own modules are called."""
+def _code(of: Any) -> list[str]:
+    """The digests of the source of a function, or of each class that a class is made of, from outside."""
+    parts = of.__mro__ if isinstance(of, type) else [of]
+    return [_source_sha256(part) for part in parts if not _is_known(part)]
+
+
+def _is_known(cls: Any) -> bool:
+    """Whether a class or function is of this package or of Python, whatever a user's modules are called.
+
+    torch's Module counts as known.
+    """
     module = cls.__module__.partition(".")[0]
-    if module == __name__.partition(".")[0]:
+    if module == __name__.partition(".")[0] or cls is nn.Module:
         return True
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     of_python = file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
@@ -178,20 +191,22 @@ def _is_known(cls: type) -> bool:
 
 @functools.cache
 def _source_sha256(cls: Any) -> str:
-    """Digest of the source of a class, as it was when first asked."""
+    """Digest of the source of a class or function, as it was when first asked."""
+    kind = "model" if inspect.isfunction(cls) or issubclass(cls, nn.Module) else "method"
     if "<locals>" in cls.__qualname__:
         raise ConfigError(
-            f"method: {cls.__qualname__} is defined inside a function, on whose values it may depend, so its "
+            f"{kind}: {cls.__qualname__} is defined inside a function, on whose values it may depend, so its "
             "runs could not be told apart; define it at the top of a file"
         )
     if (digest := source_digest(cls)) is not None:
         return digest
-    parts = (getattr(held, "__func__", getattr(held, "fget", held)) for held in vars(cls).values())
+    held = [cls] if inspect.isfunction(cls) else vars(cls).values()
+    parts = (getattr(one, "__func__", getattr(one, "fget", one)) for one in held)
     files = {part.__code__.co_filename for part in parts if inspect.isfunction(part)} - {dataclasses.__file__}
     cells = [text for file in sorted(files) if (text := "".join(linecache.getlines(file)))]
     if not cells:
         raise ConfigError(
-            f"method: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
+            f"{kind}: the source of {cls.__qualname__} cannot be read, so its runs could not be told "
             "from those of another class of that name; define it in a file"
         )
     return hashlib.sha256("".join(cells).encode()).hexdigest()

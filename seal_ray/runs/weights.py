@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.networks import ResNet, stages
+from seal_ray.networks import classifier
 from seal_ray.runs.checkpoint import State, read_manifest, read_snapshot, weights_sha256
 from seal_ray.storage.paths import AnyPath, storage_path
 
@@ -100,9 +100,7 @@ def beginning(model: Model, classes: int) -> str:
     """
     if model.init_from is None:
         return ""
-    with torch.device("meta"):
-        network = ResNet(model.arch, classes=classes, stem=model.stem, width=model.width)
-    _, others = _fitting(network, model)
+    _, others = _fitting(model.outline(classes), model)
     assert model.init_sha256 is not None
     head = "" if others is None else f"; a new classifier of {classes} classes in place of theirs of {others}"
     return f"the weights of {model.init_from} ({model.init_sha256[:10]}){head}"
@@ -117,20 +115,16 @@ def _fitting(network: nn.Module, model: Model) -> tuple[State, int | None]:
             f"{model.init_from}: holds the weights {found[:10]}..., but model.init_sha256 is "
             f"{str(model.init_sha256)[:10]}...; put those back, or leave init_sha256 out to begin with these"
         )
-    head = stages(network)[-1]
-    classifier, weight = network.get_submodule(head), state.get(f"{head}.weight")
-    assert isinstance(classifier, nn.Linear)
+    head, layer = classifier(network)
+    weight = state.get(f"{head}.weight")
     others = None
-    theirs = len(weight) if weight is not None and weight.dim() == 2 else classifier.out_features
-    if model.new_head or theirs != classifier.out_features:
+    theirs = len(weight) if weight is not None and weight.dim() == 2 else layer.out_features
+    if model.new_head or theirs != layer.out_features:
         others = theirs
         drawn = {name: t for name, t in network.state_dict().items() if name.startswith(f"{head}.")}
         state = {name: t for name, t in state.items() if not name.startswith(f"{head}.")} | drawn
     if wrong := misfits(network, state):
-        raise CheckpointError(
-            f"model.init_from: {model.init_from} does not fit {model.arch} with {model.stem} stem and width "
-            f"{model.width}: it {wrong}"
-        )
+        raise CheckpointError(f"model.init_from: {model.init_from} does not fit {model}: it {wrong}")
     return state, others
 
 

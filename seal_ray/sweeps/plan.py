@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from seal_ray.data.assumed import assumed_labels, assumption
 from seal_ray.data.images import Images
@@ -15,7 +16,7 @@ from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
-from seal_ray.networks import Parts, ResNet, stages
+from seal_ray.networks import Parts
 from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of, owner
 from seal_ray.recipe import Recipe
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
@@ -49,6 +50,14 @@ class PlannedPhase:
 
 
 @dataclass(frozen=True)
+class PlannedPart:
+    """The early or late part of the network: its stages in depth order, and its number of parameters."""
+
+    stages: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A job's work and footprint. Sizes in bytes; images counts training images over the whole run.
 
@@ -62,6 +71,8 @@ class RunPlan:
     steps: int
     images: int
     parameters: int
+    early: PlannedPart
+    late: PlannedPart
     checkpoint_bytes: int
     kept_bytes: int
     status: str
@@ -75,11 +86,9 @@ def make_plan(planned: Planned) -> RunPlan:
     recipe, store = planned.job.recipe, planned.store
     labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
     per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
-    model, dtype = recipe.model, dtype_of(recipe.precision)
-    with torch.device("meta"):  # sizes only
-        classes = len(planned.dataset.classes)
-        network = ResNet(model.arch, classes=classes, stem=model.stem, width=model.width).to(dtype)
-    parts = Parts(stages(network), recipe.method.split_at)
+    model, dtype, classes = recipe.model, dtype_of(recipe.precision), len(planned.dataset.classes)
+    network = model.outline(classes).to(dtype)
+    parts = Parts.of(network, recipe.method.split_at)
     parameters = sum(p.numel() for p in network.parameters())
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     carried = weights * len(recipe.method.carry)
@@ -99,6 +108,8 @@ def make_plan(planned: Planned) -> RunPlan:
         steps=per_epoch * recipe.budget.epochs,
         images=per_epoch * recipe.batch_size * recipe.budget.epochs,
         parameters=parameters,
+        early=_part(network, parts, "early"),
+        late=_part(network, parts, "late"),
         checkpoint_bytes=checkpoint,
         kept_bytes=keep.checkpoints * checkpoint + moments * (weights + carried),
         status=store.status().get("status", "new"),
@@ -111,6 +122,10 @@ def cores_for(planned: Planned) -> str:
     placement, cores = planned.job.placement, usable_cores()
     enough = placement.min_workers <= cores
     return f"{placement.workers} of this machine's {cores} cores" + ("" if enough else " (too few)")
+
+
+def _part(network: nn.Module, parts: Parts, part: str) -> PlannedPart:
+    return PlannedPart(parts.stages_of(part), sum(p.numel() for p in parts.parameters(network, part)))
 
 
 def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:

@@ -46,11 +46,14 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     teacher = run.teacher() if phase.loss.teacher else None
     norms = [module for module in network.modules() if isinstance(module, NORMS)]
 
-    def values(forward: nn.Module, shard: Shard, outcome: Tensor | None, *, moves: bool) -> list[Tensor]:
-        """The shard's part of each loss; moves: whether running statistics do."""
+    def values(
+        forward: nn.Module, shard: Shard, index: int, outcome: Tensor | None, *, moves: bool
+    ) -> list[Tensor]:
+        """The part of each loss of shard `index`; moves: whether running statistics do."""
         images, labels, keep = shard
         with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
-            logits = forward(images, keep)
+            with run.drawing(index, keep):
+                logits = forward(images)
             with torch.no_grad():
                 taught = teacher(images).to(run.dtype) if teacher is not None else None
         logits = logits.to(run.dtype)
@@ -70,7 +73,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
             last = k == len(batch) - 1
             forward = wrapped if wrapped is not None and last else run.forward
             outcome = None if outcomes is None else outcomes[k]
-            found = values(forward, shard, outcome, moves=k == 0 and outcomes is not None)
+            found = values(forward, shard, first + k, outcome, moves=k == 0 and outcomes is not None)
             gradients: list[Tensor] = []
             for i, (value, (_, parameters)) in enumerate(zip(found, losses, strict=True)):
                 again = i < len(losses) - 1
@@ -109,7 +112,7 @@ def _losses_by_part(run: Run, phase: Phase) -> list[tuple[Loss, list[nn.Paramete
     """The losses of a phase, the phase's own first, with the parameters that each one moves."""
     moved: dict[Loss, list[nn.Parameter]] = {phase.loss: []}
     for name, parameter in run.network.named_parameters():
-        index = owner(phase.groups, run.parts, name.split(".", 1)[0])
+        index = owner(phase.groups, run.parts, run.parts.stage_of(name))
         if index is not None:
             moved.setdefault(phase.groups[index].loss or phase.loss, []).append(parameter)
     return list(moved.items())

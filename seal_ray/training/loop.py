@@ -131,6 +131,7 @@ def train_epoch(
         asked = time.perf_counter()
         shards = next(batches)
         waited += time.perf_counter() - asked
+        run.step = index
         step(index, shards)
     # Each entry is set by one worker and 0 on the others, so the sum is exact whoever computed it.
     results = run.world.total(outcomes).double().cpu()

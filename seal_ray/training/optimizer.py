@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.networks import Parts
-from seal_ray.phases.optimizers import Optimizer, build
+from seal_ray.phases.optimizers import Optimizer, torch_optimizer
 from seal_ray.phases.schedule import Phase, Row, group_rate, owner
 
 
@@ -23,11 +23,11 @@ def build_optimizer(
     members: list[list[nn.Parameter]] = [[] for _ in phase.groups]
     owners = {stage: owner(phase.groups, parts, stage) for stage in parts.stages}
     for name, parameter in network.named_parameters():
-        index = owners[name.split(".", 1)[0]]
+        index = owners[parts.stage_of(name)]
         parameter.requires_grad_(index is not None)
         if index is not None:
             members[index].append(parameter)
-    return build(
+    return torch_optimizer(
         settings,
         [
             {
@@ -97,6 +97,6 @@ def state_copies(settings: Optimizer) -> int:
     """How many tensors of a parameter's size the optimizer keeps for it."""
     parameter = nn.Parameter(torch.zeros(2, 3))
     parameter.grad = torch.zeros(2, 3)
-    optimizer = build(settings, [parameter])
+    optimizer = torch_optimizer(settings, [parameter])
     optimizer.step()
     return sum(isinstance(v, Tensor) and v.shape == (2, 3) for v in optimizer.state[parameter].values())

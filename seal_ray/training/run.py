@@ -17,7 +17,7 @@ from seal_ray.data.images import Images, TrainingEpoch, augmentation_draws, drop
 from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
-from seal_ray.networks import Parts, build, pooled_features, stages
+from seal_ray.networks import FeatureMask, Parts, ResNet
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
 from seal_ray.runs.checkpoint import Snapshot
@@ -79,15 +79,18 @@ class Run:
         steps_per_epoch(self.indices, recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
+        self.mask = FeatureMask(self.network) if recipe.model.dropout else None
         compiled = torch.compile(self.network) if execution.compile else self.network
         self.forward = cast("nn.Module", compiled)
-        self.parts = Parts(stages(self.network), recipe.method.split_at)
+        self.parts = Parts.of(self.network, recipe.method.split_at)
         self.carried: dict[str, dict[str, Tensor]] = {}
         self.optimizer: Mapping[str, Tensor] = {}
         self.rows: list[Row] = []
         self.right: Tensor | None = None
         """Bool (N,): which validation images the last evaluation had right; None: it was skipped."""
         self.next = Position(0, 0)
+        self.step = 0
+        """The optimizer step at hand, 0-based in its epoch."""
         self.stopped = False
         self._resume()
 
@@ -142,8 +145,8 @@ class Run:
         first = self.world.rank * self.accumulation
         mine = slice(first, first + self.accumulation)
         masks = None
-        if p := recipe.model.dropout:
-            drawn = dropout_masks(p, order, pooled_features(self.network), seed=recipe.seed, **at)
+        if self.mask is not None:
+            drawn = dropout_masks(recipe.model.dropout, order, self.mask.features, seed=recipe.seed, **at)
             masks = (mask[mine] for mask in drawn)
         then = recipe.augment.then
         return TrainingEpoch(
@@ -161,6 +164,27 @@ class Run:
             if then
             else None,
         )
+
+    @contextlib.contextmanager
+    def drawing(self, shard: int, keep: Tensor | None) -> Iterator[None]:
+        """Around a training pass over a shard (0-based in its batch): what in it is random depends on the
+        shard's position alone. keep: its mask of dropout.
+
+        A network may draw from torch's generators (drop path, its own dropout), which are seeded here but for
+        ResNets, which do not.
+        """
+        if self.mask is not None:
+            self.mask.keep = keep
+        if isinstance(self.network, ResNet):
+            yield
+        else:
+            at = (self.next.generation, self.next.epoch, self.step, shard)
+            device = self.world.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(stream(self.recipe.seed, "forward", *at).initial_seed())
+                yield
+        if self.mask is not None:
+            self.mask.keep = None
 
     def teacher(self) -> nn.Module:
         """The carried network, in eval mode."""
@@ -238,14 +262,7 @@ class Run:
         }
 
     def _build(self, generator: torch.Generator) -> nn.Module:
-        model = self.recipe.model
-        return build(
-            model.arch,
-            classes=self.images.classes,
-            stem=model.stem,
-            width=model.width,
-            generator=generator,
-        )
+        return self.recipe.model.build(self.images.classes, generator)
 
     def _on_device(self, network: nn.Module) -> nn.Module:
         return network.to(self.world.device, self.dtype).to(memory_format=self.memory_format)

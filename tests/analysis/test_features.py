@@ -206,10 +206,11 @@ def test_probes_of_timms_networks(arch: str, count: int, first: str) -> None:
     assert list(found.layers) == list(names)
 
 
-def test_a_network_without_named_stages_is_refused(images: Tensor) -> None:
+def test_a_network_without_blocks_is_probed_at_its_stages_and_has_no_stem(images: Tensor) -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ConfigError, match=r"Sequential has no residual blocks.*with `layers`"):
-        probes(plain)
+    assert probes(plain) == ("input", "0", "softmax")
+    with pytest.raises(ConfigError, match="Sequential has no residual blocks, so that it has no stem"):
+        extract(plain, [images], ("stem",), max_features=64)
     found = extract(plain, [images], ("input", "0", "softmax"), max_features=64)
     assert found.shapes == {"input": (3, 4, 4), "0": (4, 4, 4), "softmax": (2,)}
 

@@ -180,7 +180,7 @@ def test_the_card_says_what_the_weights_are(run: Path, tmp_path: Path, dataset: 
     for text in (
         f"| {run.name} (trial) |",
         "| g001-relearned, after 2 epochs |",
-        "| resnet18, imagenet stem, width 64, 3 classes |",
+        "| resnet18 with stem imagenet, width 64, 3 classes |",
         f"| {parameters:,} |",
         exported.weights_sha256,
         dataset.identity,

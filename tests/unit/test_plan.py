@@ -78,6 +78,10 @@ def test_the_papers_seal_ascends_by_94_a_generation(
     assert len(plan.phases) == 1 + 9 * 2
     assert (plan.epochs, plan.steps, plan.images) == (1600, 5_000_000, 160_000_000)
     assert plan.parameters == 23_508_032 + 2048 * 200 + 200
+    assert plan.early.stages == ("conv1", "bn1", "layer1", "layer2")
+    assert plan.late.stages == ("layer3", "layer4", "fc")
+    assert plan.early.parameters == 9_408 + 128 + 215_808 + 1_219_584  # conv1, bn1, layer1, layer2
+    assert plan.early.parameters + plan.late.parameters == plan.parameters
     assert plan.status == "new"
     assert plan.done == 0
 

@@ -107,7 +107,7 @@ def test_check_says_which_promise_is_broken(run: object, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("x = 1\n", "registers nothing; decorate its class with one of @seal_ray.method, @seal_ray.anal"),
+        ("x = 1\n", "registers nothing; decorate it with one of @seal_ray.method, @seal_ray.network"),
         (plain_method().replace("] = 0.5", "]"), "non-default argument 'strength' follows default argument"),
         (
             plain_method()
@@ -141,10 +141,15 @@ def test_methods_lists_each_with_its_parameters_and_where_it_is_from(run: object
     assert "CVPR 2023, arXiv 2304.04858" in parts["seal"]
     assert "mask = kels  (kels, wels)" in parts["ke"]
     assert parts["mine"] == (
-        "  A method for tests (nowhere, 2024).\n  What it does.\n    split_at = layer3  (text)\n"
+        "  A method for tests (nowhere, 2024).\n  What it does.\n    split_at = null  (text or null)\n"
         f"    strength = 0.5  (number > 0)\n  {file} (sha256 {digest(file)})\n"
     )
     one: Ended = run("methods", "mine", "--plugin", file)  # type: ignore[operator]
     assert "And more of it." in one.out
+    networks: Ended = run("networks", "resnet18")  # type: ignore[operator]
+    assert "    stem = imagenet  (imagenet, cifar)\n    width = 64  (whole number >= 1)\n" in networks.out
+    assert "    drop_path_rate  (number or null)\n" in run("networks", "timm/test_convnext").out  # type: ignore[operator]
+    assert run("networks").out.endswith("timm.list_models()\n")  # type: ignore[operator]
+    assert "did you mean 'resnet18'?" in run("networks", "resnet8").err  # type: ignore[operator]
     missing: Ended = run("methods", "none")  # type: ignore[operator]
     assert missing.err == f"error: none: is no method; there are {', '.join(METHODS)}\n"

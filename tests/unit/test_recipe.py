@@ -18,7 +18,7 @@ from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Budget, Rise, Schedule
-from seal_ray.recipe import Job, Model, Placement, Recipe, dump_job, load_job
+from seal_ray.recipe import MODELS, Job, Placement, Recipe, dump_job, load_job
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("bn1", "layer1", "layer2", "layer3", "layer4", "fc")
@@ -273,7 +273,7 @@ def test_every_field_is_described_and_every_model_closed():
 
 @pytest.mark.parametrize("arch", sorted(RESNETS))
 def test_every_architecture_can_be_named(arch):
-    assert Model(arch=arch).arch == arch
+    assert MODELS[arch](arch=arch).arch == arch
 
 
 def test_a_job_without_a_name_is_called_like_its_file(tmp_path):

@@ -295,7 +295,42 @@ BAD = {
     "architecture by another spelling": (
         job(recipe="model: {arch: ResNet18} #!"),
         "recipe.model.arch",
-        "must be 'resnet18', 'resnet34' or 'resnet50', not 'ResNet18'; did you mean 'resnet18'?",
+        "must be 'resnet18', 'resnet34', 'resnet50' or timm/NAME, not 'ResNet18'; did you mean 'resnet18'?",
+    ),
+    "network of timm by another spelling": (
+        job(recipe="model: {arch: timm/convnext_ato} #!"),
+        "recipe.model.arch",
+        "timm has no network 'convnext_ato'; did you mean 'timm/convnext_atto'?",
+    ),
+    "weights that would be downloaded": (
+        job(recipe="model: {arch: timm/vit_tiny_patch16_224.augreg_in21k} #!"),
+        "recipe.model.arch",
+        "names pretrained weights, which are never downloaded; write timm/vit_tiny_patch16_224,",
+    ),
+    "field of another network": (
+        job(recipe="model: {arch: timm/test_convnext, stem: cifar} #!"),
+        "recipe.model.stem",
+        "is a field of resnet18, resnet34 or resnet50, not of timm/test_convnext; remove it",
+    ),
+    "field that a network of timm lacks": (
+        job(recipe="model: {arch: timm/test_convnext, drop_pth_rate: 0.1} #!"),
+        "recipe.model.drop_pth_rate",
+        "unknown field; did you mean 'drop_path_rate'?",
+    ),
+    "wrong type of a field of timm": (
+        job(recipe="model: {arch: timm/test_convnext, drop_path_rate: much} #!"),
+        "recipe.model.drop_path_rate",
+        "must be a number, not 'much'",
+    ),
+    "network that timm cannot build": (
+        job(recipe="model: {arch: timm/test_vit, num_heads: 7} #!"),
+        "recipe.model",
+        "timm/test_vit: cannot be built with num_heads: 7: ",
+    ),
+    "split that is no stage of this network": (
+        job(recipe="model: {arch: timm/test_convnext}", method="method: {name: llf, split_at: layer3} #!"),
+        "recipe.method.split_at",
+        "'layer3' does not divide the network; choose one of stages.0, stages.1, stages.2,",
     ),
     "unknown schedule": (
         job(recipe="optimizer: {schedule: linear} #!"),

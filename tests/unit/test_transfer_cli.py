@@ -110,7 +110,7 @@ def test_a_plan_says_with_which_weights_a_run_begins(
     assert f"beginswiththeweightsof{moment}(" in text
     assert "anewclassifierof6classesinplaceoftheirsof4" in text
     for wrong, message in (
-        (model.replace("width: 4", "width: 8"), "does not fit resnet18 with imagenet stem and width 8"),
+        (model.replace("width: 4", "width: 8"), "does not fit resnet18 with stem imagenet, width 8"),
         ("recipe.model.init_from=nowhere.pth", "nowhere.pth: no such file"),
     ):
         code, said = run(monkeypatch, capsys, *plan[:-1], wrong, *data)
