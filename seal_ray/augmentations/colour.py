@@ -93,13 +93,12 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     # Channel n of HSV's colour is v - c * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1.
     offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
     k = (offsets + hue[:, None]) % 6
-    turned: Tensor = value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-    return turned
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def posterize(images: Tensor, bits: int) -> Tensor:
     """As many levels as `bits` tell."""
-    levels = 2**bits
+    levels = 1 << bits
     return (images * levels).floor().clamp(0, levels - 1) / levels
 
 

@@ -91,7 +91,7 @@ def torch_optimizer(optimizer: Optimizer, groups: list[Any]) -> torch.optim.Opti
 
 
 @functools.cache
-def _kinds() -> dict[str, type[torch.optim.Optimizer]]:
+def _kinds() -> dict[str, Any]:
     """The usable classes of torch.optim by name in small letters, the usual ones first."""
     classes = [cls for cls in vars(torch.optim).values() if inspect.isclass(cls)]
     named = {cls.__name__.lower(): cls for cls in classes if issubclass(cls, torch.optim.Optimizer)}
