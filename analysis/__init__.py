@@ -8,7 +8,7 @@ To add one: write its file and list it here; or keep it in a file of your own, w
 import sys
 from types import ModuleType
 
-from seal_ray.analysis.base import A, Analysis, Result
+from seal_ray.analysis.base import AnalysisClass, Analysis, Result
 from seal_ray.analysis.base import analysis as _register
 from seal_ray.analysis.depth import Depth
 from seal_ray.analysis.curvature import Curvature
@@ -22,7 +22,7 @@ BUILT_IN = tuple(_register(kind).name for kind in (Depth, Curvature, Similarity,
 
 
 class _Decorator(ModuleType):
-    def __call__(self, cls: type[A]) -> type[A]:
+    def __call__(self, cls: type[AnalysisClass]) -> type[AnalysisClass]:
         return _register(cls)
 
 

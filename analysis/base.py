@@ -90,10 +90,10 @@ class Analysis:
         return {}
 
 
-A = TypeVar("A", bound=Analysis)
+AnalysisClass = TypeVar("AnalysisClass", bound=Analysis)
 
 
-def analysis(cls: type[A]) -> type[A]:
+def analysis(cls: type[AnalysisClass]) -> type[AnalysisClass]:
     """Class decorator: jobs and `seal-ray analyze --what` may name this analysis.
 
     ConfigError for a class that is no analysis, and for a name that another one has.

@@ -18,7 +18,7 @@ from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.finetune import finetune
 from seal_ray.analysis.inputs import InputCache, Inputs
 from seal_ray.analysis.scoring import Normalisation, score
-from seal_ray.analysis.tasks import FOLDER, Task, plain, write_result
+from seal_ray.analysis.tasks import RESULTS, Task, plain, write_result
 from seal_ray.errors import CheckpointError, SealRayError
 from seal_ray.plugins import source_digest
 from seal_ray.recipe import check_images
@@ -96,7 +96,7 @@ def _evaluated(task: Task, weights: State, cache: InputCache) -> Result:
     if task.settings["kind"] == "finetune":
         named = {"init_from": str(task.moment.path), "init_sha256": task.weights_sha256}
         source = cache.recipe(run).model.model_copy(update=named)
-        folder = run / FOLDER / f"{task.what}-{task.moment.label}"
+        folder = run / RESULTS / f"{task.what}-{task.moment.label}"
         return finetune(source, task.destination, trained_on, task.settings, cache.device, folder)
     check_images(cache.recipe(run).model, task.destination.dataset.size)
     network = cache.network(run, weights)

@@ -22,7 +22,6 @@ from seal_ray.storage.paths import storage_path
 EvaluationKind = Literal["transfer", "finetune", "fewshot"]
 Command = Literal["transfer", "fewshot"]
 
-TARGETS = "data sets: folders that were prepared, or names of `seal-ray data list`"
 COMMANDS: Mapping[EvaluationKind, Command] = {
     "transfer": "transfer",
     "finetune": "transfer",
@@ -32,8 +31,13 @@ COMMANDS: Mapping[EvaluationKind, Command] = {
 OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
 """The option that names the targets."""
 
-Name = Annotated[str, Field(min_length=1)]
-Targets = Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, description=TARGETS)]
+Targets = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Strict(False),
+    Field(
+        min_length=1, description="data sets: folders that were prepared, or names of `seal-ray data list`"
+    ),
+]
 Layer = Annotated[str, Field(min_length=1, description="penultimate, or a stage or module of the network")]
 Shots = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1, description="share of the train images of each class")]

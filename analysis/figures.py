@@ -21,7 +21,7 @@ from matplotlib.ticker import LogFormatter
 
 from seal_ray.analysis.depth import Example
 from seal_ray.analysis.moments import Moment, RunSet
-from seal_ray.analysis.tasks import FOLDER, analyses_of, read_arrays, read_result
+from seal_ray.analysis.tasks import RESULTS, analyses_of, read_arrays, read_result
 from seal_ray.data.dataset import Pixels
 from seal_ray.errors import CheckpointError
 from seal_ray.plugins import PluginFile
@@ -102,7 +102,7 @@ def write_figures(run_set: RunSet, plugins: Sequence[PluginFile] = ()) -> list[A
         with saving(run_set.folder):
             for name, figure in drawn.items():
                 for suffix in ("png", "svg"):
-                    path = run_set.folder / FOLDER / f"{name}.{suffix}"
+                    path = run_set.folder / RESULTS / f"{name}.{suffix}"
                     write_durably(path, _rendered(figure, suffix))
                     written.append(path)
     return written

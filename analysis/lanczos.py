@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20
+COLUMNS_AT_ONCE = 1 << 20
 """Columns converted to float64 at a time."""
 
 INDEPENDENT = 1e-6
@@ -230,7 +230,7 @@ def _ends(count: int, top: int) -> list[int]:
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
     """The products of all rows, first @ second.T, in float64 on the CPU, without a float64 copy of either."""
-    pieces = zip(first.split(CHUNK, dim=1), second.split(CHUNK, dim=1), strict=True)
+    pieces = zip(first.split(COLUMNS_AT_ONCE, dim=1), second.split(COLUMNS_AT_ONCE, dim=1), strict=True)
     total = torch.zeros(len(first), len(second), dtype=torch.float64)
     for a, b in pieces:
         total += (a.double() @ b.double().T).cpu()

@@ -14,8 +14,7 @@ from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
 from seal_ray.phases.schedule import Budget, Position, moments_of
-from seal_ray.recipe import Job, load_job
-from seal_ray.recipe import Moment as MomentName
+from seal_ray.recipe import Job, MomentName, load_job
 from seal_ray.runs.checkpoint import State, read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id

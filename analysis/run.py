@@ -34,7 +34,7 @@ from seal_ray.analysis.scores import moments_table, weights_table, widen_results
 from seal_ray.analysis.scoring import Normalisation, score
 from seal_ray.analysis.tasks import (
     EVALUATION_FORMAT,
-    FOLDER,
+    RESULTS,
     AnalysisSettings,
     Status,
     Task,
@@ -167,7 +167,7 @@ def _show_results(
 ) -> None:
     """Figures beside the runs, and what is new to W&B."""
     analysed = new_results(run_set, outcomes)
-    folder = run_set.folder / FOLDER
+    folder = run_set.folder / RESULTS
     if not analysed and list(folder.glob("*.svg")):
         return
     drawn = write_figures(run_set, plugins)

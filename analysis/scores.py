@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from seal_ray.analysis.evaluations import EvaluationKind
 from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet
-from seal_ray.analysis.tasks import FOLDER, TaskOutcome, read_result
+from seal_ray.analysis.tasks import RESULTS, TaskOutcome, read_result
 from seal_ray.recipe import Job
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath, listed
@@ -121,7 +121,7 @@ def _scores(folder: AnyPath, job: Job, kinds: Sequence[EvaluationKind]) -> dict[
 
 def _scores_of(moment: Moment, kinds: Sequence[EvaluationKind]) -> Iterator[Score]:
     for kind in kinds:
-        for path in listed(moment.run / FOLDER, f"{kind}-*-{moment.label}.json"):
+        for path in listed(moment.run / RESULTS, f"{kind}-*-{moment.label}.json"):
             held = read_result(moment, path.stem.removesuffix(f"-{moment.label}"))
             if held is not None:
                 yield from scores_in(held)
@@ -165,7 +165,7 @@ def write_scores(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
 
 SHOWN_OF_TARGET = ("finished", "top1", "difference", "problems")
 """What a line of results.json says of each target."""
-SUFFIXES = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high", "_p")
+COLUMN_SUFFIXES = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high", "_p")
 """The columns of a target: top1 with its interval, the paired difference with its own, and its p."""
 
 
@@ -196,7 +196,7 @@ def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[
 def widen(table: str, columns: Sequence[Column]) -> str:
     """A leaderboard's CSV, a row for each setting, with the columns of each target behind its own."""
     heading, *rows = csv.reader(io.StringIO(table))
-    heading += [f"{column.name}{suffix}" for column in columns for suffix in SUFFIXES]
+    heading += [f"{column.name}{suffix}" for column in columns for suffix in COLUMN_SUFFIXES]
     for column in columns:
         for row, line in zip(rows, column.lines, strict=True):
             row += map(str, _numbers(line))
@@ -206,7 +206,7 @@ def widen(table: str, columns: Sequence[Column]) -> str:
 
 
 def _numbers(line: Line) -> list[float | str]:
-    """What stands under SUFFIXES; empty where there is none."""
+    """What stands under COLUMN_SUFFIXES; empty where there is none."""
     top1, difference = line.top1, line.difference
     found = [
         *((top1.mean, top1.low, top1.high) if top1 else (None,) * 3),

@@ -33,7 +33,7 @@ from seal_ray.recipe import ANALYSES, Job
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
-FOLDER = "analysis"
+RESULTS = "analysis"
 EVALUATION_FORMAT = 1
 """Raised whenever a change of this package changes what an evaluation finds."""
 PRESETS = ("quick", "paper")
@@ -295,7 +295,7 @@ def _lacks(run: AnalysedRun, moments: Sequence[str] | None) -> str:
 
 def result_path(moment: Moment, what: str, suffix: str = ".json") -> AnyPath:
     """Where a result lies."""
-    return moment.run / FOLDER / f"{what}-{moment.label}{suffix}"
+    return moment.run / RESULTS / f"{what}-{moment.label}{suffix}"
 
 
 def read_result(moment: Moment, what: str) -> dict[str, Any] | None:

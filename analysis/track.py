@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from seal_ray.analysis.moments import AnalysedRun, Moment
-from seal_ray.analysis.tasks import FOLDER, read_result
+from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath
 from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of, wandb_mode
@@ -35,7 +35,7 @@ def track(
         if wandb_mode(run.job.placement.tracking.wandb) == "off":
             continue
         send = partial(_send, run, results, figures, job_type)
-        if not sent_in_time(send, f"the analyses of {run.run_id}", run.folder / FOLDER):
+        if not sent_in_time(send, f"the analyses of {run.run_id}", run.folder / RESULTS):
             return
 
 
@@ -47,7 +47,7 @@ def _send(
     tracking, recipe = run.job.placement.tracking, run.job.recipe
     logged = init_run(
         tracking,
-        run.folder / FOLDER,
+        run.folder / RESULTS,
         wandb_mode(tracking.wandb),
         id=f"{run.run_id}-{job_type}",
         name=f"{run.run_id}-{job_type}",

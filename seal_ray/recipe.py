@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1
 
-Moment = Literal["init", "forgotten", "ascended", "relearned"]
+MomentName = Literal["init", "forgotten", "ascended", "relearned"]
 """A named checkpoint that is kept for analysis."""
 
 ANALYSES: Registry[Analysis] = Registry("analysis", home="seal_ray.analysis")
@@ -256,7 +256,7 @@ class Keep(BaseModel):
 
     model_config = STRICT
 
-    moments: Annotated[tuple[Moment, ...], Strict(False)] = Field(
+    moments: Annotated[tuple[MomentName, ...], Strict(False)] = Field(
         default=("ascended", "relearned"), description="moments to keep of each generation"
     )
     checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, find_runs, sweep_runs
 from seal_ray.analysis.scores import Column, columns_of
-from seal_ray.analysis.tasks import FOLDER, read_result
+from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.config.document import stored_in
 from seal_ray.data.staging import describe
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
@@ -349,7 +349,7 @@ def read_run(member: Member) -> RunFacts:
 def _moments(folder: AnyPath, job: Job) -> Iterator[MomentFacts]:
     """The moments whose manifests can be read, in the order in which the run reached them."""
     run = AnalysedRun(folder, job, "")
-    files = [path.stem for path in listed(folder / FOLDER, "*.json")]
+    files = [path.stem for path in listed(folder / RESULTS, "*.json")]
     for moment in run.moments():
         with suppress(CheckpointError):
             fingerprint = read_manifest(moment.path)["fingerprint"]
