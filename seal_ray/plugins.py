@@ -25,7 +25,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seal_ray.errors import ConfigError, SealRayError, SealRayWarning
 
@@ -182,7 +182,7 @@ def loaded_files() -> tuple[PluginFile, ...]:
     return tuple(file for file in files if file)
 
 
-def files_of(found: type) -> tuple[PluginFile, ...]:
+def files_of(found: Any) -> tuple[PluginFile, ...]:
     """The plugin file that another process needs for a class; none where it finds the class by itself.
 
     ConfigError for a class that only this process has.

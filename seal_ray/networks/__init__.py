@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fi
         network = _made(factory_of(arch) if isinstance(arch, str) else arch, classes, fields)
     if hasattr(network, "initialise"):
         generator.set_state(before)
-        network.initialise(generator)
+        cast("Any", network).initialise(generator)
     return network
 
 

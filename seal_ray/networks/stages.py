@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self, cast
 
 from torch import nn
 
@@ -39,7 +39,7 @@ def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
     ConfigError when it is no linear layer.
     """
     if hasattr(network, "get_classifier"):
-        given = network.get_classifier()
+        given = cast("Any", network).get_classifier()
         found = [(name, module) for name, module in network.named_modules() if module is given]
     else:
         found = [*network.named_modules()]

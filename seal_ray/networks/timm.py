@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ def nearest(name: str) -> list[str]:
 def groups(network: nn.Module) -> list[list[str]]:
     """The parameters of a network with a `group_matcher`, in groups in depth order."""
     found: dict[int, Sequence[str]] = import_module("timm.models").group_parameters(
-        network, network.group_matcher(coarse=True)
+        network, cast("Any", network).group_matcher(coarse=True)
     )
     return [list(found[depth]) for depth in sorted(found)]
 

@@ -60,11 +60,13 @@ def depth_section(study: Study, target: Calls) -> Section:
     ends = of.shown_moments(study, "depth")
     if not ends:
         return Section("depth", title, (_not_analysed(target, "depth"),))
-    shares = [{split: _shares(some, split) for split in SPLITS} for _, some in ends]
+    shares: list[Mapping[str, list[float]]] = [
+        {split: _shares(some, split) for split in SPLITS} for _, some in ends
+    ]
     log = max(max(values) for one in shares for values in one.values()) > DOMINANT
     panels = []
     for (setting, some), one in zip(ends, shares, strict=True):
-        means = {split: _mean([_depth(m, split)["mean"] for m in some]) for split in SPLITS}
+        means: dict[str, float] = {split: _mean([_depth(m, split)["mean"] for m in some]) for split in SPLITS}
         places = [*some[0].results["depth"]["result"]["probes"], "never"]
         said = ", ".join(f"{split} mean {mean:.2f}" for split, mean in means.items())
         label = f"Prediction depths of {setting.name}: {said}"

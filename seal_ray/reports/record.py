@@ -94,7 +94,7 @@ def _hardware(study: Study, runs: Runs, many: bool) -> list[Block]:
         "What each run's last kept moment was trained with; bits are claimed to be equal between equal rows "
         "only. Data: the first digits of the identity of the data set at the run's path."
     )
-    headings = ("run", *PRINTED, "data")
+    headings: tuple[str, ...] = ("run", *PRINTED, "data")
     blocks: list[Block] = []
     if rows:
         blocks.append(Table(caption, headings, tuple(rows), text=len(headings), code=(0, 9), folded=many))

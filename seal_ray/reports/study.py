@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, find_runs, sweep_runs
 from seal_ray.analysis.scores import Column, columns_of
@@ -323,8 +323,8 @@ def read_run(member: Member) -> RunFacts:
         seed=member.seed,
         status=status,
         reason=found.get("reason", ""),
-        top1=found["top1"] if status == "finished" else None,
-        best_top1=found.get("best_top1"),
+        top1=cast("float | None", found["top1"]) if status == "finished" else None,
+        best_top1=cast("float | None", found.get("best_top1")),
         epochs=member.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from seal_ray.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
     from obstore.store import ObjectStore, S3Credential
 
 ATTEMPTS = 3
@@ -185,7 +186,9 @@ class ObjectPath:
 
         with _putting(self):
             try:
-                _store(self).put(self.key, data, mode={**version} if version else "create")
+                _store(self).put(
+                    self.key, data, mode=cast("UpdateVersion", {**version}) if version else "create"
+                )
             except (AlreadyExistsError, PreconditionError):
                 return False
         return True
