@@ -22,6 +22,7 @@ from seal_ray.storage.paths import storage_path
 EvaluationKind = Literal["transfer", "finetune", "fewshot"]
 Command = Literal["transfer", "fewshot"]
 
+WHICH_DATA = "data sets: folders that were prepared, or names of `seal-ray data list`"
 COMMANDS: Mapping[EvaluationKind, Command] = {
     "transfer": "transfer",
     "finetune": "transfer",
@@ -34,9 +35,7 @@ OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": "--to",
 Targets = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     Strict(False),
-    Field(
-        min_length=1, description="data sets: folders that were prepared, or names of `seal-ray data list`"
-    ),
+    Field(min_length=1, description=WHICH_DATA),
 ]
 Layer = Annotated[str, Field(min_length=1, description="penultimate, or a stage or module of the network")]
 Shots = Annotated[int, Field(ge=1)]

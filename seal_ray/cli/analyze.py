@@ -139,12 +139,12 @@ class EvaluationCommand(TyperCommand):
 @functools.cache
 def _options(command: str) -> list[Any]:
     """The options of a command that the models of its evaluations make, one for each field but sections."""
-    from seal_ray.analysis.evaluations import COMMANDS, MODELS, OPTIONS, TARGETS
+    from seal_ray.analysis.evaluations import COMMANDS, MODELS, OPTIONS, WHICH_DATA
 
     kinds = [kind for kind, its in COMMANDS.items() if its == command]
     models = [MODELS[kind] for kind in kinds]
     option = OPTIONS[kinds[0]].removeprefix("--")
-    options = {option: _option(option, str, f"{TARGETS}; separated by commas")}
+    options = {option: _option(option, str, f"{WHICH_DATA}; separated by commas")}
     if len(kinds) > 1:
         text = "fit a probe to frozen features, or train all weights"
         options["mode"] = _option("mode", Mode, text, Mode.probe)

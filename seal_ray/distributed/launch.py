@@ -121,7 +121,8 @@ def prepare_job(
     recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
     dataset = open_data(data.path)
-    check_images(recipe.model, dataset.size)
+    if dataset.splits:
+        check_images(recipe.model, dataset.size)
     identity = run_id(recipe, dataset.training_identity)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
 
