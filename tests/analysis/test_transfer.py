@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from seal_ray.analysis.evaluations import find_destination, is_evaluation, load_evaluation, make_evaluation
-from seal_ray.analysis.fewshot import episodes, evaluate, unit_length
+from seal_ray.analysis.fewshot import episodes, score_episodes, unit_length
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import probe
 from seal_ray.analysis.run import score_weights, transfer
@@ -151,7 +151,7 @@ def test_few_shot_accuracies_are_those_of_features_extracted_by_hand(
     arrays = read_arrays(moment, "fewshot-others")
     for count in (2, 5):
         drawn = episodes(labels, seed=0, shots=count, count=12, ways=3, queries=4)
-        expected = evaluate(unit_length(features), drawn, head=head)
+        expected = score_episodes(unit_length(features), drawn, head=head)
         accuracies = arrays[f"accuracies_{count}"]
         assert accuracies.tolist() == expected.accuracies.tolist()
         assert shots[str(count)]["top1"] == pytest.approx(100 * accuracies.mean())
