@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seal_ray.errors import CheckpointError, StorageError
-from seal_ray.storage.paths import AnyPath, ObjectPath
+from seal_ray.storage.paths import AnyPath, ObjectPath, Version
 
 
 def write_durably(path: AnyPath, data: bytes) -> None:
@@ -43,18 +43,26 @@ def make_folder(folder: AnyPath) -> None:
 
 
 def append_durably(path: AnyPath, line: bytes) -> None:
-    """Append a line and fsync. An object, which must be a small one, is put anew."""
+    """Append a line and fsync. An object, which must be a small one, is put anew with all lines."""
     if isinstance(path, ObjectPath):
-        try:
-            before = path.read_bytes()
-        except FileNotFoundError:
-            before = b""
-        path.write_bytes(before + line)
-        return
+        after = b""
+        while True:
+            before, version = read_version(path)
+            # It is there already when the answer to a put was lost.
+            if (after and before.startswith(after)) or path.put_if(after := before + line, version):
+                return
     with path.open("ab") as file:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_version(path: AnyPath) -> tuple[bytes, Version | None]:
+    """What a file or an object holds, nothing when it is not there; which version of an object it is."""
+    try:
+        return path.read_version() if isinstance(path, ObjectPath) else (path.read_bytes(), None)
+    except FileNotFoundError:
+        return b"", None
 
 
 def remove_folder(folder: AnyPath) -> None:

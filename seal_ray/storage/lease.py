@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from seal_ray.errors import ClusterError, StorageError
-from seal_ray.storage.files import make_folder, saving, write_durably
+from seal_ray.storage.files import make_folder, read_version, saving, write_durably
 from seal_ray.storage.paths import AnyPath, ObjectPath, Version
 
 HEARTBEAT = 5.0
@@ -70,10 +70,10 @@ def take_lead(folder: AnyPath, token: str) -> Callable[[], bool]:
     leader, file = secrets.token_hex(8).encode(), folder / "leader"
 
     def leads() -> bool:
-        return owns(folder, token) and _read(file)[0] == leader
+        return owns(folder, token) and read_version(file)[0] == leader
 
     with saving(folder):
-        _, version = _read(file)  # before it is asked who owns the run: who takes over after that leads
+        _, version = read_version(file)  # first: who takes the run over after that leads
         if owns(folder, token):
             _put(file, leader, version)
     return leads
@@ -228,17 +228,9 @@ def _put(file: AnyPath, data: bytes, version: Version | None) -> bool:
     return True
 
 
-def _read(file: AnyPath) -> tuple[bytes, Version | None]:
-    """What a file or object holds, nothing when it is not there, and which version of an object it is."""
-    try:
-        return file.read_version() if isinstance(file, ObjectPath) else (file.read_bytes(), None)
-    except FileNotFoundError:
-        return b"", None
-
-
 def _lease(folder: AnyPath) -> tuple[dict[str, Any], Version | None]:
     """The lease, or an empty dict when there is none that could be anyone's; and its version."""
-    data, version = _read(folder / "lease.json")
+    data, version = read_version(folder / "lease.json")
     try:
         lease = json.loads(data)
     except (ValueError, RecursionError):

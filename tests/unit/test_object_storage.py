@@ -84,14 +84,17 @@ class Killed(BaseException):
 def kill_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Die instead of the write of that number, counted from 0."""
     writes = iter(range(number))
-    write = ObjectPath.write_bytes
 
-    def write_or_die(path: ObjectPath, data: bytes) -> None:
-        if next(writes, None) is None:
-            raise Killed
-        write(path, data)
+    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
+        def write_or_die(*given: Any) -> Any:
+            if next(writes, None) is None:
+                raise Killed
+            return write(*given)
 
-    monkeypatch.setattr(ObjectPath, "write_bytes", write_or_die)
+        return write_or_die
+
+    for name in ("write_bytes", "put_if"):
+        monkeypatch.setattr(ObjectPath, name, dying(getattr(ObjectPath, name)))
 
 
 @pytest.mark.parametrize("number", range(3, 45, 8))

@@ -18,7 +18,15 @@ import pytest
 from seal_ray.errors import ConfigError, StorageError
 from seal_ray.storage import paths as objects
 from seal_ray.storage.files import append_durably, make_folder, remove_folder, size_of, write_durably
-from seal_ray.storage.paths import AnyPath, ObjectPath, check_bucket, listed, on_this_host, storage_path
+from seal_ray.storage.paths import (
+    AnyPath,
+    ObjectPath,
+    Version,
+    check_bucket,
+    listed,
+    on_this_host,
+    storage_path,
+)
 from tests.s3 import CREDENTIALS, tell
 
 FILES = {
@@ -124,6 +132,29 @@ def test_objects_change_as_files_do(pair: tuple[Path, ObjectPath]) -> None:
             with pytest.raises(FileNotFoundError) as missing:
                 change(base / "runs/nothing")
             assert missing.value.strerror == os.strerror(2)
+
+
+def test_lines_that_are_appended_at_once_are_all_there(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, put, both = bucket / "lines", ObjectPath.put_if, threading.Barrier(2)
+    first = iter(range(2))
+
+    def put_if(path: ObjectPath, data: bytes, version: Version | None) -> bool:
+        if next(first, None) is not None:
+            both.wait(60)  # each has read what was there before the other's line
+        answer = put(path, data, version)
+        return answer and b"unanswered" not in data
+
+    monkeypatch.setattr(ObjectPath, "put_if", put_if)
+    lines = [b"one\n", b"another\n"]
+    threads = [threading.Thread(target=append_durably, args=(path, line)) for line in lines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    append_durably(path, b"unanswered\n")
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted([*lines, b"unanswered\n"])
 
 
 def test_a_large_object_comes_back_in_pieces(bucket: ObjectPath) -> None:
