@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, Field, Strict
 
 from seal_ray.config.document import Document, put, read
 from seal_ray.config.messages import STRICT, parse
-from seal_ray.data.beton import Dataset, load_dataset
-from seal_ray.data.sources.builtin import SOURCES, find_prepared
+from seal_ray.data.beton import Dataset, find_prepared, load_dataset
+from seal_ray.data.sources import OPTIONS as SOURCE_OPTIONS
+from seal_ray.data.sources import SOURCES, required
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.recipe import Augment
@@ -199,6 +200,6 @@ def find_destination(wanted: str, data: Path) -> Destination:
         near = difflib.get_close_matches(wanted, [*SOURCES, *(path.name for path in data.glob("*"))], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see `seal-ray data list`"
         raise ConfigError(f"{wanted}: is no prepared folder, none in {data}, and no known data set; {hint}")
-    given = "".join(f" --{name} PATH" for name in SOURCES[wanted] if name in ("source", "train", "val"))
+    given = "".join(f" {SOURCE_OPTIONS[option]} PATH" for option in required(wanted) if option != "size")
     command = f"seal-ray data prepare {wanted} --to {data / wanted}{given}"
     raise DataError(f"{wanted}: is not prepared in {data}; run `{command}`")

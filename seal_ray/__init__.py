@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from seal_ray.api import train as train
     from seal_ray.api import transfer as transfer
     from seal_ray.augmentations import augmentation as augmentation
+    from seal_ray.data.dataset import ClassName as ClassName
+    from seal_ray.data.dataset import Sample as Sample
+    from seal_ray.data.dataset import Source as Source
     from seal_ray.data.images import Images as Images
+    from seal_ray.data.sources import source as source
     from seal_ray.methods import LEARN as LEARN
     from seal_ray.methods import Method as Method
     from seal_ray.methods import learn as learn
@@ -58,7 +62,9 @@ _HOMES = {
     "seal_ray.api": "Leaderboard StoredRun TrainingOutcome analyze fewshot fit load report sweep train "
     "transfer",
     "seal_ray.augmentations": "augmentation",
+    "seal_ray.data.dataset": "ClassName Sample Source",
     "seal_ray.data.images": "Images",
+    "seal_ray.data.sources": "source",
     "seal_ray.methods": "LEARN Method learn method",
     "seal_ray.networks": "network",
     "seal_ray.phases.edits": "EditContext Reinit",

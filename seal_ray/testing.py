@@ -23,8 +23,8 @@ from seal_ray.analysis.tasks import plain, task_of
 from seal_ray.augmentations import Augmentation, Mixing
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
-from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.prepare import check_labels, prepare, source_identity
+from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
 from seal_ray.networks import Parts, build, stage_parameters
@@ -173,6 +173,42 @@ def _training(recipe: Callable[[], Recipe], size: int, ranks: bool) -> list[Chec
     if ranks:
         checks.append(("two shards in one process are two processes", lambda: _spread(recipe(), size)))
     return checks
+
+
+def check_source(name: str, **options: Any) -> None:
+    """Check what `prepare` relies on, of a source as `open_source(name, **options)` opens it.
+
+    CheckFailed lists the promise that it breaks. Opens the source three times, and reads each image twice.
+    """
+    _require(f"the source {name}", source_checks(name, **options))
+
+
+def source_checks(name: str, **options: Any) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    identities: list[str] = []
+
+    def labelled() -> str:
+        source = open_source(name, **options)
+        check_labels(source)
+        trained = {sample.label for sample in source.train}
+        lacking = [one.id for label, one in enumerate(source.classes) if label not in trained]
+        return f"the class {lacking[0]} has no training images" if lacking else ""
+
+    def readable() -> str:
+        identities.append(source_identity(open_source(name, **options)))
+        return ""
+
+    def repeatable() -> str:
+        readable()
+        return "" if len(set(identities)) == 1 else "they differ; sort what is listed, and draw from a stream"
+
+    yield from _results(
+        [
+            ("labels are places in its classes, each of which is trained on", labelled),
+            ("every image can be read, as uint8 RGB of one size", readable),
+            ("opened twice, images and labels are the same in the same order", repeatable),
+        ]
+    )
 
 
 def _require(what: str, results: Iterator[CheckResult]) -> None:

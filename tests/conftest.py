@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.storage.paths import ObjectPath
 from tests.s3 import bucket_at, serving
 

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from seal_ray.cli.options import out
+from seal_ray.cli.options import Plugins, out
 
 data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
 
@@ -18,27 +18,39 @@ data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
 def list_(
     folder: Annotated[Path, typer.Option(help="Where data sets are prepared.")] = Path("data"),
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """List the data sets that can be prepared: what each needs, where it comes from, its terms."""
     from seal_ray.cli.tables import sources_table
-    from seal_ray.data.sources.builtin import find_prepared, list_sources
+    from seal_ray.config.plugin_files import given_files
+    from seal_ray.data.beton import find_prepared
+    from seal_ray.data.sources import SOURCES
+    from seal_ray.plugins import source_digest, source_of, using
 
     prepared = find_prepared(folder)
+    with using(given_files(plugin or [])):
+        readers = list(SOURCES.values())
+    code = {read.info.name: source_of(read) for read in readers if source_digest(read)}
+    infos = [read.info for read in readers]
     if json_:
         known = [
-            {**dataclasses.asdict(one), "prepared": [str(path) for path in prepared.get(one.name, ())]}
-            for one in list_sources()
+            {
+                **dataclasses.asdict(one),
+                "prepared": [str(path) for path in prepared.get(one.name, ())],
+                "code": code.get(one.name),
+            }
+            for one in infos
         ]
         print(json.dumps(known, indent=1))
     else:
-        out.print(sources_table(list_sources(), prepared))
+        out.print(sources_table(infos, prepared, code))
 
 
 @data_app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="One of those that `seal-ray data list` shows.")],
     to: Annotated[Path, typer.Option(help="Folder to write train.beton, val.beton, dataset.json to.")],
-    source: Annotated[Optional[Path], typer.Option(help="The official archive or its folder.")] = None,  # noqa: UP045
+    source: Annotated[Path | None, typer.Option(help="The official archive, or a folder.")] = None,
     train_: Annotated[Optional[Path], typer.Option("--train", help="folder: a folder a class.")] = None,  # noqa: UP045
     val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
     size: Annotated[int | None, typer.Option(help="Pixels a side; targets: 64.")] = None,
@@ -50,15 +62,25 @@ def prepare(
         bool, typer.Option("--allow-subset", help="Take an incomplete archive: what is there.")
     ] = False,
     download: Annotated[bool, typer.Option(help="Fetch from the official address.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Write a data set as .beton files, checked and checksummed. Running it again changes nothing."""
     from seal_ray.cli.tables import data_progress
+    from seal_ray.config.plugin_files import given_files
     from seal_ray.data.prepare import prepare as prepare_source
-    from seal_ray.data.sources.builtin import open_source
+    from seal_ray.data.sources import open_source
+    from seal_ray.plugins import using
 
-    opened = open_source(
-        name, source=source, train=train_, val=val, size=size, download=download, allow_subset=allow_subset
-    )
+    with using(given_files(plugin or [])):
+        opened = open_source(
+            name,
+            source=source,
+            train=train_,
+            val=val,
+            size=size,
+            download=download,
+            allow_subset=allow_subset,
+        )
     with data_progress(out) as progress:
         dataset = prepare_source(
             opened, to, classes=classes, per_class=per_class, jpeg=jpeg, seed=seed, progress=progress

@@ -102,10 +102,15 @@ def check(
         bool, typer.Option("--ranks/--no-ranks", help="Train in two processes as well, as workers would.")
     ] = True,
     size: Annotated[int, typer.Option(min=1, help="Pixels of the images that networks are checked on.")] = 32,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What its data sources read, the --source of `seal-ray data prepare`."),
+    ] = None,
 ) -> None:
     """Check that what a plugin file registers keeps what is relied on, on tiny networks and images."""
     from seal_ray.augmentations import AUGMENTATIONS
     from seal_ray.config.plugin_files import given_files
+    from seal_ray.data.sources import SOURCES
     from seal_ray.methods import METHODS
     from seal_ray.networks import NETWORKS
     from seal_ray.phases.losses import LOSSES
@@ -118,6 +123,7 @@ def check(
         loss_checks,
         method_checks,
         network_checks,
+        source_checks,
     )
 
     kinds: list[tuple[Registry[Any], Callable[[str, Any], Iterator[CheckResult]]]] = [
@@ -126,6 +132,7 @@ def check(
         (AUGMENTATIONS, lambda _, cls: augmentation_checks(cls(), ranks=ranks)),
         (LOSSES, lambda _, cls: loss_checks(cls(), ranks=ranks)),
         (ANALYSES, lambda _, cls: analysis_checks(cls)),
+        (SOURCES, lambda name, _: source_checks(name, source=source)),
     ]
     [plugin] = given_files([file])
     broken = False

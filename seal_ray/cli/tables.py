@@ -145,8 +145,10 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     return [table, Text("\n".join(plan.tree) + "\n"), *phases, *more, Text("\n".join(totals))]
 
 
-def sources_table(sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence[Path]]) -> RenderableType:
-    """Data sets that can be prepared, each with its terms under it."""
+def sources_table(
+    sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence[Path]], code: Mapping[str, str]
+) -> RenderableType:
+    """Data sets that can be prepared, each with its terms under it, and the file of its code if not ours."""
     lines = []
     for one in sources:
         images = f"{one.train:,} train, {one.val:,} val" if one.train is not None else ""
@@ -156,7 +158,8 @@ def sources_table(sources: Sequence[SourceInfo], prepared: Mapping[str, Sequence
             f"{one.name}" + (f"  ({counts})" if counts else "") + (f"  prepared: {places}" if places else ""),
             f"    needs  {', '.join(one.needs) or 'nothing'}",
             *([f"    from   {one.address}"] if one.address else []),
-            f"    terms  {one.licence_note}",
+            *([f"    terms  {one.licence_note}"] if one.licence_note else []),
+            *([f"    code   {code[one.name]}"] if one.name in code else []),
         ]
     return Text("\n".join(lines))
 

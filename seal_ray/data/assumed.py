@@ -11,12 +11,12 @@ import numpy as np
 
 from seal_ray.data.beton import Dataset, Subset
 from seal_ray.data.dataset import ClassName, Labels
-from seal_ray.data.sources import CATALOGUE
+from seal_ray.data.sources import SOURCES
 from seal_ray.data.staging import open_dataset
 from seal_ray.storage.paths import storage_path
 
-TRAIN = {info.name: info.train for info in CATALOGUE.values()} | {"digits": 1_438}
-"""Training images of each source, None where they are not known; of the digits all but a fifth a class."""
+DIGITS = 1_438
+"""Training images of the digits: all but a fifth of each class."""
 
 
 def open_or_assume(path: str) -> Dataset:
@@ -29,10 +29,10 @@ def open_or_assume(path: str) -> Dataset:
     if not isinstance(folder, Path) or (folder / "dataset.json").exists():
         return open_dataset(path)
     name, _, number = folder.name.rpartition("-")
-    if folder.name in CATALOGUE:
-        name, number = folder.name, str(CATALOGUE[folder.name].classes)
-    most = CATALOGUE[name].classes if name in CATALOGUE else None
-    if not most or not TRAIN[name] or not number.isdecimal() or not 1 <= int(number) <= most:
+    if folder.name in SOURCES:
+        name, number = folder.name, str(SOURCES[folder.name].info.classes)
+    most, train = _published(name)
+    if not most or not train or not number.isdecimal() or not 1 <= int(number) <= most:
         return open_dataset(path)
     return Dataset(
         folder=folder,
@@ -51,11 +51,18 @@ def open_or_assume(path: str) -> Dataset:
 
 def assumed_labels(dataset: Dataset) -> Labels:
     """A label for each training image that is assumed, classes as equal in size as can be."""
-    classes, known = len(dataset.classes), CATALOGUE[dataset.name].classes
-    train = TRAIN[dataset.name]
+    classes, (known, train) = len(dataset.classes), _published(dataset.name)
     assert known is not None
     assert train is not None
     return np.arange(train * classes // known) % classes
+
+
+def _published(name: str) -> tuple[int | None, int | None]:
+    """Classes and training images of a source, None where they are not known."""
+    if name not in SOURCES:
+        return None, None
+    info = SOURCES[name].info
+    return info.classes, DIGITS if name == "digits" else info.train
 
 
 def assumption(dataset: Dataset) -> str:
@@ -64,7 +71,7 @@ def assumption(dataset: Dataset) -> str:
         return ""
     classes, here = len(dataset.classes), Path.cwd()
     folder = dataset.folder.relative_to(here) if dataset.folder.is_relative_to(here) else dataset.folder
-    whole = classes == CATALOGUE[dataset.name].classes
+    whole = classes == SOURCES[dataset.name].info.classes
     source = f"{dataset.name} has" if whole else f"{classes} classes of {dataset.name} have"
     images = f"{len(assumed_labels(dataset)):,} training images in {classes} classes"
     return f"{folder} is not prepared: assumed {images}, as {source}"

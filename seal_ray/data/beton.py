@@ -10,6 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -125,6 +126,15 @@ def load_dataset(folder: Path) -> Dataset:
         if not (dataset.folder / split.file).is_file():
             raise DataError(f"{dataset.folder / split.file} is missing; {REMEDY} again")
     return dataset
+
+
+def find_prepared(folder: Path) -> Mapping[str, tuple[Path, ...]]:
+    """The data sets that lie in `folder`, one folder each, by the name of their source; damaged ones not."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*/dataset.json")):
+        with suppress(DataError):
+            found.setdefault(load_dataset(path.parent).name, []).append(path.parent)
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def read_dataset(folder: Path, content: bytes, path: AnyPath) -> Dataset:

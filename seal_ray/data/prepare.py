@@ -80,6 +80,7 @@ class _Chosen:
 
 
 def _select(source: Source, subset: Subset) -> _Chosen:
+    check_labels(source)
     labels = _chosen_labels(source, subset)
     train = [sample for sample in source.train if sample.label in labels]
     if subset.per_class is not None:
@@ -95,6 +96,21 @@ def _select(source: Source, subset: Subset) -> _Chosen:
         val=[replace(sample, label=labels[sample.label]) for sample in val],
     )
     return _Chosen(relabelled, subset)
+
+
+def check_labels(source: Source) -> None:
+    """DataError for a label that is no place in the source's classes."""
+    for sample in (*source.train, *source.val):
+        if not 0 <= sample.label < len(source.classes):
+            raise DataError(
+                f"{sample.origin} of {source.name} has the label {sample.label}, and there are "
+                f"{len(source.classes)} classes, from 0"
+            )
+
+
+def source_identity(source: Source) -> str:
+    """What the images and labels are: "sha256:" and the digest that `prepare` gives. Reads every image."""
+    return _tallied(source).identity
 
 
 def _chosen_labels(source: Source, subset: Subset) -> dict[int, int]:
@@ -130,6 +146,19 @@ class _Tally:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), dtype=np.int64))
 
+    @property
+    def identity(self) -> str:
+        return f"sha256:{self.digest.hexdigest()}"
+
+
+def _tallied(source: Source, progress: Progress | None = None) -> _Tally:
+    """What is learned by reading all images."""
+    tally = _Tally()
+    for split in SPLITS:
+        for _ in _read(source, split, tally, progress):
+            pass
+    return tally
+
 
 def _read(
     source: Source, split: str, tally: _Tally, progress: Progress | None
@@ -141,7 +170,7 @@ def _read(
     tally.digest.update(f"{split} {len(samples)} {source.size} {source.size} 3\n".encode())
     tally.digest.update(labels.tobytes())
     for done, sample in enumerate(samples, start=1):
-        pixels = sample.read()
+        pixels = np.asarray(sample.read())
         if pixels.shape != shape or pixels.dtype != np.uint8:
             found = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{sample.origin} of {source.name} is {found}, not uint8 {shape}; replace it")
@@ -165,7 +194,7 @@ def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None)
     dataset = Dataset(
         folder=folder,
         name=source.name,
-        identity=f"sha256:{tally.digest.hexdigest()}",
+        identity=tally.identity,
         encoding="jpeg" if jpeg else "raw",
         size=source.size,
         classes=source.classes,
@@ -205,12 +234,9 @@ def _existing(to: Path, chosen: _Chosen, encoding: str, progress: Progress | Non
         dataset = beton.load_dataset(to)
     except DataError as error:
         raise DataError(f"{to} exists already and holds no usable data set ({error}); {remedy}") from error
-    source, tally = chosen.source, _Tally()
-    for split in SPLITS:
-        for _ in _read(source, split, tally, progress):
-            pass
+    source, tally = chosen.source, _tallied(chosen.source, progress)
     found = (dataset.identity, dataset.encoding, dataset.classes, (dataset.mean, dataset.std))
-    asked = (f"sha256:{tally.digest.hexdigest()}", encoding, source.classes, _normalisation(source, tally))
+    asked = (tally.identity, encoding, source.classes, _normalisation(source, tally))
     names = ("images or labels", "encoding", "classes", "mean and std")
     if differing := [name for name, old, new in zip(names, found, asked, strict=True) if old != new]:
         raise DataError(f"{to} holds another data set: its {', '.join(differing)} differ; {remedy}")

@@ -28,7 +28,7 @@ from seal_ray.analysis.tasks import TaskOutcome, read_result
 from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.export import export

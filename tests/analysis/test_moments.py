@@ -10,7 +10,7 @@ import yaml
 
 from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.runs.folder import Store
 from tests.analysis.conftest import run_of

@@ -31,7 +31,8 @@ from seal_ray.data.augment import normalise
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import folder, open_source
+from seal_ray.data.sources import open_source
+from seal_ray.data.sources.builtin import folder
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.networks import build
 from seal_ray.recipe import load_job

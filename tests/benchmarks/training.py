@@ -24,7 +24,7 @@ from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
 from seal_ray.training.gradients import gradient_passes

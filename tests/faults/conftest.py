@@ -18,7 +18,7 @@ import pytest
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job
 from seal_ray.runs.folder import Store, open_store

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.distributed.ray_internals import RESIZE_INTERVAL
 from seal_ray.jobs import connect, follow, logs, submit, training_spec
 from seal_ray.recipe import dump_job, load_job

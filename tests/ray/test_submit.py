@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import ClusterError
 from seal_ray.jobs import (
     analysis_spec,

@@ -12,7 +12,7 @@ import pytest
 
 from seal_ray import cli
 from seal_ray.data.assumed import assumed_labels, assumption, open_or_assume
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import DataError
 
 JOBS = Path(__file__).parents[2] / "jobs"

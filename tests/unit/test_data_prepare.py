@@ -14,7 +14,7 @@ import pytest
 from seal_ray.data.beton import BetonFile, Dataset, Subset, load_dataset
 from seal_ray.data.dataset import Sample, Source
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import make_source, zip_folder
 

@@ -18,7 +18,7 @@ from torchvision.datasets.utils import calculate_md5
 from torchvision.transforms import functional
 
 from seal_ray.data.dataset import Source
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images, zip_folder
 

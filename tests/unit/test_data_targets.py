@@ -17,13 +17,10 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import functional
 
+from seal_ray.data.beton import find_prepared
 from seal_ray.data.dataset import Source
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import CATALOGUE
-from seal_ray.data.sources.builtin import SOURCES, find_prepared, list_sources, open_source
-from seal_ray.data.sources.files import open_files
-from seal_ray.data.sources.listing import to_source
-from seal_ray.data.sources.transfer import TARGETS
+from seal_ray.data.sources import SOURCES, open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images
 
@@ -391,23 +388,20 @@ def test_fewer_images_or_classes_than_published_are_refused_without_allow_subset
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_an_archive_with_the_published_counts_is_complete_and_one_image_less_is_not(
-    tmp_path: Path, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     root, layout = extracted(name, tmp_path), LAYOUTS[name]
     train, val, classes = len(layout.train), len(layout.val), len(layout.classes)
     # ChestX names its seven classes even when there are no images of some.
-    info = replace(CATALOGUE[name], classes=7 if name == "chestx" else classes, images=train + val)
-    info = replace(info, train=None if CATALOGUE[name].train is None else train)
-
-    def read() -> Source:
-        return to_source(TARGETS[name], open_files(root, TARGETS[name].archives), info, size=8)
-
-    found = read()
+    info = replace(SOURCES[name].info, classes=7 if name == "chestx" else classes, images=train + val)
+    published = replace(info, train=None if info.train is None else train)
+    monkeypatch.setattr(SOURCES[name], "info", published)
+    found = open_source(name, source=root, size=8)
     named = [(path, layout.classes[label][0]) for path, label in layout.train]
     assert [(s.origin, found.classes[s.label].id) for s in found.train] == named
     (root / layout.first).unlink()
     with pytest.raises(DataError) as caught:
-        read()
+        open_source(name, source=root, size=8)
     if layout.split_file:
         more = f"{layout.first} is missing in {root}, though .* lists it; get the complete archive"
     else:
@@ -415,12 +409,11 @@ def test_an_archive_with_the_published_counts_is_complete_and_one_image_less_is_
     assert caught.match(more)
 
 
-def test_more_than_published_is_refused_even_as_a_subset(tmp_path: Path):
-    root = extracted("cropdisease", tmp_path)
-    tree = open_files(root, ())
-    info = replace(CATALOGUE["cropdisease"], classes=2, images=6, train=3)
+def test_more_than_published_is_refused_even_as_a_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root, read = extracted("cropdisease", tmp_path), SOURCES["cropdisease"]
+    monkeypatch.setattr(read, "info", replace(read.info, classes=2, images=6, train=3))
     with pytest.raises(DataError, match=r"4 training images where .* has 3; get the official archive$"):
-        to_source(TARGETS["cropdisease"], tree, info, size=8, allow_subset=True)
+        subset("cropdisease", root)
 
 
 def test_a_subset_drops_classes_that_a_split_lacks(tmp_path: Path):
@@ -638,8 +631,8 @@ def test_options_apply_to_targets_only(tmp_path: Path):
 
 
 def test_every_source_says_what_it_needs_and_what_was_published():
-    listed = {info.name: info for info in list_sources()}
-    assert list(listed) == list(SOURCES)
+    listed = {name: read.info for name, read in SOURCES.items()}
+    assert all(info.name == name for name, info in listed.items())
     for name, counts in {
         "tiny-imagenet": (200, 100_000, 10_000),
         "cifar10": (10, 50_000, 10_000),
@@ -655,7 +648,7 @@ def test_every_source_says_what_it_needs_and_what_was_published():
     for name, total in totals.items():
         assert (listed[name].classes, listed[name].images, listed[name].val) == (*total, None)
     assert all(info.licence_note and (info.address or info.name == "folder") for info in listed.values())
-    assert all(listed[name].needs for name in TARGETS)
+    assert all(listed[name].needs for name in LAYOUTS)
 
 
 def test_prepared_data_sets_are_found_by_their_source(tmp_path: Path):

@@ -10,9 +10,8 @@ import pytest
 
 from seal_ray.data.dataset import Sample
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources import letters as module
-from seal_ray.data.sources.builtin import list_sources, open_source
-from seal_ray.data.sources.letters import letters
+from seal_ray.data.sources import SOURCES, builtin, open_source
+from seal_ray.data.sources.builtin import letters
 from seal_ray.errors import ConfigError, DataError
 
 
@@ -22,7 +21,7 @@ def font(sample: Sample) -> str:
 
 def test_there_are_as_many_as_the_catalogue_says_and_val_has_fonts_of_its_own() -> None:
     source = open_source("letters")
-    (info,) = (one for one in list_sources() if one.name == "letters")
+    info = SOURCES["letters"].info
     assert (len(source.train), len(source.val), len(source.classes)) == (info.train, info.val, info.classes)
     assert Counter(sample.label for sample in source.train) == dict.fromkeys(range(26), 64)
     assert Counter(sample.label for sample in source.val) == dict.fromkeys(range(26), 16)
@@ -75,6 +74,6 @@ def test_letters_are_prepared_and_take_no_options(tmp_path: Path) -> None:
 
 
 def test_a_font_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "VAL", ("Papyrus",))
+    monkeypatch.setattr(builtin, "VAL_FONTS", ("Papyrus",))
     with pytest.raises(DataError, match=r"Papyrus.ttf is not there, .* install matplotlib again"):
         letters()

@@ -10,7 +10,7 @@ import pytest
 
 from seal_ray import cli
 from seal_ray.data.prepare import prepare
-from seal_ray.data.sources.builtin import open_source
+from seal_ray.data.sources import open_source
 from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 

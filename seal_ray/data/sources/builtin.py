@@ -1,145 +1,83 @@
-"""What can be prepared as a data set: Tiny ImageNet, CIFAR, digits, letters, folders, transfer targets."""
+"""Digits, letters, folders of images, and CIFAR."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
-from seal_ray.data.beton import load_dataset
-from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, decode
-from seal_ray.data.sources import CATALOGUE, SourceInfo
+from seal_ray.data.dataset import (
+    ClassName,
+    Pixels,
+    Sample,
+    Source,
+    centre_square,
+    check_size,
+    decode,
+    fifth_of_each_class,
+)
 from seal_ray.data.sources.archives import natural_key
-from seal_ray.data.sources.files import open_files
-from seal_ray.data.sources.letters import letters
-from seal_ray.data.sources.listing import LARGEST, centre_square, fifth_of_each_class, to_source
-from seal_ray.data.sources.tiny_imagenet import tiny_imagenet
-from seal_ray.data.sources.transfer import TARGETS
-from seal_ray.errors import ConfigError, DataError
-
-__all__ = [
-    "SOURCES",
-    "ClassName",
-    "Sample",
-    "Source",
-    "SourceInfo",
-    "find_prepared",
-    "list_sources",
-    "open_source",
-]
+from seal_ray.data.sources.registry import A_FIFTH, source
+from seal_ray.errors import DataError
+from seal_ray.streams import stream
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-TARGET_SIZE = 64
 
-# What each source is read from, by the options of `open_source`; those of OPTIONAL may be left out.
-SOURCES: dict[str, tuple[str, ...]] = {
-    "tiny-imagenet": ("source",),
-    "digits": (),
-    "letters": (),
-    "folder": ("train", "val", "size"),
-    "cifar10": ("source", "download"),
-    "cifar100": ("source", "download"),
-    **dict.fromkeys(TARGETS, ("source", "size", "allow_subset")),
-}
-OPTIONAL = ("download", "allow_subset")
-
-
-def list_sources() -> tuple[SourceInfo, ...]:
-    """What can be prepared: the files each source needs, its address, licence and published counts."""
-    return tuple(CATALOGUE[name] for name in SOURCES)
-
-
-def find_prepared(folder: Path) -> Mapping[str, tuple[Path, ...]]:
-    """The data sets that lie in `folder`, one folder each, by the name of their source; damaged ones not."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*/dataset.json")):
-        with suppress(DataError):
-            found.setdefault(load_dataset(path.parent).name, []).append(path.parent)
-    return {name: tuple(paths) for name, paths in found.items()}
+SIZE = 32
+"""Pixels a side of digits and letters."""
+DRAWS = 4
+"""Images of each letter in each font."""
+FINER = 4
+"""How many times finer letters are drawn, before they are averaged."""
+CAPITAL = 0.7
+"""The height of a capital, about, as a share of a font's size."""
+WIDEST = 0.75
+"""The width of a letter at most, as a share of the image's."""
+VAL_FONTS = ("DejaVuSans-Oblique", "DejaVuSerif-Bold", "STIXGeneralItalic", "cmss10")
+TRAIN_FONTS = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique"),
+    *("DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta"),
+    *("cmr10", "cmb10", "cmtt10"),
+)
 
 
-def open_source(
-    name: str,
-    *,
-    source: Path | None = None,
-    train: Path | None = None,
-    val: Path | None = None,
-    size: int | None = None,
-    download: bool = False,
-    allow_subset: bool = False,
-) -> Source:
-    """Read the source called `name` from the options that `SOURCES` lists for it.
-
-    `size` is 64 for the transfer targets if it is not given. Those must be complete, by the published
-    counts, unless `allow_subset` takes what is there.
-
-    Raises ConfigError for an unknown name and for an option that is missing or does not apply; DataError when
-    what the options point to is missing, incomplete or damaged.
-    """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SOURCES)}"
-        raise ConfigError(f"unknown data source {name!r}; {hint}")
-    if name in TARGETS and size is None:
-        size = TARGET_SIZE
-    options = {"source": source, "train": train, "val": val, "size": size}
-    flags = {"download": download or None, "allow_subset": allow_subset or None}
-    for option, value in {**options, **flags}.items():
-        flag = f"--{option.replace('_', '-')}"
-        if value is not None and option not in SOURCES[name]:
-            raise ConfigError(f"{flag} does not apply to {name}; leave it out")
-        if value is None and option in SOURCES[name] and option not in OPTIONAL:
-            raise ConfigError(f"{name} needs {flag}")
-    if name == "tiny-imagenet":
-        assert source is not None
-        return tiny_imagenet(source)
-    if name == "folder":
-        assert train is not None
-        assert val is not None
-        assert size is not None
-        return folder(train, val, size)
-    if name == "digits":
-        return digits()
-    if name == "letters":
-        return letters()
-    assert source is not None
-    if name in TARGETS:
-        assert size is not None
-        tree = open_files(source, TARGETS[name].archives)
-        return to_source(TARGETS[name], tree, CATALOGUE[name], size=size, allow_subset=allow_subset)
-    return cifar(name, source, download=download)
-
-
-def digits(seed: int = 0) -> Source:
+@source(
+    "digits",
+    address="https://archive.ics.uci.edu/dataset/80",
+    licence_note="Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak; UCI), CC BY 4.0.",
+    classes=10,
+    images=1_797,
+    split=A_FIFTH,
+)
+def digits() -> Source:
     """Read the 1,797 handwritten digits that scikit-learn brings: no download, trained on within seconds.
 
     The 8 x 8 images of values 0..16 become 32 x 32 RGB: each pixel four times in both directions, values
-    scaled to 0..255 and rounded. Of each class a fifth, rounded and drawn by `seed`, is val.
+    scaled to 0..255 and rounded. Of each class a fifth, rounded and drawn by seed 0, is val.
     """
     from sklearn.datasets import load_digits  # takes a second, and only digits needs it
 
     bunch = load_digits()
     values = bunch.images.astype(np.uint16)
     images = np.repeat(np.repeat((values * 255 + 8) // 16, 4, axis=1), 4, axis=2).astype(np.uint8)
-    held_out = fifth_of_each_class("digits", bunch.target, seed)
+    held_out = fifth_of_each_class("digits", bunch.target)
     samples = [
         Sample(partial(_rgb, image), int(label), f"digits/{index}")
         for index, (image, label) in enumerate(zip(images, bunch.target, strict=True))
     ]
     return Source(
-        name="digits",
         classes=tuple(ClassName(str(digit), str(digit)) for digit in range(10)),
         train=[sample for sample, val in zip(samples, held_out, strict=True) if not val],
         val=[sample for sample, val in zip(samples, held_out, strict=True) if val],
         size=32,
-        mean=None,
-        std=None,
-        licence_note=CATALOGUE["digits"].licence_note,
     )
 
 
@@ -147,6 +85,74 @@ def _rgb(gray: Pixels) -> Pixels:
     return np.repeat(gray[..., None], 3, axis=2)
 
 
+@source(
+    "letters",
+    address="https://matplotlib.org",
+    licence_note=(
+        "A to Z drawn with the fonts that matplotlib brings: DejaVu (Bitstream Vera and Arev licences), STIX "
+        "(SIL Open Font Licence 1.1) and the BaKoMa fonts of TeX (their own licence, free of charge)."
+    ),
+    classes=26,
+    images=2_080,
+    train=1_664,
+    split="by font: four of the twenty are held out",
+)
+def letters() -> Source:
+    """A to Z in 20 fonts, 4 images each, white on black; val is of 4 fonts that train has none of.
+
+    Each image has a size, a rotation and a shift of its own, drawn from a stream. The pixels depend on the
+    versions of matplotlib, whose fonts they are, and of Pillow, which draws them. DataError where matplotlib
+    lacks a font.
+    """
+    from matplotlib import get_data_path  # a tenth of a second, and only letters need it
+
+    fonts = Path(get_data_path()) / "fonts" / "ttf"
+    return Source(
+        classes=tuple(ClassName(letter, letter) for letter in ascii_uppercase),
+        train=_letters_of(fonts, TRAIN_FONTS),
+        val=_letters_of(fonts, VAL_FONTS),
+        size=SIZE,
+    )
+
+
+def _letters_of(fonts: Path, names: tuple[str, ...]) -> list[Sample]:
+    files = {name: fonts / f"{name}.ttf" for name in names}
+    if lacking := [file for file in files.values() if not file.is_file()]:
+        raise DataError(f"{lacking[0]} is not there, a font that matplotlib brings; install matplotlib again")
+    return [
+        Sample(partial(_drawn, file, letter, turn), label, f"{name}/{letter}/{turn}")
+        for name, file in files.items()
+        for label, letter in enumerate(ascii_uppercase)
+        for turn in range(DRAWS)
+    ]
+
+
+def _drawn(file: Path, letter: str, turn: int) -> Pixels:
+    """(SIZE, SIZE, 3), three equal channels: the letter 55 to 75 % high, within 12 degrees and 6 % of it."""
+    draws = torch.rand(4, generator=stream(0, f"letters {file.stem} {letter}", turn)).tolist()
+    side = SIZE * FINER
+    height = side * (0.55 + 0.2 * draws[0])
+    angle = 24 * draws[1] - 12
+    x, y = (side * (0.44 + 0.12 * draw) for draw in draws[2:])
+    # Basic layout, because the other one depends on what libraries are installed.
+    font = ImageFont.truetype(str(file), height / CAPITAL, layout_engine=ImageFont.Layout.BASIC)
+    if (width := font.getlength(letter)) > WIDEST * side:
+        font = font.font_variant(size=font.size * WIDEST * side / width)
+    left, top, right, bottom = font.getbbox(letter)
+    canvas = Image.new("L", (side, side))
+    at = (x - (left + right) / 2, y - (top + bottom) / 2)
+    ImageDraw.Draw(canvas).text(at, letter, fill=255, font=font)
+    turned = canvas.rotate(angle, Image.Resampling.BILINEAR, center=(x, y))
+    gray = np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BOX))
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+@source(
+    "folder",
+    needs=("a folder of images a class, twice: --train and --val",),
+    licence_note="Your own images: what you may do with them holds for this data set.",
+    split="your own",
+)
 def folder(train: Path, val: Path, size: int) -> Source:
     """Read two folders with one folder of images a class, laid out as for torchvision's ImageFolder.
 
@@ -155,21 +161,16 @@ def folder(train: Path, val: Path, size: int) -> Source:
     torchvision does. Raises ConfigError for a size outside 1..4096, DataError for folders that are missing,
     empty or differ.
     """
-    if not 1 <= size <= LARGEST:
-        raise ConfigError(f"--size {size} is outside 1..{LARGEST}")
+    check_size(size)
     names, val_names = _class_folders(train), _class_folders(val)
     if differing := sorted(set(names) ^ set(val_names)):
         there, lacking = (train, val) if differing[0] in names else (val, train)
         raise DataError(f"{there} has a class {differing[0]!r} that {lacking} lacks; the classes must agree")
     return Source(
-        name="folder",
         classes=tuple(ClassName(name, name) for name in names),
         train=_folder_samples(train, names, size),
         val=_folder_samples(val, names, size),
         size=size,
-        mean=None,
-        std=None,
-        licence_note=CATALOGUE["folder"].licence_note,
     )
 
 
@@ -202,29 +203,48 @@ def _read_resized(file: Path, size: int) -> Pixels:
     return centre_square(decode(data, str(file)), size)
 
 
-def cifar(name: str, path: Path, *, download: bool = False) -> Source:
-    """Read "cifar10" or "cifar100" from the extracted python archive in the folder `path`.
+@source(
+    "cifar10",
+    needs=("cifar-10-batches-py/",),
+    address="https://www.cs.toronto.edu/~kriz/cifar.html",
+    licence_note="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.",
+    classes=10,
+    images=60_000,
+    train=50_000,
+)
+def cifar10(path: Path, download: bool = False) -> Source:
+    """CIFAR-10; see _cifar."""
+    return _cifar("CIFAR10", path, download)
+
+
+@source(
+    "cifar100",
+    needs=("cifar-100-python/",),
+    address="https://www.cs.toronto.edu/~kriz/cifar.html",
+    licence_note="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.",
+    classes=100,
+    images=60_000,
+    train=50_000,
+)
+def cifar100(path: Path, download: bool = False) -> Source:
+    """CIFAR-100 with its fine classes; see _cifar."""
+    return _cifar("CIFAR100", path, download)
+
+
+def _cifar(name: str, path: Path, download: bool) -> Source:
+    """Read CIFAR from the extracted python archive in the folder `path`.
 
     The archive's files are pickles, so they are opened only when their checksums are the official ones.
     `download` fetches the archive from its official address first. Raises DataError.
     """
     from torchvision import datasets  # seconds, and only CIFAR needs it
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    kind = getattr(datasets, name)
     if download:
         _download(kind, path)
     _refuse_altered(kind, path)
     train, val = (kind(str(path), train=split, download=False) for split in (True, False))
-    return Source(
-        name=name,
-        classes=tuple(ClassName(words, words) for words in train.classes),
-        train=_cifar_samples(train, "train"),
-        val=_cifar_samples(val, "test"),
-        size=32,
-        mean=None,
-        std=None,
-        licence_note=CATALOGUE[name].licence_note,
-    )
+    return Source.from_arrays(train.classes, (train.data, train.targets), (val.data, val.targets))
 
 
 def _download(kind: Callable[..., Any], path: Path) -> None:
@@ -244,10 +264,3 @@ def _refuse_altered(kind: Any, path: Path) -> None:
                 f"{path / kind.base_folder / file} is missing or not the official file; "
                 "use --download, or extract the official python archive there"
             )
-
-
-def _cifar_samples(data: Any, split: str) -> list[Sample]:
-    return [
-        Sample(partial(np.asarray, image), int(label), f"{split}/{index}")
-        for index, (image, label) in enumerate(zip(data.data, data.targets, strict=True))
-    ]

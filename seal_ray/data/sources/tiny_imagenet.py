@@ -16,6 +16,7 @@ import numpy as np
 
 from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, decode
 from seal_ray.data.sources.archives import Tree, natural_key, open_tree
+from seal_ray.data.sources.registry import source
 from seal_ray.errors import DataError
 
 # The statistics of ImageNet, which published results on Tiny ImageNet normalise by.
@@ -27,6 +28,18 @@ VAL_IMAGE = re.compile(r"val/images/([^/]+\.JPEG)")
 ANNOTATIONS = "val/val_annotations.txt"
 
 
+@source(
+    "tiny-imagenet",
+    needs=("tiny-imagenet-200.zip",),
+    address="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    licence_note=(
+        "Images of ImageNet, for non-commercial research and education only; "
+        "the rights stay with their owners. Do not redistribute."
+    ),
+    classes=200,
+    images=110_000,
+    train=100_000,
+)
 def tiny_imagenet(path: Path) -> Source:
     """Read Tiny ImageNet from `path`, a zip archive or a folder.
 
@@ -40,15 +53,12 @@ def tiny_imagenet(path: Path) -> Source:
         raise DataError(f"wnids.txt in {tree.where} is empty or lists a class twice")
     words = dict(_pairs(tree, "words.txt"))
     return Source(
-        name="tiny-imagenet",
         classes=tuple(ClassName(wnid, words.get(wnid, wnid)) for wnid in wnids),
         train=_train(tree, wnids),
         val=_val(tree, {wnid: label for label, wnid in enumerate(wnids)}),
         size=64,
         mean=MEAN,
         std=STD,
-        licence_note="Images of ImageNet, for non-commercial research and education only; "
-        "the rights stay with their owners. Do not redistribute.",
     )
 
 
