@@ -35,7 +35,7 @@ def open_dataset(path: str) -> Dataset:
     return load_dataset(stage(source) if isinstance(source, ObjectPath) else source)
 
 
-def describe(path: str) -> Dataset:
+def describe_dataset(path: str) -> Dataset:
     """The same without its files where it lies in a store: nothing is copied. Raises as open_dataset."""
     source = storage_path(path)
     return load_dataset(source) if isinstance(source, Path) else _described(source)[0]

@@ -16,7 +16,7 @@ from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, 
 from seal_ray.analysis.scores import Column, columns_of
 from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.config.document import stored_in
-from seal_ray.data.staging import describe
+from seal_ray.data.staging import describe_dataset
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Recipe, load_job
@@ -333,7 +333,7 @@ def read_run(member: Member) -> RunFacts:
     )
     data = ""
     with suppress(SealRayError):
-        data = describe(job.recipe.data.path).identity if job else ""
+        data = describe_dataset(job.recipe.data.path).identity if job else ""
     return RunFacts(
         result=result,
         folder=member.folder,

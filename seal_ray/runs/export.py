@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from seal_ray.data.beton import Dataset
-from seal_ray.data.staging import describe
+from seal_ray.data.staging import describe_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, StorageError
 from seal_ray.networks import RESNETS, build, classifier, outline
 from seal_ray.networks.timm import PREFIX
@@ -159,7 +159,7 @@ def _read_moment(folder: AnyPath, label: str | None) -> tuple[str, Snapshot]:
 def _dataset(folder: AnyPath, job: Job) -> Dataset | None:
     """The data set that the run was trained on; None when it is gone or another one lies in its place."""
     try:
-        dataset = describe(job.recipe.data.path)
+        dataset = describe_dataset(job.recipe.data.path)
     except (DataError, StorageError):
         return None
     return dataset if run_id(job.recipe, dataset.training_identity) == folder.name else None

@@ -22,7 +22,7 @@ from urllib.parse import urlparse
 
 import psutil
 
-from seal_ray.data.staging import describe
+from seal_ray.data.staging import describe_dataset
 from seal_ray.errors import CheckpointError, DataError, SealRayError, SealRayWarning, StorageError
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
@@ -155,7 +155,7 @@ def data_name(job: Job) -> str:
     """The name of the data set, or of its folder where it no longer lies."""
     path = job.recipe.data.path
     try:
-        return describe(path).name
+        return describe_dataset(path).name
     except (DataError, StorageError):
         return storage_path(path).name
 
