@@ -11,9 +11,9 @@ import torch
 from seal_ray.augmentations import AUGMENTATIONS
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
+from seal_ray.testing import on_ranks
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
 METHODS: list[dict[str, Any]] = [

@@ -23,10 +23,9 @@ from seal_ray.recipe import Job, Recipe, check_images, dump_job
 from seal_ray.runs.export import export
 from seal_ray.runs.lineage import run_id
 from seal_ray.streams import stream
-from seal_ray.testing import CheckFailed, check_network, network_checks
+from seal_ray.testing import CheckFailed, check_network, network_checks, on_ranks
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
-from tests.ranks import on_ranks
 from tests.runs import Execution, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
 CODE = '''
