@@ -90,7 +90,7 @@ def test_a_figure_needs_results_of_its_own(drawn: Path) -> None:
 
 
 def test_what_is_gathered_knows_its_epoch_and_its_setting(drawn: Path) -> None:
-    found = gather(find_runs(drawn / "sweeps/small"))
+    found = gather(find_runs(drawn / "sweeps/small"), ["depth", "curvature"])
     places = {(one.label, one.moment.label): one.epochs for one in found}
     assert places["seal", "g001-ascended"] == 3
     assert places["llf", "g001-forgotten"] == 2

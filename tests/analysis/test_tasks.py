@@ -167,7 +167,7 @@ def test_settings_and_names_that_there_are_not() -> None:
         load_settings("quick", ["depth.kk=3"]).of(ANALYSES)
     paper = load_settings("paper", ["curvature.parts=[early]"]).of(ANALYSES)
     assert (paper["curvature"].parts, paper["curvature"].images) == (("early",), 2_000)
-    assert paper["calibration"] == CalibrationSettings()
+    assert paper["calibration"].model_dump() == CalibrationSettings().model_dump()
 
 
 def test_analyses_are_made_in_their_order_and_an_unknown_one_is_an_error(trained: Path) -> None:
