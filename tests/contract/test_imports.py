@@ -104,7 +104,7 @@ def test_any_module_may_be_imported_first_and_does_no_work() -> None:
     assert len(modules) > 40
     code = f"""
 import importlib, json, os, sys, threading, warnings, signal
-import torch, torchvision, pydantic, typer, scipy.special
+import torch, torchvision, pydantic, typer, ruamel.yaml, scipy.special
 def state():
     return [
         dict(os.environ), os.getcwd(), threading.active_count(), len(warnings.filters),
