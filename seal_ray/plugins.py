@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -182,7 +182,7 @@ def loaded_files() -> tuple[PluginFile, ...]:
     return tuple(file for file in files if file)
 
 
-def files_of(found: Any) -> tuple[PluginFile, ...]:
+def files_of(found: Callable[..., Any]) -> tuple[PluginFile, ...]:
     """The plugin file that another process needs for a class; none where it finds the class by itself.
 
     ConfigError for a class that only this process has.
@@ -197,14 +197,14 @@ def files_of(found: Any) -> tuple[PluginFile, ...]:
     return (file,) if file else ()
 
 
-def source_of(found: type) -> str:
+def source_of(found: Callable[..., Any]) -> str:
     """Where a class comes from, for people: its file, with the first digits of the digest if not ours."""
     file = getattr(sys.modules.get(found.__module__), "__file__", None)
     digest = source_digest(found)
     return f"{file or f'the module {found.__module__}'}" + (f" (sha256 {digest[:12]})" if digest else "")
 
 
-def source_digest(found: type) -> str | None:
+def source_digest(found: Callable[..., Any]) -> str | None:
     """SHA-256 of the file that defines a class, as it was when a plugin file was loaded.
 
     None for a class of this package, and for one that no file defines, as in a notebook. The path never

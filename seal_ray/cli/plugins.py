@@ -15,7 +15,6 @@ from typing import (
     Literal,
     Optional,
     Union,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -91,7 +90,7 @@ def networks(
         for field, (hint, default) in fields_of(factory).items():
             given = "" if default is None else f" = {_value(default)}"
             out.print(f"    {field}{given}  ({_range(hint)})", markup=False)
-        out.print(f"  {source_of(cast('type', factory))}\n", markup=False)
+        out.print(f"  {source_of(factory)}\n", markup=False)
     if name is None:
         out.print("timm/NAME: any image classifier of timm; its names are those of timm.list_models()")
 

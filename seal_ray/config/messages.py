@@ -164,10 +164,10 @@ def name_in(options: Mapping[str, type]) -> AfterValidator:
 class Choice:
     """Field metadata: one of several frozen dataclasses or models, chosen by the field `key`.
 
-    Read from an instance, a mapping {key: ..., its fields}, or the bare name; written as the mapping. Which
-    names there are is asked when a value is read. An instance may be of any subclass of the annotated type.
-    default: the name where a mapping has none. refused: names that might be expected, and why they are none.
-    An option that raises ConfigError is an error of `key`.
+    Read from an instance, a mapping {key: ..., its fields}, or a dataclass's bare name; written as the
+    mapping. Which names there are is asked when a value is read. An instance may be of any subclass of the
+    annotated type. default: the name where a mapping has none. refused: names that might be expected, and
+    why they are none. An option that raises ConfigError is an error of `key`.
     """
 
     options: Mapping[str, type]
@@ -215,12 +215,11 @@ class Choice:
     def _read_model(self, value: object) -> object:
         if isinstance(value, BaseModel) and self.key in type(value).model_fields:
             return value
-        if not isinstance(value, (dict, str)):
+        if not isinstance(value, dict):
             problem = InitErrorDetails(type="model_type", loc=(), input=value, ctx={"class_name": "Choice"})
             raise ValidationError.from_exception_data("Choice", [problem])
-        mapping = value if isinstance(value, dict) else {self.key: value}
-        option = self._option(mapping, value)
-        return option.model_validate_json(_as_json({self.key: self.default, **mapping}))  # type: ignore[attr-defined]
+        option = self._option(value, value)
+        return option.model_validate_json(_as_json({self.key: self.default, **value}))  # type: ignore[attr-defined]
 
     def _option(self, mapping: Mapping[str, object], value: object) -> type:
         """The class that a mapping names."""

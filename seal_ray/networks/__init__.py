@@ -61,9 +61,10 @@ def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fi
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = _made(factory_of(arch) if isinstance(arch, str) else arch, classes, fields)
-    if hasattr(network, "initialise"):
+    initialise: Any = getattr(network, "initialise", None)
+    if initialise:
         generator.set_state(before)
-        cast("Any", network).initialise(generator)
+        initialise(generator)
     return network
 
 
@@ -97,9 +98,12 @@ class FeatureMask:
     def __init__(self, network: nn.Module) -> None:
         self.keep: Tensor | None = None
         _, layer = classifier(network)
-        self.features = layer.in_features
+        self.features = layer.weight.shape[1]
         layer.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
         """What the classifier reads instead; None: what it was given."""
-        return None if self.keep is None else (given[0] * self.keep,)
+        if self.keep is None:
+            return None
+        features = given[0]  # (N, features), or maps of one pixel
+        return (features * self.keep.view(*self.keep.shape, *[1] * (features.dim() - 2)),)

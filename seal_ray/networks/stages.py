@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from torch import nn
 
@@ -33,19 +33,19 @@ def loose_parameters(network: nn.Module) -> list[str]:
     ]
 
 
-def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the linear layer that gives the logits: `get_classifier()`, else the last one.
+def classifier(network: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:
+    """Name and module of the layer that gives the logits; its weight is (classes, features, ...).
 
-    ConfigError when it is no linear layer.
+    The last linear layer of what `get_classifier()` gives, which may be a convolution of pooled maps itself,
+    else the network's last one. ConfigError when there is none.
     """
-    if hasattr(network, "get_classifier"):
-        given = cast("Any", network).get_classifier()
-        found = [(name, module) for name, module in network.named_modules() if module is given]
-    else:
-        found = [*network.named_modules()]
-    linear = [(name, module) for name, module in found if name and isinstance(module, nn.Linear)]
+    method: Any = getattr(network, "get_classifier", None)
+    given = method() if method else network
+    within = {*given.modules()} if isinstance(given, nn.Module) else set()
+    layers = [(name, layer) for name, layer in weighted_layers(network) if layer in within and name]
+    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear) or given is layer]
     if not linear:
-        raise ConfigError(f"{type(network).__name__}: its classifier is no nn.Linear; it cannot be trained")
+        raise ConfigError(f"{type(network).__name__}: has no linear layer that gives its logits")
     return linear[-1]
 
 
@@ -78,9 +78,7 @@ def stage_parameters(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """
     last, _ = classifier(network)
     names = [name for name, _ in network.named_parameters()]
-    if hasattr(network, "group_matcher"):
-        groups = timm.groups(network)
-    else:
+    if not (groups := timm.groups(network)):
         own = [name for name in names if "." not in name]
         children: dict[str, list[str]] = {}
         for name in names[len(own) :]:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,10 +69,15 @@ def nearest(name: str) -> list[str]:
 
 
 def groups(network: nn.Module) -> list[list[str]]:
-    """The parameters of a network with a `group_matcher`, in groups in depth order."""
-    found: dict[int, Sequence[str]] = import_module("timm.models").group_parameters(
-        network, cast("Any", network).group_matcher(coarse=True)
-    )
+    """The parameters of a network in groups in depth order; none where it says no coarse ones."""
+    given: Any = getattr(network, "group_matcher", None)
+    try:
+        matcher = given and given(coarse=True)
+    except AssertionError:
+        matcher = None
+    if not matcher:
+        return []
+    found: dict[int, Sequence[str]] = import_module("timm.models").group_parameters(network, matcher)
     return [list(found[depth]) for depth in sorted(found)]
 
 

@@ -131,7 +131,7 @@ def load_weights(path: Path, arch: str) -> Loaded:
     if wrong := misfits(network, state):
         raise CheckpointError(f"{path}: is not a state dict of {arch}: it {wrong}")
     network.load_state_dict(state, assign=True)
-    classes = classifier(network)[1].out_features
+    classes = len(classifier(network)[1].weight)
     return Loaded(network.eval(), arch, classes, weights_sha256(network.state_dict()))
 
 
@@ -250,7 +250,7 @@ def _card(
     """The card: what the weights are, how to load them, what they were trained with and on."""
     model, recipe = job.recipe.model, job.recipe
     network = _network(job, snapshot.weights)
-    classes = classifier(network)[1].out_features
+    classes = len(classifier(network)[1].weight)
     parameters = sum(p.numel() for p in network.parameters())
     top1 = "not measured" if exported.top1 is None else f"{exported.top1:.2f} %"
     facts = {

@@ -118,8 +118,9 @@ def _fitting(network: nn.Module, model: Model) -> tuple[State, int | None]:
     head, layer = classifier(network)
     weight = state.get(f"{head}.weight")
     others = None
-    theirs = len(weight) if weight is not None and weight.dim() == 2 else layer.out_features
-    if model.new_head or theirs != layer.out_features:
+    ours = len(layer.weight)
+    theirs = len(weight) if weight is not None and weight.dim() == layer.weight.dim() else ours
+    if model.new_head or theirs != ours:
         others = theirs
         drawn = {name: t for name, t in network.state_dict().items() if name.startswith(f"{head}.")}
         state = {name: t for name, t in state.items() if not name.startswith(f"{head}.")} | drawn

@@ -26,6 +26,7 @@ from seal_ray.streams import stream
 from seal_ray.testing import CheckFailed, check_network, network_checks, on_ranks
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
+from tests.plugins import of_readme
 from tests.runs import Execution, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
 CODE = '''
@@ -253,13 +254,14 @@ def test_what_a_network_draws_depends_on_seed_and_position_alone() -> None:
 @every_network
 def test_an_export_gives_the_logits_of_the_run(kind: str, tmp_path: Path) -> None:
     recipe, images = recipe_of(kind), images_of()
-    train_run(recipe, tmp_path / "run", images=images)
-    store = open_store(recipe, tmp_path / "run", images=images)
+    folder = tmp_path / run_id(recipe, images.identity)
+    train_run(recipe, folder, images=images)
+    store = open_store(recipe, folder, images=images)
     job = Job(name="trial", recipe=recipe, plugins={"mine.py": CODE})
-    (tmp_path / "run" / "plugins").mkdir()
-    (tmp_path / "run" / "plugins" / "mine.py").write_text(CODE)
-    (tmp_path / "run" / "job.yaml").write_text(dump_job(job))
-    exported = export(tmp_path / "run", tmp_path / "w.safetensors")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "mine.py").write_text(CODE)
+    (folder / "job.yaml").write_text(dump_job(job))
+    exported = export(folder, tmp_path / "w.safetensors")
     trained, again = recipe.model.build(3, stream(1, "init")), recipe.model.build(3, stream(2, "init"))
     trained.load_state_dict(store.moment("relearned", 1).weights)
     again.load_state_dict(load_file(exported.path))
@@ -434,3 +436,8 @@ def test_check_network_passes_what_keeps_them() -> None:
     with using([PluginFile("mine.py", CODE)]):
         assert [result.problem for result in network_checks("mine", ranks=True, drop=0.3)] == [""] * 4
     check_network("timm/test_convnext", drop_path_rate=0.2)
+
+
+def test_the_network_of_the_readme_keeps_its_promises() -> None:
+    with using([PluginFile("two.py", of_readme("network"))]):
+        check_network("two_layers")

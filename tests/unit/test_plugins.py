@@ -395,7 +395,7 @@ class Unregistered(Method):
 
 def test_an_instance_of_a_class_of_ones_own_trains_in_this_process() -> None:
     recipe = tiny_recipe(Unregistered(share=0.25))
-    assert recipe.method == Unregistered(share=0.25)
+    assert recipe.method == Unregistered(split_at="layer3", share=0.25)
     rows = [epoch.row for epoch in fit(recipe, tiny_images())]
     assert len(rows) == 12
     assert rows[0]["run_id"].startswith("unregistered-s0-")

@@ -189,7 +189,7 @@ def test_the_full_yaml_is_the_defaults_written_out(tmp_path):
 
 def test_typed_values_of_a_recipe():
     recipe = Recipe(**MINIMAL, optimizer={"schedule": "step", "lr": 1, "warmup_share": 0.25})
-    assert recipe.method == Seal()
+    assert recipe.method == Seal(split_at="layer3")
     assert recipe.budget == Budget(16, 8)
     assert recipe.optimizer.rates == Schedule("step", 1.0, 0.25)
     assert isinstance(recipe.optimizer.lr, float)
@@ -207,7 +207,7 @@ def test_typed_values_of_a_recipe():
 )
 def test_ways_to_give_a_method(method, expected):
     recipe = Recipe(**{**MINIMAL, "method": method})
-    assert recipe.method == expected
+    assert recipe.method == replace(expected, split_at="layer3")
     assert type(recipe.method) is type(expected)
 
 
@@ -316,9 +316,11 @@ def test_overrides_merge_fields_and_replace_what_they_name(tmp_path):
     assert overridden("recipe.method.ascent_rate=0.1").method == replace(base.recipe.method, ascent_rate=0.1)
     assert overridden("recipe.method.ascent_rate={rise: 2}").method.ascent_rate == Rise(2)
     assert overridden("recipe.method.ascent_rate.rise=2").method.ascent_rate == Rise(2)
-    assert overridden("recipe.method=llf").method == Llf()
-    assert overridden("recipe.method={name: llf, init: model}").method == Llf(init="model")
-    assert overridden("recipe.method=llf", "recipe.method.init=model").method == Llf(init="model")
+    assert overridden("recipe.method=llf").method == Llf(split_at="layer3")
+    assert overridden("recipe.method={name: llf, init: model}").method == Llf(split_at="layer3", init="model")
+    assert overridden("recipe.method=llf", "recipe.method.init=model").method == Llf(
+        split_at="layer3", init="model"
+    )
     assert overridden("recipe.budget={epochs: 8, generation_length: 8}").budget == Budget(8, 8)
     assert overridden("recipe.optimizer.clip_norm=1", "recipe.optimizer.clip_norm=2").optimizer.clip_norm == 2
     assert overridden("recipe.data.path=a=b").data.path == "a=b"
@@ -327,7 +329,9 @@ def test_overrides_merge_fields_and_replace_what_they_name(tmp_path):
 
 def test_an_override_extends_a_bare_method_name_and_makes_missing_sections(tmp_path):
     path = minimal(tmp_path)
-    assert load_job(path, ["recipe.method.ascent_rate=0.1"]).recipe.method == Seal(ascent_rate=0.1)
+    assert load_job(path, ["recipe.method.ascent_rate=0.1"]).recipe.method == Seal(
+        split_at="layer3", ascent_rate=0.1
+    )
     assert load_job(path, ["recipe.optimizer.lr=0.5"]).recipe.optimizer.lr == 0.5
     assert load_job(path, ["placement.keep.checkpoints=5"]).placement.keep.checkpoints == 5
 
@@ -385,7 +389,7 @@ def test_jobs_are_named_after_folder_and_file_and_show_their_command(folder_name
 
 def warming_alike(recipe):
     """A recipe with the share of a generation that it warms up, where its one schedule spans them all."""
-    if recipe.method != Normal(schedule="long"):
+    if recipe.method != Normal(split_at="layer3", schedule="long"):
         return recipe
     share = recipe.optimizer.warmup_share * recipe.budget.generations
     return recipe.model_copy(update={"optimizer": replace(recipe.optimizer, warmup_share=share)})
@@ -407,7 +411,7 @@ def test_the_papers_jobs_are_the_defaults():
         recipe = Recipe.load(path)
         defaults = Recipe(data=recipe.data, method=recipe.method, budget=Budget(1600, 160))
         assert warming_alike(recipe) == defaults
-    assert Recipe.load(ROOT / "jobs/runs/tiny-imagenet/seal.yaml").method == Seal()
+    assert Recipe.load(ROOT / "jobs/runs/tiny-imagenet/seal.yaml").method == Seal(split_at="layer3")
 
 
 def test_importing_recipes_starts_neither_ray_nor_wandb_nor_ffcv():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_grid_crosses_its_axes_the_last_one_fastest(tmp_path: Path) -> None:
         {"method": "llf", "optimizer.lr": "2"},
     ]
     recipes = [run.job.recipe for run in found.runs]
-    assert [r.method for r in recipes] == [Normal()] * 3 + [Llf()] * 3
+    assert [replace(r.method, split_at=None) for r in recipes] == [Normal()] * 3 + [Llf()] * 3
     assert [r.optimizer.lr for r in recipes] == [0.1, 1e-5, 2.0] * 2
     base = load_job(tmp_path / "run.yaml")
     for run in found.runs:
@@ -93,7 +94,7 @@ def test_a_list_is_its_settings_the_rest_as_in_base(tmp_path: Path) -> None:
         {"method": "-", "optimizer.weight_decay": "-", "seed": "7"},
     ]
     recipes = [run.job.recipe for run in found.runs]
-    assert [r.method for r in recipes] == [Normal(), Llf(), Seal(ascent_rate=0.5)]
+    assert [replace(r.method, split_at=None) for r in recipes] == [Normal(), Llf(), Seal(ascent_rate=0.5)]
     assert [r.optimizer.weight_decay for r in recipes] == [5e-4, 0.0, 5e-4]
     assert found.baseline == names(found)[0]
 
@@ -182,7 +183,11 @@ def test_entries_may_be_named(tmp_path: Path) -> None:
     text = "axes:\n  method:\n    none: normal\n    weak: {name: seal, ascent_rate: 0.1}\n    '0.5': llf\n"
     found = sweep(tmp_path, text)
     assert names(found) == [{"method": "none"}, {"method": "weak"}, {"method": "0.5"}]
-    assert [run.job.recipe.method for run in found.runs] == [Normal(), Seal(ascent_rate=0.1), Llf()]
+    assert [replace(run.job.recipe.method, split_at=None) for run in found.runs] == [
+        Normal(),
+        Seal(ascent_rate=0.1),
+        Llf(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,7 @@ axes: {batch_size: [8]}
 """
     (run,) = sweep(tmp_path, text).runs
     recipe, placement = run.job.recipe, run.job.placement
-    assert recipe.method == Llf(init="model")
+    assert recipe.method == Llf(split_at="layer3", init="model")
     assert (recipe.optimizer.lr, recipe.optimizer.momentum) == (0.3, 0.8)
     assert recipe.budget == Budget(24, 8)
     assert (placement.storage, placement.keep.checkpoints) == ("there", 5)
@@ -329,7 +334,7 @@ def test_overrides_change_every_run_or_the_sweep(tmp_path: Path) -> None:
     assert len(found.runs) == 2
     for run in found.runs:
         assert run.job.recipe.budget == Budget(8, 8)
-        assert run.job.recipe.method == Seal(ascent_rate=0.7)
+        assert run.job.recipe.method == Seal(split_at="layer3", ascent_rate=0.7)
         assert run.job.recipe.optimizer.lr == 0.3
         assert run.job.placement.storage == "here"
     methods = sweep(tmp_path, text, ["axes.method=[normal, llf]"]).runs
@@ -342,7 +347,9 @@ def test_a_method_comes_before_its_fields_whichever_axis_is_first(tmp_path: Path
     for first, second in (axes, axes[::-1]):
         found = sweep(tmp_path, f"axes:\n  {first}\n  {second}\n")
         assert {run.job.recipe.method for run in found.runs} == {
-            Seal(ascend=ascend, ascent_rate=rate) for ascend in ("early", "late") for rate in (0.2, 0.3)
+            Seal(split_at="layer3", ascend=ascend, ascent_rate=rate)
+            for ascend in ("early", "late")
+            for rate in (0.2, 0.3)
         }
 
 
