@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from seal_ray.recipe import Job, dump_job
 from tests.faults.conftest import environment, make_job, processes_marked
 from tests.runs import without_speeds
-from tests.unit.test_tracking import records
+from tests.unit.tracking.test_wandb import records
 from tests.wandb_server import KEY
 
 pytestmark = pytest.mark.faults

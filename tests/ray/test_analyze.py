@@ -24,8 +24,8 @@ from seal_ray.analysis.tasks import Task, TaskOutcome, load_settings, plan_analy
 from seal_ray.errors import ClusterError
 from seal_ray.sweeps.results import write_results
 from seal_ray.sweeps.tune import train_sweep
-from tests.analysis.test_shards import agree, measured
 from tests.sweeps import screen, small_sweep
+from tests.unit.analysis.test_shards import agree, measured
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SETTINGS = load_settings("quick", ["depth.k=5", "curvature.images=8", "curvature.steps=4", "curvature.top=2"])

@@ -20,8 +20,8 @@ from seal_ray.recipe import load_job
 from seal_ray.testing import tiny_images
 from seal_ray.training.loop import fit
 from tests.plugins import FOCAL, of_readme, plain_method, shrink_and_perturb, write_job
-from tests.unit.test_cli import Ended
-from tests.unit.test_cli import run as run
+from tests.unit.cli.test_commands import Ended
+from tests.unit.cli.test_commands import run as run
 from tests.unit.test_plugins import forget_files as forget_files
 
 

@@ -19,8 +19,8 @@ from seal_ray.errors import ConfigError, DataError
 from seal_ray.plugins import using
 from seal_ray.testing import CheckFailed, check_source, tiny_recipe
 from tests.plugins import of_readme
-from tests.unit.test_cli import Ended
-from tests.unit.test_cli import run as run
+from tests.unit.cli.test_commands import Ended
+from tests.unit.cli.test_commands import run as run
 from tests.unit.test_plugins import forget_files as forget_files
 
 FROM_A_FILE = '''

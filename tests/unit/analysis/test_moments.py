@@ -13,7 +13,7 @@ from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.runs.folder import Store
-from tests.analysis.conftest import run_of
+from tests.unit.analysis.conftest import run_of
 
 METHODS = ["llf", "normal", "seal"]
 

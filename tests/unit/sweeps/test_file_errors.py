@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
 from seal_ray.sweeps.file import MAX_RUNS, load_sweep
-from tests.unit.test_sweep import RUN, file
+from tests.unit.sweeps.test_file import RUN, file
 
-SHIPPED = sorted((Path(__file__).parents[2] / "jobs/sweeps").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "jobs/sweeps").glob("*.yaml"))
 
 
 def complaints(path: Path, overrides: Sequence[str] = ()) -> list[str]:

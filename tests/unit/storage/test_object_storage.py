@@ -114,7 +114,7 @@ CHILD = """
 import os, signal, sys
 from seal_ray.storage.paths import ObjectPath
 from tests.runs import train_run
-from tests.unit.test_object_storage import RECIPE
+from tests.unit.storage.test_object_storage import RECIPE
 
 write = ObjectPath.write_bytes
 
@@ -132,7 +132,7 @@ train_run(RECIPE, sys.argv[1], checkpoints=2)
 def test_a_process_that_is_killed_before_a_manifest_costs_one_epoch(whole: Path, bucket: ObjectPath) -> None:
     storage = bucket / "process"
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(storage)], cwd=Path(__file__).parents[2], check=False
+        [sys.executable, "-c", CHILD, str(storage)], cwd=Path(__file__).parents[3], check=False
     )
     assert child.returncode == -signal.SIGKILL
     store = open_store(RECIPE, storage)

@@ -23,7 +23,7 @@ from seal_ray.sweeps.plan import PlannedPhase, RunPlan, make_plan
 from seal_ray.training.loop import fit
 from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Counted(Planned):

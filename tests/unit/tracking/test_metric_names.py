@@ -16,7 +16,7 @@ from seal_ray.cli import app
 from seal_ray.recipe import ANALYSES
 from seal_ray.tracking.workspace import FURTHER, TRAINING, Panel, pattern
 from tests.sweeps import small_sweep
-from tests.unit.test_tracking import records
+from tests.unit.tracking.test_wandb import records
 
 # Features of networks trained for seconds are nearly collinear, and the smallest decays take long.
 pytestmark = pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge")

@@ -22,7 +22,7 @@ from seal_ray.phases.schedule import Budget, Rise
 from seal_ray.recipe import load_job
 from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep, sample
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "jobs/sweeps").glob("*.yaml"))
 RUN = """\
 recipe:

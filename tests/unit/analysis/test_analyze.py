@@ -36,7 +36,7 @@ from seal_ray.errors import ConfigError
 from seal_ray.networks import build
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store
-from tests.analysis.conftest import run_of
+from tests.unit.analysis.conftest import run_of
 
 SMALL = load_settings(
     "quick",

@@ -15,7 +15,7 @@ from seal_ray.data.assumed import assumed_labels, assumption, open_or_assume
 from seal_ray.data.sources import open_source
 from seal_ray.errors import DataError
 
-JOBS = Path(__file__).parents[2] / "jobs"
+JOBS = Path(__file__).parents[3] / "jobs"
 SHIPPED = sorted([*(JOBS / "runs").glob("*/*.yaml"), *(JOBS / "sweeps").glob("*.yaml")])
 PAPER = JOBS / "sweeps/paper-tiny-imagenet.yaml"
 SEAL = JOBS / "runs/tiny-imagenet/seal.yaml"

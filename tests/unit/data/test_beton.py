@@ -18,7 +18,7 @@ from seal_ray.data.beton import BetonFile, Dataset, import_ffcv, load_dataset, v
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import smooth_images
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N, SIZE = 400, 64  # enough for several pages of 2 MiB
 
 

@@ -41,8 +41,8 @@ from seal_ray.runs.folder import Store
 from seal_ray.sweeps.leaderboard import to_csv
 from seal_ray.sweeps.results import SweepRuns, write_results
 from seal_ray.sweeps.tune import train_sweep
-from tests.analysis.conftest import run_of
 from tests.sweeps import screen, small_sweep
+from tests.unit.analysis.conftest import run_of
 
 # Features of networks trained for seconds are nearly collinear, and the smallest decays take long.
 pytestmark = pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge")
@@ -368,7 +368,7 @@ def test_runs_that_were_not_evaluated_alike_are_left_out(seeds: SweepRuns, data:
 
 
 def test_evaluation_files_are_valid_and_their_faults_are_said(tmp_path: Path) -> None:
-    jobs = Path(__file__).parents[2] / "jobs"
+    jobs = Path(__file__).parents[3] / "jobs"
     transfer = load_evaluation(jobs / "evaluations/transfer.yaml")
     assert transfer.targets == ("cub200", "aircraft", "dogs", "flowers102", "mit67")
     assert transfer == make_evaluation("transfer", targets=list(transfer.targets))

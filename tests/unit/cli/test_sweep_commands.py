@@ -14,7 +14,7 @@ from seal_ray.sweeps.progress import SweepProgress, clock
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
 from tests.unit.conftest import Command
 
-TREE = Path(__file__).parents[1] / "data" / "tree.yaml"
+TREE = Path(__file__).parents[2] / "data" / "tree.yaml"
 
 
 def test_the_plan_of_the_tree_says_what_is_shared(run: Command, digits: Path, tmp_path: Path) -> None:

@@ -390,7 +390,7 @@ except ConfigError as error:
 
 
 def test_classes_of_a_notebook_are_told_apart_by_their_functions() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     run = subprocess.run(
         [sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True, cwd=root
     )
@@ -435,7 +435,7 @@ def test_another_process_gives_the_same_ids() -> None:
         text=True,
         check=True,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert run.stdout.strip() == str([run_id(tiny_recipe(c), "images") for c in CASES])
 

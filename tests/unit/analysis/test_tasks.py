@@ -26,7 +26,7 @@ from seal_ray.analysis.tasks import (
     write_result,
 )
 from seal_ray.errors import CheckpointError, ConfigError
-from tests.analysis.conftest import run_of
+from tests.unit.analysis.conftest import run_of
 
 QUICK = AnalysisSettings()
 

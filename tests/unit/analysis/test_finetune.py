@@ -37,8 +37,8 @@ from seal_ray.runs.summary import list_runs
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep, write_results
 from seal_ray.training.loop import fit
-from tests.analysis.conftest import run_of
 from tests.runs import without_speeds
+from tests.unit.analysis.conftest import run_of
 
 TUNED = {"epochs": 3, "lr": 0.05, "batch_size": 8, "seed": 2, "augment": {"crop_padding": 2, "flip": False}}
 

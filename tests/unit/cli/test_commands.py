@@ -24,9 +24,9 @@ from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import load_job
 from seal_ray.training.loop import fit
 from tests.runs import Execution
-from tests.unit.test_runs import make_run
+from tests.unit.runs.test_summary import make_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SEAL = ROOT / "jobs" / "runs" / "quickstart" / "seal.yaml"
 COMMANDS = ["train", "validate", "plan", "runs", "doctor", "data prepare"]
 

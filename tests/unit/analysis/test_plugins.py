@@ -27,10 +27,10 @@ from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.plugins import using
 from seal_ray.recipe import ANALYSES, load_job
 from seal_ray.runs.folder import Store
-from tests.analysis.conftest import run_of
 from tests.pages import page_of
 from tests.plugins import of_readme
 from tests.sweeps import screen
+from tests.unit.analysis.conftest import run_of
 from tests.unit.test_plugins import forget_files as forget_files
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from seal_ray.analysis import probe as module
 from seal_ray.analysis.probe import Linear, fit_grid, fit_probe, probe, share_of_each_class, standardisation
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
-from tests.analysis.test_heads import mixture
+from tests.unit.analysis.test_heads import mixture
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
