@@ -178,7 +178,7 @@ class Choice:
     def fields(self, value: object) -> dict[str, Any]:
         """The fields, with their types, of the mapping that `value` is or should be."""
         try:
-            option = self.options.get(self.name(value))
+            option = self.options.get(self.name(value) or self.default or "")
         except ConfigError:
             option = None
         return {self.key: str} | _fields(option)
