@@ -19,17 +19,20 @@ from seal_ray.storage.paths import ObjectPath
 
 PATIENCE = 60.0
 SERVER = """
-import contextlib, sys, threading
+import io, sys, threading
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
 moto, one_by_one = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
 def serve(environ, start):
-    # moto compares and then puts, which S3 does at once
-    on_condition = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys()
-    with one_by_one if on_condition else contextlib.nullcontext():
+    if not {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys():
         return moto(environ, start)
+    # Moto compares and then puts, which S3 does at once. A body that never comes must not hold up others.
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    assert len(body) == int(environ["CONTENT_LENGTH"]), "cut off"
+    with one_by_one:
+        return moto({**environ, "wsgi.input": io.BytesIO(body)}, start)
 
 run_simple("127.0.0.1", int(sys.argv[1]), serve, threaded=True)
 """
