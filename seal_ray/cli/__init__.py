@@ -77,7 +77,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
     say_what_is_loaded()
     try:
-        app()
+        app(prog_name="seal-ray")
     except SealRayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -294,9 +294,9 @@ def test_a_storage_that_is_no_folder_is_refused_and_not_made_up(
     run: Any, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", "gs://bucket/runs")
+    ended = run("plan", SEAL, "--set", f"recipe.data.path={digits}", "--storage", "ftp://bucket/runs")
     assert ended.code == 2
-    assert "placement.storage: gs://" in ended.err
+    assert "placement.storage: ftp://" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,7 +332,9 @@ def test_a_warning_is_one_line_without_a_place_in_our_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("seal_ray.cli.app", lambda: warnings.warn("checkpoint skipped: [x]", stacklevel=1))
+    monkeypatch.setattr(
+        "seal_ray.cli.app", lambda **_: warnings.warn("checkpoint skipped: [x]", stacklevel=1)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         cli.main()
