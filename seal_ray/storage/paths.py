@@ -77,7 +77,7 @@ class ObjectPath:
         return self._parts < other._parts
 
     def __truediv__(self, below: str) -> ObjectPath:
-        return self._at(str(PurePosixPath(self.key, below)))
+        return self._at("/".join(PurePosixPath(self.key, below).parts))
 
     @property
     def name(self) -> str:

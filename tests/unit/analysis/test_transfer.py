@@ -32,7 +32,6 @@ from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
-from seal_ray.data.sources.builtin import folder
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.networks import build
 from seal_ray.recipe import load_job
@@ -66,7 +65,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sample.read()).save(path)
     for name, size in (("others", 32), ("small", 16)):
-        prepare(folder(root / "images/train", root / "images/val", size), root / "data" / name)
+        source = open_source("folder", train=root / "images/train", val=root / "images/val", size=size)
+        prepare(source, root / "data" / name)
     return root / "data"
 
 
