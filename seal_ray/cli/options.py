@@ -64,7 +64,15 @@ def say_what_is_loaded() -> None:
     log = logging.getLogger("seal_ray.plugins")
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.handlers = [logging.StreamHandler(sys.stderr)]
+    log.handlers = [_ToStderr()]
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        print(self.format(record), file=sys.stderr)
 
 
 def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
