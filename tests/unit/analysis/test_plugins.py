@@ -251,7 +251,7 @@ def test_the_decorator_is_the_package() -> None:
 def test_check_finds_what_an_analysis_keeps_and_what_it_breaks(rank: Path) -> None:
     whole = CliRunner().invoke(app, ["check", str(rank)])
     assert whole.exit_code == 0, whole.output
-    assert [line.split(":")[0] for line in whole.output.splitlines()] == ["ok      effective_rank"] * 6
+    assert [line.split(":")[0] for line in whole.stdout.splitlines()] == ["ok      effective_rank"] * 6
     again = "computed twice, the results differ"
     for body, said in [*WRONG.values(), ("return Result({'x': torch.rand(()).item()})", again)]:
         code = of_readme("analysis")
