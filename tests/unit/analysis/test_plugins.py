@@ -258,6 +258,6 @@ def test_check_finds_what_an_analysis_keeps_and_what_it_breaks(rank: Path) -> No
         rank.write_text(f"{code[: code.index('        classifier')]}        {body}\n")
         broken = CliRunner().invoke(app, ["check", str(rank)])
         assert broken.exit_code == 1
-        [line] = broken.output.splitlines()
+        [line] = broken.stdout.splitlines()
         assert line.startswith("BROKEN  effective_rank: g000-init: ")
         assert re.search(said, line)
