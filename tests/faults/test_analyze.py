@@ -31,6 +31,7 @@ from pathlib import Path
 from rich.console import Console
 from seal_ray.analysis import pool
 from seal_ray.analysis.run import analyze, summary
+from seal_ray.analysis.tasks import load_settings
 
 class Worker(pool.Worker):
     def work(self, task):
@@ -75,9 +76,10 @@ class Analysis:
         )
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait, at most for minutes, for a condition or the end."""
+        """Wait, at most for minutes, for a condition that comes before the end."""
         deadline = time.monotonic() + 240
-        while not condition() and self.process.poll() is None:
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
