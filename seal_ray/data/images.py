@@ -109,6 +109,10 @@ class TrainingEpoch:
         per_step = torch.from_numpy(self.order).flatten(1)
         shards = self.order.shape[1]
         drawn: Iterator[list[list[Drawn]]] | None = None
+        mean, std = (  # made once: to move them in each step would wait for the device
+            torch.tensor(values, dtype=self.dtype, device=self.device)[:, None, None]
+            for values in (self.images.mean, self.images.std)
+        )
         batches = self.loader.batches(self.order.reshape(-1))
         for indices, pixels in zip(per_step, batches, strict=True):
             moved = crop_and_flip(self._moved(pixels), draws.at(indices, self.device), padding=padding)
@@ -118,14 +122,18 @@ class TrainingEpoch:
                 seen = list(zip(x.chunk(shards), y, strict=True))
             else:
                 drawn = drawn or self.drawn((moved.shape[1], moved.shape[2]))
-                seen = [
+                changed = [
                     self._augmented(*one) for one in zip(moved.chunk(shards), y, next(drawn), strict=True)
+                ]
+                seen = [
+                    (((x - mean) / std).contiguous(memory_format=self.memory_format), targets)
+                    for x, targets in changed
                 ]
             keep = [None] * shards if self.masks is None else self._moved(next(self.masks)).unbind()
             yield [(images, targets, mask) for (images, targets), mask in zip(seen, keep, strict=True)]
 
     def _augmented(self, pixels: Tensor, targets: Tensor, drawn: Sequence[Drawn]) -> tuple[Tensor, Tensor]:
-        """A shard after each of `augment.then`, normalised, and its labels or mixed targets."""
+        """A shard after each of `augment.then`, in [0, 1], and its labels or mixed targets."""
         images = pixels.permute(0, 3, 1, 2).to(self.dtype).div_(255).contiguous()
         for change, tensors in zip(self.augment.then, drawn, strict=True):
             there = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
@@ -134,10 +142,7 @@ class TrainingEpoch:
                 if targets.ndim == 1:
                     targets = torch.eye(self.images.classes, dtype=self.dtype, device=self.device)[targets]
                 targets = change.mix(targets, there)
-        mean, std = (
-            images.new_tensor(values)[:, None, None] for values in (self.images.mean, self.images.std)
-        )
-        return ((images - mean) / std).contiguous(memory_format=self.memory_format), targets
+        return images, targets
 
     def _moved(self, tensor: Tensor) -> Tensor:
         """A large tensor of the CPU on the device, without waiting for it."""

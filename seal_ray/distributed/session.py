@@ -29,7 +29,7 @@ def check_hosts(storage: str, data: Iterable[str]) -> None:
     here = ray.get_runtime_context().get_node_id()
     able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     others = {node["NodeID"]: node["NodeManagerAddress"] for node in able if node["NodeID"] != here}
-    facts = {folder: describe_dataset(folder) for folder in data if "://" not in folder}
+    facts = {folder: dataset_facts(folder) for folder in data if "://" not in folder}
     if not others:
         return
     asked = ray.remote(num_cpus=0, max_retries=0)(problems_here)
@@ -56,18 +56,18 @@ def check_hosts(storage: str, data: Iterable[str]) -> None:
 def problems_here(probe: tuple[str, str] | None, facts: dict[str, str]) -> list[str]:
     """What is wrong with a storage and with data sets as this host sees them.
 
-    probe: a file in the storage, and what it holds. facts: folders of data, and what `describe_dataset` says
+    probe: a file in the storage, and what it holds. facts: folders of data, and what `dataset_facts` says
     of them.
     """
     problems = [] if probe is None else list(_wrong_with_storage(Path(probe[0]), probe[1]))
     for folder, wanted in facts.items():
-        if (seen := describe_dataset(folder)) != wanted:
+        if (seen := dataset_facts(folder)) != wanted:
             what = "holds another data set" if seen else "is not there"
             problems.append(f"recipe.data.path: {folder} {what}; copy it there, or {SHARE}")
     return problems
 
 
-def describe_dataset(folder: str) -> str:
+def dataset_facts(folder: str) -> str:
     """What tells a prepared data set, by its description and the sizes of its files, from others; or ""."""
     try:
         text = (Path(folder) / "dataset.json").read_bytes()

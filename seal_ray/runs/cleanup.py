@@ -18,7 +18,7 @@ from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import newest_first, remove_snapshot
 from seal_ray.runs.folder import CHECKPOINT, MOMENT, SWEEPS, WARM_WORKERS, Store
 from seal_ray.storage.files import size_of
-from seal_ray.storage.lease import hold_lease, owner, unowned
+from seal_ray.storage.lease import hold_lease, lease_holder, unowned
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed, on_this_host
 
 TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
@@ -45,7 +45,7 @@ def find_litter(storage: AnyPath) -> list[Litter]:
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
     places: list[AnyPath] = [path.parent for path in listed(storage, "*/job.yaml")]
     places += sorted(on_this_host(storage).glob(f"{SWEEPS}/*/{WARM_WORKERS}*"))
-    return [litter for place in places if owner(place) is None for litter in _find(place)]
+    return [litter for place in places if lease_holder(place) is None for litter in _find(place)]
 
 
 def remove(found: Sequence[Litter]) -> list[Litter]:

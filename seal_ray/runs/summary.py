@@ -10,7 +10,7 @@ from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
-from seal_ray.storage.lease import owner
+from seal_ray.storage.lease import lease_holder
 from seal_ray.storage.paths import AnyPath, listed
 
 
@@ -43,7 +43,7 @@ def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
     if damage:
         job, measured, status = None, _summed([]), {"status": "damaged", "reason": damage}
     name = status.get("status", "new")
-    if name == "running" and owner(folder) is None:
+    if name == "running" and lease_holder(folder) is None:
         name = "interrupted"
     return {
         "id": folder.name,

@@ -79,7 +79,7 @@ def take_lead(folder: AnyPath, token: str) -> Callable[[], bool]:
     return leads
 
 
-def owner(folder: AnyPath) -> str | None:
+def lease_holder(folder: AnyPath) -> str | None:
     """Where the run's owner is, as "process 12 on host", or None when nobody alive holds the lease.
 
     Of an owner on another host it can only be said that it held the lease; it counts as alive.
@@ -94,7 +94,7 @@ def owner(folder: AnyPath) -> str | None:
 def unowned(folder: AnyPath) -> Iterator[bool]:
     """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
     with locked(folder):
-        yield owner(folder) is None
+        yield lease_holder(folder) is None
 
 
 @contextlib.contextmanager

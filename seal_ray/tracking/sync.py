@@ -15,7 +15,7 @@ from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
-from seal_ray.storage.lease import owner
+from seal_ray.storage.lease import lease_holder
 from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.tracking.wandb import (
     data_name,
@@ -73,7 +73,7 @@ def _sync(folder: AnyPath, changes: dict[str, str], moments: bool) -> Synced:
         return Synced(folder.name, 0, skipped=str(error))
     if job.placement.tracking.wandb == "off":
         return Synced(folder.name, len(rows), skipped="not tracked (placement.tracking.wandb: off)")
-    if where := owner(folder):
+    if where := lease_holder(folder):
         return Synced(folder.name, len(rows), skipped=f"being trained by {where}")
     if not rows:
         return Synced(folder.name, 0, skipped="no epochs yet")

@@ -24,7 +24,7 @@ from seal_ray.runs.checkpoint import Snapshot, read_snapshot
 from seal_ray.runs.cleanup import find_litter
 from seal_ray.runs.folder import Store
 from seal_ray.runs.summary import list_runs
-from seal_ray.storage.lease import owner
+from seal_ray.storage.lease import lease_holder
 from tests.runs import EVERYTHING, Execution, open_store, same_state, tiny_recipe, train_run
 
 RECIPE = tiny_recipe(
@@ -156,7 +156,7 @@ def right_or_refused(storage: Path, original: Path) -> None:
     assert summary["epochs_done"] in (0, 3, 4)
     assert (summary["epochs_done"] == 0) == (summary["status"] == "damaged")
     Console(file=io.StringIO()).print(runs_table([summary], "runs"))
-    owner(here.folder)
+    lease_holder(here.folder)
     assert all("moments/" not in str(litter.path) for litter in find_litter(storage))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seal_ray.distributed.session import describe_dataset, problems_here
+from seal_ray.distributed.session import dataset_facts, problems_here
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def probe(tmp_path: Path) -> tuple[str, str]:
 def test_a_host_that_sees_the_same_has_nothing_to_say_and_leaves_nothing(
     probe: tuple[str, str], digits: Path
 ) -> None:
-    assert problems_here(probe, {str(digits): describe_dataset(str(digits))}) == []
+    assert problems_here(probe, {str(digits): dataset_facts(str(digits))}) == []
     assert [path.name for path in Path(probe[0]).parent.iterdir()] == [".probe"]
 
 
@@ -59,7 +59,7 @@ def test_what_is_no_folder_is_not_looked_at() -> None:
 
 def test_data_that_is_missing_or_other_is_told(digits: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    facts = {str(copy): describe_dataset(str(digits))}
+    facts = {str(copy): dataset_facts(str(digits))}
     [said] = problems_here(None, facts)
     assert said.startswith(f"recipe.data.path: {copy} is not there; copy it there, or mount")
     shutil.copytree(digits, copy)

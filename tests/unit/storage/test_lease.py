@@ -21,7 +21,7 @@ import pytest
 
 from seal_ray.errors import ClusterError
 from seal_ray.storage import lease
-from seal_ray.storage.lease import Pulse, hold_lease, owner, owns
+from seal_ray.storage.lease import Pulse, hold_lease, lease_holder, owns
 
 HOLDER = """
 import socket, sys, time
@@ -117,14 +117,14 @@ def test_a_lease_is_held_for_the_length_of_the_block(tmp_path: Path) -> None:
     with hold_lease(folder) as token:
         assert owns(folder, token)
         assert not owns(folder, "another")
-        assert owner(folder) == f"process {os.getpid()} on {socket.gethostname()}"
+        assert lease_holder(folder) == f"process {os.getpid()} on {socket.gethostname()}"
     assert not owns(folder, token)
-    assert owner(folder) is None
+    assert lease_holder(folder) is None
     with hold_lease(folder) as again:
         assert again != token
     with pytest.raises(ZeroDivisionError), hold_lease(folder):
         raise ZeroDivisionError
-    assert owner(folder) is None
+    assert lease_holder(folder) is None
 
 
 def test_a_second_holder_is_refused_with_pid_and_host(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_second_holder_is_refused_with_pid_and_host(tmp_path: Path) -> None:
             hold_lease(folder),
         ):
             pytest.fail("two launches own the run")
-        assert owner(folder) == where
+        assert lease_holder(folder) == where
         assert owns(folder, other.token)
 
 
@@ -152,7 +152,7 @@ def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path, clock: Cl
         other.process.kill()
         other.process.wait()
         assert json.loads((tmp_path / "lease.json").read_bytes())["token"] == other.token
-        assert owner(tmp_path) is None
+        assert lease_holder(tmp_path) is None
         with hold_lease(tmp_path) as token:
             assert owns(tmp_path, token)
             assert not owns(tmp_path, other.token)
@@ -168,7 +168,7 @@ def test_a_stopped_process_of_this_host_still_owns_its_run(tmp_path: Path) -> No
 
 def test_a_process_that_has_the_same_number_is_not_the_owner(tmp_path: Path, clock: Clock) -> None:
     write(tmp_path, started=psutil.Process().create_time() - 100)
-    assert owner(tmp_path) is None
+    assert lease_holder(tmp_path) is None
     with hold_lease(tmp_path) as token:
         assert owns(tmp_path, token)
     assert clock.now == Clock.now
@@ -179,7 +179,7 @@ def test_a_silent_owner_elsewhere_is_waited_for(
     tmp_path: Path, clock: Clock, changes: dict[str, str]
 ) -> None:
     write(tmp_path, pid=1, **changes)
-    assert owner(tmp_path) is not None
+    assert lease_holder(tmp_path) is not None
     with hold_lease(tmp_path) as token:
         assert owns(tmp_path, token)
     assert clock.now - Clock.now >= lease.TIME_TO_LIVE
@@ -194,7 +194,7 @@ def test_an_owner_elsewhere_that_beats_is_refused(tmp_path: Path, monkeypatch: p
         ):
             pytest.fail("two launches own the run")
         assert owns(tmp_path, other.token)
-        assert owner(tmp_path) == f"process {other.pid} on elsewhere"
+        assert lease_holder(tmp_path) == f"process {other.pid} on elsewhere"
 
 
 def test_an_owner_elsewhere_that_ends_meanwhile_is_not_waited_for(
@@ -294,7 +294,7 @@ def test_of_many_that_ask_at_once_one_gets_it(
 )
 def test_a_lease_that_is_none_is_nobodys(tmp_path: Path, clock: Clock, text: bytes) -> None:
     (tmp_path / "lease.json").write_bytes(text)
-    assert owner(tmp_path) is None
+    assert lease_holder(tmp_path) is None
     assert not owns(tmp_path, "x")
     with hold_lease(tmp_path) as token:
         assert owns(tmp_path, token)
@@ -304,7 +304,7 @@ def test_a_lease_that_is_none_is_nobodys(tmp_path: Path, clock: Clock, text: byt
 @pytest.mark.parametrize("pid", ["x", None, -1, 2**70, 1e999, [1]])
 def test_a_process_that_cannot_be_is_dead(tmp_path: Path, pid: Any) -> None:
     write(tmp_path, pid=pid)
-    assert owner(tmp_path) is None
+    assert lease_holder(tmp_path) is None
     with hold_lease(tmp_path) as token:
         assert owns(tmp_path, token)
 

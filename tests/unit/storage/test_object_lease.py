@@ -24,7 +24,7 @@ from seal_ray.runs.sharing import epochs_to_train
 from seal_ray.storage import lease
 from seal_ray.storage import paths as objects
 from seal_ray.storage.files import write_durably
-from seal_ray.storage.lease import Pulse, alone, hold_lease, owner, owns, take_lead
+from seal_ray.storage.lease import Pulse, alone, hold_lease, lease_holder, owns, take_lead
 from seal_ray.storage.paths import ObjectPath, Version
 from seal_ray.sweeps.queue import Claim, Queue
 from seal_ray.sweeps.tune import train_sweep
@@ -113,7 +113,7 @@ def test_of_many_that_found_a_run_free_one_gets_it(
             end.set()
             for thread in threads:
                 thread.join()
-        assert owner(folder) is None
+        assert lease_holder(folder) is None
         with hold_lease(folder) as again:
             assert owns(folder, again)
 
@@ -166,7 +166,7 @@ def test_hosts_that_race_for_many_runs_get_each_once(bucket: ObjectPath) -> None
         assert sorted(got) == list(range(10))
         for host in hosts:
             go_on(host)
-    assert [owner(storage / f"run-{number}") for number in range(10)] == [None] * 10
+    assert [lease_holder(storage / f"run-{number}") for number in range(10)] == [None] * 10
 
 
 @pytest.mark.usefixtures("quick")
@@ -202,7 +202,7 @@ def test_an_owner_that_was_replaced_renews_nothing_and_commits_nothing(
             assert not take_lead(place, old)()
             assert leads()
     assert store.status()["status"] == "running"
-    assert owner(place) is None
+    assert lease_holder(place) is None
 
 
 def test_of_two_that_take_the_lead_the_later_one_has_it(

@@ -25,7 +25,7 @@ from seal_ray.runs.folder import ENDED
 from seal_ray.runs.summary import list_runs
 from seal_ray.storage import paths as objects
 from seal_ray.storage.files import write_durably
-from seal_ray.storage.lease import hold_lease, owner, owns
+from seal_ray.storage.lease import hold_lease, lease_holder, owns
 from seal_ray.storage.paths import AnyPath, ObjectPath
 from seal_ray.sweeps.queue import Queue
 from seal_ray.sweeps.results import SweepRuns, write_results
@@ -194,13 +194,13 @@ def test_one_launch_at_a_time_holds_a_lease(bucket: ObjectPath) -> None:
     folder = bucket / "leased"
     with hold_lease(folder) as token:
         assert owns(folder, token)
-        assert "process" in (owner(folder) or "")
+        assert "process" in (lease_holder(folder) or "")
         with (
             pytest.raises(ClusterError, match=f"already running.*empty object {folder}/stop"),
             hold_lease(folder),
         ):
             pass
-    assert owner(folder) is None
+    assert lease_holder(folder) is None
 
 
 def test_a_sweep_waits_for_s3_that_does_not_answer_and_goes_on(
