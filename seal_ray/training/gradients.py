@@ -30,9 +30,10 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     """`backward(batch, outcomes)` for a phase: afterwards every `.grad` is the global batch's.
 
     That is the mean over its shards, added in the order of `seal_ray.training.shard_sums`, so that the number
-    of workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 2) to be
-    filled with each shard's loss and number of correct predictions; None also means that no running
-    statistics move. They move with the worker's first shard only, so that rank 0's are those of shard 0.
+    of workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 1 + shard
+    size) to be filled with each shard's loss and, for each image, 1 where its label is predicted, else 0;
+    None also means that no running statistics move. They move with the worker's first shard only, so that
+    rank 0's are those of shard 0.
     """
     network, world, shards = run.network, run.world, run.recipe.shards
     first = world.rank * run.accumulation
@@ -63,7 +64,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
             if outcome is not None and loss is phase.loss:
                 outcome[0] = value.detach()
                 dominant = labels if labels.ndim == 1 else labels.argmax(dim=1)
-                outcome[1] = (logits.detach().argmax(dim=1) == dominant).sum()
+                outcome[1:] = logits.detach().argmax(dim=1) == dominant
             found.append(value / shards)
         return found
 

@@ -100,6 +100,7 @@ class Trained:
 
     train_loss: float  # mean over the epoch's shards of the phase's loss, nats
     train_top1: float  # per cent, of the augmented images as they were seen
+    train_memorised: float | None  # per cent of the wrongly labelled images; None where there is none
     grad_norm_early: float  # root mean square over the steps, after reduction, before clipping
     grad_norm_late: float
     images_per_second: float
@@ -113,9 +114,10 @@ def train_epoch(
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
     epoch = run.training_epoch(position)
-    outcomes = torch.zeros(epoch.steps, run.recipe.shards, 2, dtype=run.dtype, device=run.world.device)
+    steps, _, size = epoch.order.shape
+    outcomes = torch.zeros(steps, run.recipe.shards, 1 + size, dtype=run.dtype, device=run.world.device)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
-    norms = torch.zeros(epoch.steps, 2, dtype=run.dtype, device=run.world.device)
+    norms = torch.zeros(steps, 2, dtype=run.dtype, device=run.world.device)
     update = _updates(run, optimizer)
     take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
 
@@ -127,7 +129,7 @@ def train_epoch(
 
     started, waited = time.perf_counter(), 0.0
     batches = iter(epoch)
-    for index in range(epoch.steps):
+    for index in range(steps):
         asked = time.perf_counter()
         shards = next(batches)
         waited += time.perf_counter() - asked
@@ -137,20 +139,34 @@ def train_epoch(
     results = run.world.total(outcomes).double().cpu()
     seconds = time.perf_counter() - started
     run.world.from_leader(run.network.buffers())
-    losses, correct = results.unbind(dim=-1)
+    losses, right = results[..., 0], results[..., 1:]
     if not losses.isfinite().all():
         raise diverged(run, optimizer, phase, position, "train_loss")
-    seen = epoch.steps * run.recipe.batch_size
+    seen = right.numel()
     early, late = norms.double().square().mean(dim=0).sqrt().tolist()
     return Trained(
         train_loss=losses.mean().item(),
-        train_top1=100 * correct.sum().item() / seen,
+        train_top1=100 * right.sum().item() / seen,
+        train_memorised=_memorised(run, position, right),
         grad_norm_early=early,
         grad_norm_late=late,
         images_per_second=round(seen / seconds, 1),
         seconds_data=round(waited, 3),
         seconds_compute=round(seconds - waited, 3),
     )
+
+
+def _memorised(run: Run, position: Position, right: Tensor) -> float | None:
+    """Per cent of an epoch's wrongly labelled images whose wrong label was predicted, as they were seen.
+
+    right: (steps, shards, shard size) of 0 or 1: where the label was predicted. None where there is no wrong
+    label, or labels are mixed with those of other images. Source: Liu et al., Early-Learning Regularization,
+    NeurIPS 2020 (arXiv 2007.00151), figure 1.
+    """
+    if run.mislabelled is None:
+        return None
+    wrong = torch.from_numpy(run.mislabelled[run.epoch_order(position)])
+    return 100 * right[wrong].mean().item() if wrong.any() else None
 
 
 def _updates(run: Run, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
@@ -226,7 +242,7 @@ def describe(
         "phase": phase.name,
         "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
         "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
-        **asdict(trained),
+        **{key: value for key, value in asdict(trained).items() if value is not None},
         **scores,
         "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),
         "weight_norm_late": _norm(run.parts.parameters(run.network, "late")),

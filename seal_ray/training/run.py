@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from seal_ray.augmentations import Mixing
 from seal_ray.data.images import Images, TrainingEpoch, augmentation_draws, dropout_masks, epoch_order
-from seal_ray.data.subset import noisy_labels, steps_per_epoch, training_indices
+from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts, ResNet
@@ -76,6 +77,8 @@ class Run:
         )
         self.indices = training_indices(self.train.labels, recipe.data.per_class)
         self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
+        mixed = any(isinstance(one, Mixing) for one in recipe.augment.then)
+        self.mislabelled = self.labels != self.train.labels if recipe.data.label_noise and not mixed else None
         steps_per_epoch(self.indices, recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
@@ -136,12 +139,16 @@ class Run:
             load_optimizer_state(optimizer, self.network, self.optimizer)
         return optimizer
 
+    def epoch_order(self, position: Position) -> Indices:
+        """The training images of an epoch, of all workers: (steps, shards, shard size) indices."""
+        batch_size, shards = self.recipe.batch_size, self.recipe.shards
+        at = asdict(position)
+        return epoch_order(self.indices, batch_size=batch_size, shards=shards, seed=self.recipe.seed, **at)
+
     def training_epoch(self, position: Position) -> TrainingEpoch:
         """This worker's batches of an epoch."""
         recipe, at = self.recipe, asdict(position)
-        order = epoch_order(
-            self.indices, batch_size=recipe.batch_size, shards=recipe.shards, seed=recipe.seed, **at
-        )
+        order = self.epoch_order(position)
         first = self.world.rank * self.accumulation
         mine = slice(first, first + self.accumulation)
         masks = None

@@ -79,7 +79,8 @@ def logged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     }
     seal = {"name": "seal", "ascent_rate": 0.5, "forget": "llf"}
     axes = {"method": {"normal": "normal", "seal": seal}}
-    small_sweep(digits, folder / "runs", file, axes=axes, recipe={"budget": BUDGET}, placement=placement)
+    recipe = {"budget": BUDGET, "data": {"path": str(digits), "label_noise": 0.1}}
+    small_sweep(digits, folder / "runs", file, axes=axes, recipe=recipe, placement=placement)
     few = ["--shots", "2", "--episodes", "3", "--ways", "2", "--queries", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))
