@@ -3,7 +3,8 @@
 A sweep names a `base` run, `axes` (recipe fields and the values each takes) and a number of seeds. `grid`
 crosses the axes, `zip` walks along them together, `random` draws `samples` settings, `list` has its
 settings written out. What a run is called, its *setting*, is its label on each axis. The values of an axis
-are a list, labelled by what they are, or a mapping of labels to values.
+are a list, labelled by what they are, or a mapping of labels to values; so are the settings of mode `list`,
+and a labelled one has that label alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class SweepFile(BaseModel):
     tracking: dict[str, Any] = Field(default={}, description="short for placement.tracking")
     mode: Literal["grid", "zip", "random", "list"] = Field(default="grid", description="how axes combine")
     axes: dict[str, Any] | list[dict[str, Any]] = Field(
-        description="recipe fields and their values; in mode list the settings themselves"
+        description="recipe fields and their values; in mode list the settings themselves, or label: setting"
     )
     samples: int | None = Field(
         default=None,
@@ -88,7 +89,8 @@ class SweepFile(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        listed = isinstance(self.axes, list)
+        settings = self.axes.values() if isinstance(self.axes, dict) else self.axes
+        listed = self.mode == "list" and all(isinstance(one, dict) for one in settings)
         problems = []
         if not re.fullmatch(NAME, self.name):
             problems.append(f"name: {self.name!r} cannot name a folder; use letters, digits, - and _")
@@ -96,8 +98,8 @@ class SweepFile(BaseModel):
             problems.append(
                 "axes: is empty; name a recipe field and its values, such as method: [normal, seal]"
             )
-        if listed != (self.mode == "list"):
-            wanted = "a list of settings" if self.mode == "list" else "a mapping of axes"
+        if not listed and (self.mode == "list" or isinstance(self.axes, list)):
+            wanted = "settings, a list or label: setting" if self.mode == "list" else "a mapping of axes"
             problems.append(f"axes: mode {self.mode} needs {wanted}")
         if self.mode == "random" and self.samples is None:
             problems.append("samples: mode random needs it: how many settings to draw")
@@ -138,6 +140,8 @@ class _Value:
     held: Keys
 
 
+SETTING = "setting"
+"""The one axis of settings that have labels."""
 AS_IN_BASE = _Value("-", Document({}, {}), ())
 
 
@@ -224,6 +228,10 @@ def _merge(base: Document, over: Document, held: Keys, path: Keys | None = None)
 
 def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]]:
     """The value on each axis of every setting, before exclusion; in mode random each one drawn once."""
+    if file.mode == "list" and isinstance(file.axes, dict):
+        for label in file.axes:
+            yield {SETTING: _Value(_label(label), document, ("axes", label))}
+        return
     if isinstance(file.axes, list):
         axes = list(dict.fromkeys(axis for setting in file.axes for axis in setting))
         for i, setting in enumerate(file.axes):
@@ -361,9 +369,13 @@ def _runs(
     seen: dict[Recipe, Setting] = {}
     for setting in settings:
         document = base
-        for axis, value in sorted(setting.items(), key=lambda item: item[0].count(".")):
-            if value is not AS_IN_BASE:  # a method comes before its fields
-                document = put(document, ("recipe", *axis.split(".")), value.source, value.held)
+        given = {axis: value for axis, value in setting.items() if value is not AS_IN_BASE}
+        changes = {axis: (value.source, value.held) for axis, value in given.items()}
+        if SETTING in changes:
+            source, held = changes.pop(SETTING)
+            changes = {axis: (source, (*held, axis)) for axis in at(source.value, held)}
+        for axis, change in sorted(changes.items(), key=lambda item: item[0].count(".")):
+            document = put(document, ("recipe", *axis.split(".")), *change)  # a method before its fields
         labels = _labels(setting)
         try:
             job = parse(document, Job)

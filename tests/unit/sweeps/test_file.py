@@ -99,6 +99,27 @@ def test_a_list_is_its_settings_the_rest_as_in_base(tmp_path: Path) -> None:
     assert found.baseline == names(found)[0]
 
 
+def test_a_labelled_setting_is_known_by_its_label_alone(tmp_path: Path) -> None:
+    named = (
+        "mode: list\naxes:\n  plain: {method: normal}\n  short: {budget.epochs: 8, method: {name: seal}}\n"
+    )
+    found = sweep(tmp_path, named + "  off: {method.ascent_rate: 0.1}\n")
+    assert names(found) == [{"setting": "plain"}, {"setting": "short"}, {"setting": "off"}]
+    recipes = [run.job.recipe for run in found.runs]
+    base = load_job(tmp_path / "run.yaml").recipe
+    assert [replace(r.method, split_at=None) for r in recipes] == [Normal(), Seal(), Seal(ascent_rate=0.1)]
+    assert [r.budget.epochs for r in recipes] == [base.budget.epochs, 8, base.budget.epochs]
+    assert found.baseline == {"setting": "plain"}
+    with pytest.raises(ConfigError, match=r"baseline.*setting: plain, short"):
+        sweep(tmp_path, named + "baseline: {setting: long}\n")
+
+
+def test_a_field_of_a_labelled_setting_is_checked_where_it_stands(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep(tmp_path, "mode: list\naxes:\n  plain: {method: normal}\n  other:\n    budget.epoch: 3\n")
+    assert re.search(r"trial\.yaml:6: recipe\.budget\.epoch: .*epochs", str(caught.value))
+
+
 RANDOM = """\
 mode: random
 axes:
