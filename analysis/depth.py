@@ -19,7 +19,7 @@ from seal_ray.analysis.features import Features, extract, probes
 from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.config.messages import STRICT
 from seal_ray.data.dataset import Labels
-from seal_ray.data.images import Split
+from seal_ray.data.images import SPLITS
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.streams import stream
 from seal_ray.tracking.workspace import Panel, PanelSection
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from seal_ray.analysis.figures import MomentResults
     from seal_ray.analysis.inputs import Data, Inputs
     from seal_ray.analysis.moments import Moment
-
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class DepthSettings(BaseModel):

@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, Strict
 from seal_ray.config.document import Document, put, read
 from seal_ray.config.messages import STRICT, parse
 from seal_ray.data.beton import Dataset, find_prepared, load_dataset
-from seal_ray.data.sources import OPTIONS as SOURCE_OPTIONS
-from seal_ray.data.sources import SOURCES, required
+from seal_ray.data.sources import OPTIONS, SOURCES, required
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.recipe import Augment
@@ -30,7 +29,7 @@ COMMANDS: Mapping[EvaluationKind, Command] = {
     "fewshot": "fewshot",
 }
 """The command that carries an evaluation out."""
-OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
+TARGET_OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": "--to", "fewshot": "--on"}
 """The option that names the targets."""
 
 Targets = Annotated[
@@ -99,7 +98,7 @@ class FewShot(BaseModel):
 
 
 Evaluation = Union[Transfer, FineTune, FewShot]  # noqa: UP007 - a value too
-MODELS: Mapping[str, type[Transfer] | type[FineTune] | type[FewShot]] = {
+EVALUATIONS: Mapping[str, type[Transfer] | type[FineTune] | type[FewShot]] = {
     "transfer": Transfer,
     "finetune": FineTune,
     "fewshot": FewShot,
@@ -130,12 +129,12 @@ def make_evaluation(kind: EvaluationKind, file: Path | None = None, **given: Any
 
     ConfigError as load_evaluation, for a file of another kind, and when there are no targets.
     """
-    option = OPTIONS[kind]
+    option = TARGET_OPTIONS[kind]
     if file is None and given.get("targets") is None:
         raise ConfigError(f"{option}: name data sets, such as {option} flowers102, or give --evaluation FILE")
     document = Document({"kind": kind}, {(): "the options"}) if file is None else read(file)
     found = document.value.get("kind")
-    if found in MODELS and found != kind:
+    if found in EVALUATIONS and found != kind:
         mode = " --mode finetune" if found == "finetune" else " --mode probe" if kind == "finetune" else ""
         raise ConfigError(
             f"{file}: is an evaluation of kind {found}; give it to `seal-ray {COMMANDS[found]}{mode}`"
@@ -149,12 +148,12 @@ def make_evaluation(kind: EvaluationKind, file: Path | None = None, **given: Any
 
 def _parse(document: Document) -> Evaluation:
     kind = document.value.get("kind")
-    if kind not in MODELS:
+    if kind not in EVALUATIONS:
         place = document.places[document.given(("kind",))]
         raise ConfigError(
             f"{place}: kind: must be one of {', '.join(get_args(EvaluationKind))}, not {kind!r}"
         )
-    return parse(document, MODELS[kind])
+    return parse(document, EVALUATIONS[kind])
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,6 @@ def find_destination(wanted: str, data: Path) -> Destination:
         near = difflib.get_close_matches(wanted, [*SOURCES, *(path.name for path in data.glob("*"))], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see `seal-ray data list`"
         raise ConfigError(f"{wanted}: is no prepared folder, none in {data}, and no known data set; {hint}")
-    given = "".join(f" {SOURCE_OPTIONS[option]} PATH" for option in required(wanted) if option != "size")
+    given = "".join(f" {OPTIONS[option]} PATH" for option in required(wanted) if option != "size")
     command = f"seal-ray data prepare {wanted} --to {data / wanted}{given}"
     raise DataError(f"{wanted}: is not prepared in {data}; run `{command}`")

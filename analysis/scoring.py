@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.analysis.base import Result
-from seal_ray.analysis.depth import SPLITS
 from seal_ray.analysis.evaluations import Destination
 from seal_ray.analysis.features import Features, extract
 from seal_ray.analysis.fewshot import episodes, score_episodes, unit_length
@@ -20,7 +19,7 @@ from seal_ray.analysis.probe import probe
 from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Channels
-from seal_ray.data.images import Split
+from seal_ray.data.images import SPLITS, Split
 from seal_ray.data.loaders import open_loader
 
 

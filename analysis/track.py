@@ -29,7 +29,7 @@ def track(
 ) -> None:
     """Send the results of each run, given by moment and analysis, and the figures of all.
 
-    One SealRayWarning when W&B fails, or needs longer than PATIENCE for a run; the rest is left out then.
+    One SealRayWarning when W&B fails, or needs over WANDB_TIMEOUT for a run; the rest is left out then.
     """
     for run, results in analysed:
         if wandb_mode(run.job.placement.tracking.wandb) == "off":

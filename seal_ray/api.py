@@ -311,19 +311,19 @@ def transfer(
 ) -> list[TaskOutcome]:
     """How well what was learned serves on other data sets: linear probes on frozen features, or fine-tuning.
 
-    to: prepared folders, or names of `seal-ray data list`. options: those of `evaluate`.
+    to: prepared folders, or names of `seal-ray data list`. options: those of `run_evaluation`.
     """
     from seal_ray.analysis.evaluations import transfer_kind
 
-    return evaluate(target, transfer_kind(mode, options.get("evaluation")), to, **options)
+    return run_evaluation(target, transfer_kind(mode, options.get("evaluation")), to, **options)
 
 
 def fewshot(target: Target | None, on: Sequence[str] | None = None, **options: Any) -> list[TaskOutcome]:
     """How well new classes are learned from a few images each, on frozen features; as `transfer`."""
-    return evaluate(target, "fewshot", on, **options)
+    return run_evaluation(target, "fewshot", on, **options)
 
 
-def evaluate(
+def run_evaluation(
     target: Target | None,
     kind: EvaluationKind,
     targets: Sequence[str] | None = None,

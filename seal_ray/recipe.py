@@ -36,7 +36,7 @@ from seal_ray.networks import (
     Parts,
     build,
     factory_of,
-    fields_of,
+    network_fields,
     outline,
     stages,
 )
@@ -62,7 +62,7 @@ ANALYSES: Registry[Analysis] = Registry("analysis", home="seal_ray.analysis")
 AnalysisName = Annotated[str, name_in(ANALYSES)]
 
 
-class Data(BaseModel):
+class DataSettings(BaseModel):
     """The training and validation images."""
 
     model_config = STRICT
@@ -143,7 +143,7 @@ class Model(BaseModel):
 def _model_of(factory: Factory) -> type[Model]:
     fields: dict[str, Any] = {
         name: (kind, Field(default=default, description="a field of this network; see `seal-ray networks`"))
-        for name, (kind, default) in fields_of(factory).items()
+        for name, (kind, default) in network_fields(factory).items()
     }
     model = create_model("Model", __base__=Model, __doc__=Model.__doc__, **fields)
     model.factory = staticmethod(factory)
@@ -208,7 +208,7 @@ class Recipe(BaseModel):
 
     model_config = STRICT
 
-    data: Data = Field(description="the images")
+    data: DataSettings = Field(description="the images")
     model: Annotated[DefaultModel, Choice(MODELS, "arch", Model().arch)] = Field(
         default=DefaultModel(), description="the network"
     )

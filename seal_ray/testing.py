@@ -57,7 +57,7 @@ TINY: dict[str, Any] = {
     "shards": 2,
 }
 """Fields of a recipe: a ResNet-18 of width 4 on 3 generations of 4 epochs."""
-PATIENCE = 240.0
+RANK_TIMEOUT = 240.0
 """Seconds that ranks get for a tiny run."""
 
 
@@ -159,12 +159,12 @@ def network_checks(arch: str, *, size: int = 32, ranks: bool = False, **fields: 
     )
 
 
-Check = tuple[str, Callable[[], str]]
+Promise = tuple[str, Callable[[], str]]
 """A promise, and what says how it is broken: nothing where it is kept."""
 
 
-def _training(recipe: Callable[[], Recipe], size: int, ranks: bool) -> list[Check]:
-    checks: list[Check] = [
+def _training(recipe: Callable[[], Recipe], size: int, ranks: bool) -> list[Promise]:
+    checks: list[Promise] = [
         (
             "a run resumed at each epoch boundary is bit for bit the undisturbed one",
             lambda: _resumed(recipe(), size),
@@ -217,7 +217,7 @@ def _require(what: str, results: Iterator[CheckResult]) -> None:
         raise CheckFailed(f"{what} breaks its promises:\n" + "\n".join(broken))
 
 
-def _results(checks: Sequence[Check]) -> Iterator[CheckResult]:
+def _results(checks: Sequence[Promise]) -> Iterator[CheckResult]:
     for promise, check in checks:
         try:
             problem = check()
@@ -511,7 +511,7 @@ def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any
         answers = []
         try:
             for reader, _ in pipes:
-                if not reader.poll(PATIENCE):
+                if not reader.poll(RANK_TIMEOUT):
                     raise CheckFailed(f"{workers} processes do not end")
                 answers.append(reader.recv())
         except EOFError:

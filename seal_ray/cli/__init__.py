@@ -37,8 +37,8 @@ app.command()(run.plan)
 app.command()(run.train)
 app.command()(sweep.sweep)
 app.command()(analyze.analyze)
-for _name, _help in analyze.EVALUATIONS.items():
-    app.command(_name, cls=analyze.EvaluationCommand, help=_help)(analyze.evaluate)
+for _name, _help in analyze.EVALUATION_HELP.items():
+    app.command(_name, cls=analyze.EvaluationCommand, help=_help)(analyze.run_evaluation)
 app.command()(analyze.report)
 app.command()(run.runs)
 app.command()(run.export)

@@ -13,13 +13,13 @@ import typer
 from typer.core import TyperCommand
 
 from seal_ray import api
-from seal_ray.cli.options import Address, InProcess, Plugins, Storage, Target, Trust, out
+from seal_ray.cli.options import Address, InProcess, Plugins, Storage, TargetArgument, Trust, out
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from seal_ray.analysis.tasks import TaskOutcome
 
-EVALUATIONS = {
+EVALUATION_HELP = {
     "transfer": "Fit linear probes to frozen features of other data sets, or fine-tune. Again: only what is "
     "missing.",
     "fewshot": "Learn new classes from a few images each, on frozen features; every method gets the same "
@@ -36,7 +36,7 @@ class Mode(StrEnum):
 
 
 def analyze(
-    target: Target,
+    target: TargetArgument,
     what: Annotated[
         str | None,
         typer.Option(
@@ -76,9 +76,9 @@ def analyze(
     _say(outcomes)
 
 
-def evaluate(
+def run_evaluation(
     context: typer.Context,
-    target: Target = None,
+    target: TargetArgument = None,
     evaluation: Annotated[
         Path | None, typer.Option("--evaluation", help="YAML that says what to do.")
     ] = None,
@@ -131,7 +131,7 @@ class EvaluationCommand(TyperCommand):
         return [*_options(self.name), *super().get_params(ctx)]
 
     def invoke(self, ctx: Any) -> Any:
-        """Call `evaluate` with the settings in `ctx.obj`."""
+        """Call `run_evaluation` with the settings in `ctx.obj`."""
         ctx.obj = {one.name: ctx.params.pop(one.name) for one in _options(self.name)}
         return super().invoke(ctx)
 
@@ -139,11 +139,11 @@ class EvaluationCommand(TyperCommand):
 @functools.cache
 def _options(command: str) -> list[Any]:
     """The options of a command that the models of its evaluations make, one for each field but sections."""
-    from seal_ray.analysis.evaluations import COMMANDS, MODELS, OPTIONS, WHICH_DATA
+    from seal_ray.analysis.evaluations import COMMANDS, EVALUATIONS, TARGET_OPTIONS, WHICH_DATA
 
     kinds = [kind for kind, its in COMMANDS.items() if its == command]
-    models = [MODELS[kind] for kind in kinds]
-    option = OPTIONS[kinds[0]].removeprefix("--")
+    models = [EVALUATIONS[kind] for kind in kinds]
+    option = TARGET_OPTIONS[kinds[0]].removeprefix("--")
     options = {option: _option(option, str, f"{WHICH_DATA}; separated by commas")}
     if len(kinds) > 1:
         text = "fit a probe to frozen features, or train all weights"
@@ -177,7 +177,7 @@ def _option(name: str, plain: Any, text: str, default: str | bool = False) -> in
 
 
 def report(
-    target: Target,
+    target: TargetArgument,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write; default: report.html beside the results."),

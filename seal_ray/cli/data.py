@@ -15,7 +15,7 @@ data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
 
 
 @data_app.command("list")
-def list_(
+def list_sources(
     folder: Annotated[Path, typer.Option(help="Where data sets are prepared.")] = Path("data"),
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     plugin: Plugins = None,

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from seal_ray.cli.options import Plugins, Set, Storage, Workers, out, overrides
+from seal_ray.cli.options import Plugins, Set, Storage, WorkersOption, out, overrides
 from seal_ray.storage.paths import storage_path
 
 jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
 
-Address = Annotated[
+Dashboard = Annotated[
     str,
     typer.Option(
         envvar="RAY_API_SERVER_ADDRESS",
@@ -52,9 +52,9 @@ def submit(
             show_default=False,
         ),
     ],
-    address: Address,
+    address: Dashboard,
     set_: Set = None,
-    workers: Workers = None,
+    workers: WorkersOption = None,
     storage: Storage = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="sweep: runs at once.")] = None,
     share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
@@ -88,7 +88,7 @@ def submit(
         spec = jobs.analysis_spec(asked, file, _given(context, asked, [str(file), *words]))
     client = jobs.connect(address)
     job = jobs.submit(client, spec, note)
-    if follow and jobs.follow(client, job, write) != "succeeded":
+    if follow and jobs.follow(client, job, pass_on) != "succeeded":
         raise typer.Exit(1)
 
 
@@ -106,7 +106,7 @@ def _given(context: typer.Context, kind: str, words: list[str]) -> dict[str, lis
 
 
 @jobs_app.callback(invoke_without_command=True)
-def list_(context: typer.Context, address: Address = "", json_: Json = False) -> None:
+def list_all(context: typer.Context, address: Dashboard = "", json_: Json = False) -> None:
     """List the jobs of a Ray cluster, with what each runs and how far it is."""
     if context.invoked_subcommand is not None:
         return
@@ -121,7 +121,7 @@ def list_(context: typer.Context, address: Address = "", json_: Json = False) ->
 
 
 @jobs_app.command()
-def status(id_: Id, address: Address = "", json_: Json = False) -> None:
+def status(id_: Id, address: Dashboard = "", json_: Json = False) -> None:
     """Say how a job stands."""
     from seal_ray.jobs import describe_job
 
@@ -136,7 +136,7 @@ def status(id_: Id, address: Address = "", json_: Json = False) -> None:
 @jobs_app.command()
 def logs(
     id_: Id,
-    address: Address = "",
+    address: Dashboard = "",
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job has printed."""
@@ -144,15 +144,15 @@ def logs(
 
     client = _connect(address)
     if follow:
-        jobs.follow(client, id_, write)
+        jobs.follow(client, id_, pass_on)
     else:
-        write(jobs.logs(client, id_))
+        pass_on(jobs.logs(client, id_))
 
 
 @jobs_app.command()
 def stop(
     id_: Id,
-    address: Address = "",
+    address: Dashboard = "",
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of the epoch.")] = False,
 ) -> None:
     """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
@@ -167,7 +167,7 @@ def note(text: str) -> None:
     out.print(text, markup=False)
 
 
-def write(text: str) -> None:
+def pass_on(text: str) -> None:
     """Pass on what a job prints, as it is."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -23,7 +23,7 @@ Storage = Annotated[
     typer.Option(help="Folder that runs are stored in, or s3://BUCKET/PATH (gs, az)."),
 ]
 Folder = Annotated[str, typer.Option("--storage", help="Folder that runs are stored in.")]
-Target = Annotated[
+TargetArgument = Annotated[
     Any,  # a path, or one in S3
     typer.Argument(
         parser=storage_path,
@@ -42,7 +42,7 @@ Trust = Annotated[
         "--trust-plugins", help="Run the plugin files that runs in an object store have brought along."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(help="Number of workers; divides recipe.shards.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Number of workers; divides recipe.shards.")]
 
 Address = Annotated[
     str | None,

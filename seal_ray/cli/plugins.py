@@ -75,7 +75,7 @@ def networks(
 ) -> None:
     """List the networks: what each is, its fields with defaults and ranges, and where it comes from."""
     from seal_ray.config.plugin_files import given_files
-    from seal_ray.networks import NETWORKS, factory_of, fields_of
+    from seal_ray.networks import NETWORKS, factory_of, network_fields
     from seal_ray.plugins import source_of, using
 
     with using(given_files(plugin or [])):
@@ -87,7 +87,7 @@ def networks(
         out.print(arch, markup=False, style="bold")
         if text := inspect.getdoc(factory):
             out.print("  " + text.replace("\n", "\n  "), markup=False)
-        for field, (hint, default) in fields_of(factory).items():
+        for field, (hint, default) in network_fields(factory).items():
             given = "" if default is None else f" = {_value(default)}"
             out.print(f"    {field}{given}  ({_range(hint)})", markup=False)
         out.print(f"  {source_of(factory)}\n", markup=False)

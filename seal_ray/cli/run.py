@@ -20,7 +20,7 @@ from seal_ray.cli.options import (
     Set,
     Storage,
     Trust,
-    Workers,
+    WorkersOption,
     out,
     overrides,
     trust_plugins,
@@ -42,7 +42,7 @@ class FileFormat(StrEnum):
 def train(
     files: Annotated[list[Path], typer.Argument(help="YAML files, trained in turn.", show_default=False)],
     set_: Set = None,
-    workers: Workers = None,
+    workers: WorkersOption = None,
     storage: Storage = None,
     address: Address = None,
     plugin: Plugins = None,
@@ -87,7 +87,7 @@ def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
 def plan(
     file: File,
     set_: Set = None,
-    workers: Workers = None,
+    workers: WorkersOption = None,
     storage: Storage = None,
     measure: Annotated[bool, typer.Option("--measure", help="Sweep: time a few steps, to estimate.")] = False,
     images_per_second: Annotated[

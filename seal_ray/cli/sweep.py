@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from seal_ray import api
-from seal_ray.cli.options import Address, Plugins, Set, Storage, Workers, out, overrides
+from seal_ray.cli.options import Address, Plugins, Set, Storage, WorkersOption, out, overrides
 
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep's YAML file.", show_default=False)],
     set_: Set = None,
-    workers: Workers = None,
+    workers: WorkersOption = None,
     storage: Storage = None,
     address: Address = None,
     concurrent: Annotated[

@@ -40,7 +40,7 @@ from pydantic_core import (
 from seal_ray.config.document import Document, Keys, at, dotted
 from seal_ray.errors import ConfigError
 
-M = TypeVar("M", bound=BaseModel)
+ModelClass = TypeVar("ModelClass", bound=BaseModel)
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -88,7 +88,7 @@ RANGES = {
 """What a value should have been, by pydantic's error for one of the right kind but out of range."""
 
 
-def parse(document: Document, model: type[M]) -> M:
+def parse(document: Document, model: type[ModelClass]) -> ModelClass:
     """The document as a `model`; ConfigError with a line `place: path: what is wrong` for each problem.
 
     Where a boolean is wanted, the words of YAML 1.1 for one are one.

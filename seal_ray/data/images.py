@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Augment
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 Shard = tuple[Tensor, Tensor, Tensor | None]
 """Images (n, 3, H, W), normalised and floating-point, their labels (n,) or, where images are mixed, shares of
 the classes (n, K), and, where there is dropout, the mask of their features (n, features), on the device.

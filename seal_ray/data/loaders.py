@@ -16,7 +16,7 @@ from seal_ray.data.dataset import Labels, Pixels
 from seal_ray.errors import DataError
 
 BATCHES_AHEAD = 2
-PATIENCE = 0.2  # seconds between looks at whether FFCV's thread still lives
+POLL_INTERVAL = 0.2  # seconds between looks at whether FFCV's thread still lives
 
 Order = npt.NDArray[np.int64]
 
@@ -137,7 +137,7 @@ def _next(epoch: Any) -> torch.Tensor | None:
     while True:
         alive = epoch.is_alive()
         try:
-            item = epoch.output_queue.get(timeout=PATIENCE)
+            item = epoch.output_queue.get(timeout=POLL_INTERVAL)
         except queue.Empty:
             if not alive:
                 raise RuntimeError("FFCV's reading thread died of the error printed above") from None

@@ -18,11 +18,11 @@ import torch
 from seal_ray.data import beton
 from seal_ray.data.beton import Dataset, SplitFile, Subset
 from seal_ray.data.dataset import Channels, Pixels, Sample, Source
+from seal_ray.data.images import SPLITS
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.storage.files import sync_folder, write_durably
 from seal_ray.streams import stream
 
-SPLITS = ("train", "val")
 PROGRESS_EVERY = 100  # images
 
 Progress = Callable[[str, int, int], None]
@@ -183,7 +183,8 @@ def _read(
 
 
 def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None) -> Dataset:
-    source, tally, splits = chosen.source, _Tally(), {}
+    source, tally = chosen.source, _Tally()
+    splits: dict[str, SplitFile] = {}
     for split in SPLITS:
         path = folder / f"{split}.beton"
         count = len(source.train if split == "train" else source.val)

@@ -85,7 +85,7 @@ class Planned:
         """The run as the generation tree sees it."""
         return run_keys(self.run_id, self.keys, self.job.recipe)
 
-    def task(self, token: str) -> dict[str, Any]:
+    def assignment(self, token: str) -> dict[str, Any]:
         """What workers are sent; token: of the run's lease."""
         return {"job": self.job.model_dump(mode="json"), "folder": str(self.store.folder), "token": token}
 
@@ -189,14 +189,14 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
-    task = planned.task(token)
+    assignment = planned.assignment(token)
     scratch, sizes = on_this_host(store.folder) / "ray", worker_counts([planned.job])
 
     def fit() -> None:
         nonlocal ended
         try:
             while True:
-                run = trainer(train_run, task, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                run = trainer(train_run, assignment, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
                 ended = run.fit().return_value
                 moves = ended["reason"] == LEAVING and not store.stop_requested()
                 if not moves or room_that_stays(use_gpu) < sizes[0]:

@@ -107,13 +107,13 @@ def trainer(
     )
 
 
-def train_run(task: dict[str, Any]) -> dict[str, str]:
+def train_run(assignment: dict[str, Any]) -> dict[str, str]:
     """What Ray Train runs on each worker: train until the run ends; returns {status, reason}."""
     import ray.train
     import ray.train.torch
 
     world = World.current(ray.train.torch.get_device())
-    job, store = open_task(task, world)
+    job, store = open_assignment(assignment, world)
 
     def report(row: Row) -> bool:
         ray.train.report(dict(row))
@@ -122,13 +122,14 @@ def train_run(task: dict[str, Any]) -> dict[str, str]:
     return train_to_end(job, store, world, report)
 
 
-def open_task(task: dict[str, Any], world: World) -> tuple[Job, Store]:
+def open_assignment(assignment: dict[str, Any], world: World) -> tuple[Job, Store]:
     """The job that a worker was sent, and the store that its leader writes to; warnings go there.
 
-    task: {job, folder, token}; the job as plain data, with the code of its plugin files; the run's folder,
-    and the token of its lease.
+    assignment: {job, folder, token}; the job as plain data, with the code of its plugin files; the run's
+    folder, and the token of its lease.
     """
-    job, folder, token = received_job(task["job"]), storage_path(task["folder"]), task["token"]
+    job, folder = received_job(assignment["job"]), storage_path(assignment["folder"])
+    token = assignment["token"]
     owned = take_lead(folder, token) if world.leads else functools.partial(owns, folder, token)
     store = Store(folder, folder.name, job.placement.keep.checkpoints, owned)
     if world.leads:

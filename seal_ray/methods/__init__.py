@@ -7,7 +7,7 @@ from seal_ray.methods.base import LEARN, METHODS, Method, learn, method
 from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
 from seal_ray.methods.llf import Llf
-from seal_ray.methods.sam import Sam
+from seal_ray.methods.sam import SharpnessAware
 from seal_ray.methods.ban import Ban
 from seal_ray.methods.dsd import Dsd
 from seal_ray.methods.ke import Ke
@@ -21,8 +21,8 @@ __all__ = [
     "Llf",
     "Method",
     "Normal",
-    "Sam",
     "Seal",
+    "SharpnessAware",
     "learn",
     "method",
 ]

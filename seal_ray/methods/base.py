@@ -35,13 +35,13 @@ class Method:
         raise NotImplementedError
 
 
-M = TypeVar("M", bound=Method)
+MethodClass = TypeVar("MethodClass", bound=Method)
 
 METHODS: Registry[Method] = Registry("method")
 """The methods that recipes may name."""
 
 
-def method(cls: type[M]) -> type[M]:
+def method(cls: type[MethodClass]) -> type[MethodClass]:
     """Class decorator: recipes may name this method. Write it above `@dataclass(frozen=True)`.
 
     ConfigError for a class that is no method, and for a name that another one has.

@@ -9,12 +9,12 @@ from annotated_types import Gt
 
 from seal_ray.methods.base import LEARN, Method, method
 from seal_ray.phases.schedule import Budget, Phase
-from seal_ray.phases.steps import Sam as SamStep
+from seal_ray.phases.steps import Sam
 
 
 @method
 @dataclass(frozen=True)
-class Sam(Method):
+class SharpnessAware(Method):
     """Every step takes the gradient at w + rho g / |g|. `part: early` is a foil for SEAL: the early
     layers climb within each step, not for a stretch of epochs. Costs two passes a step.
     """
@@ -26,4 +26,4 @@ class Sam(Method):
 
     def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
         """One phase of sharpness-aware descent."""
-        return (Phase("learn", budget.length, LEARN, step=SamStep(self.rho, self.part)),)
+        return (Phase("learn", budget.length, LEARN, step=Sam(self.rho, self.part)),)

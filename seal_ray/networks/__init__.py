@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.networks.registry import COMMON, NETWORKS, Factory, factory_of, fields_of, network
+from seal_ray.networks.registry import COMMON, NETWORKS, Factory, factory_of, network, network_fields
 
 # isort: split
 from seal_ray.networks.resnet import RESNETS, ResNet
@@ -35,9 +35,9 @@ __all__ = [
     "build",
     "classifier",
     "factory_of",
-    "fields_of",
     "loose_parameters",
     "network",
+    "network_fields",
     "outline",
     "residual_blocks",
     "stage_parameters",
@@ -54,7 +54,7 @@ def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fi
 
     They are what the network's method `initialise(generator)` draws, or else its own initialisation with
     torch's generator seeded by `generator`. arch: its name, or what makes it. fields: those of the network,
-    see `fields_of`. ConfigError when it cannot be built with them.
+    see `network_fields`. ConfigError when it cannot be built with them.
     """
     before = generator.get_state()
     seed = int(torch.randint(2**63 - 1, (), generator=generator))

@@ -62,12 +62,12 @@ def factory_of(arch: str) -> Factory:
     if arch in NETWORKS:
         return NETWORKS[arch]
     meant_by = arch.lower().replace("-", "")
-    near = difflib.get_close_matches(meant_by, NETWORKS, n=1) or timm.nearest(arch)
+    near = difflib.get_close_matches(meant_by, NETWORKS, n=1) or timm.nearest_arch(arch)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"must be {', '.join(map(repr, NETWORKS))} or {timm.PREFIX}NAME, not {arch!r}{meant}")
 
 
-def fields_of(factory: Factory) -> dict[str, tuple[Any, Any]]:
+def network_fields(factory: Factory) -> dict[str, tuple[Any, Any]]:
     """Type and default of each field of a network."""
     parameters = inspect.signature(factory, eval_str=True).parameters
     return {name: (one.annotation, one.default) for name, one in parameters.items() if name != "classes"}

@@ -21,7 +21,7 @@ from seal_ray.errors import ConfigError
 PREFIX = "timm/"
 OURS = ("self", "num_classes", "in_chans", "device", "dtype")
 """Parameters of timm's classes that are no fields: what they are follows from the recipe."""
-PLAIN = (bool, int, float, str)
+YAML_TYPES = (bool, int, float, str)
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def factory(arch: str) -> Callable[..., nn.Module]:
                 f"{arch} names pretrained weights, which are never downloaded; write "
                 f"{PREFIX}{name.partition('.')[0]}, and where the weights lie as init_from"
             )
-        near = nearest(name)
+        near = nearest_arch(name)
         raise ConfigError(f"timm has no network {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
     def make(classes: int, **fields: Any) -> nn.Module:
@@ -60,7 +60,7 @@ def factory(arch: str) -> Callable[..., nn.Module]:
     return make
 
 
-def nearest(name: str) -> list[str]:
+def nearest_arch(name: str) -> list[str]:
     """The network of timm whose name is most like this one, as `arch` has it; none without timm."""
     if find_spec("timm") is None:
         return []
@@ -83,4 +83,4 @@ def groups(network: nn.Module) -> list[list[str]]:
 
 def _type(annotation: Any) -> Any:
     """What a field may hold: a number, text or a switch where timm says so, else any value of YAML."""
-    return annotation | None if annotation in PLAIN else Any
+    return annotation | None if annotation in YAML_TYPES else Any

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from seal_ray.analysis.depth import SPLITS
 from seal_ray.analysis.evaluations import EvaluationKind
 from seal_ray.analysis.scores import Column
 from seal_ray.analysis.tasks import read_arrays
+from seal_ray.data.images import SPLITS
 from seal_ray.errors import SealRayError
 from seal_ray.reports import curves as of
 from seal_ray.reports.blocks import (

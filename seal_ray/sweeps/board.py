@@ -9,59 +9,59 @@ import time
 from collections import deque
 from typing import Any
 
-TASK_TIMEOUT = 10.0
-"""Seconds that workers wait for a task before they say that they do."""
+ASSIGNMENT_TIMEOUT = 10.0
+"""Seconds that workers wait for an assignment before they say that they do."""
 BOARD_INTERVAL = 0.2
 """Seconds between two looks at the board."""
 WAIT = "wait"
 """The answer to workers for which there is nothing to do yet."""
 
-Task = dict[str, Any]
+Assignment = dict[str, Any]
 """A run to train: {token, retries, news, ...}. The token of its lease names it; workers read the rest."""
 
 
 class Board:
-    """What is to be trained, who trains it, what has come of it. A group has one task at a time."""
+    """What is to be trained, who trains it, what has come of it. A group has one assignment at a time."""
 
     def __init__(self, groups: int) -> None:
         self._groups = groups
-        self._todo: deque[Task] = deque()
-        self._held: dict[int, Task] = {}
+        self._todo: deque[Assignment] = deque()
+        self._held: dict[int, Assignment] = {}
         self._starts: dict[str, int] = {}
         self._workers: dict[str, int] = {}
         self._news: dict[str, list[dict[str, Any]]] = {}
         self._outcomes: dict[str, dict[str, str]] = {}
         self._closed = ""
 
-    def put(self, task: Task) -> None:
+    def put(self, assignment: Assignment) -> None:
         """Leave a run to be trained. Its news so far: of generations that are done already."""
-        self._news[task["token"]] = list(task["news"])
+        self._news[assignment["token"]] = list(assignment["news"])
         if self._closed:
-            self._outcomes[task["token"]] = {"status": "failed", "reason": self._closed}
+            self._outcomes[assignment["token"]] = {"status": "failed", "reason": self._closed}
         else:
-            self._todo.append(task)
+            self._todo.append(assignment)
 
-    def take(self, group: int, workers: int) -> Task | str | None:
-        """The task of a group: the one it has not ended, when its workers were started anew; or the next.
+    def take(self, group: int, workers: int) -> Assignment | str | None:
+        """The one that the group has not ended, when its workers were started anew; or the next.
 
         WAIT: none yet; None: no more will come. A run whose workers died more than `retries` times failed.
         That there are more of them than before, elastic ones, is no death.
         """
-        task = self._held.get(group)
-        if task is None and self._todo:
-            task = self._held[group] = self._todo.popleft()
-        if task is None:
+        assignment = self._held.get(group)
+        if assignment is None and self._todo:
+            assignment = self._held[group] = self._todo.popleft()
+        if assignment is None:
             return None if self._closed else WAIT
-        token = task["token"]
+        token = assignment["token"]
         grown = workers > self._workers.get(token, workers)
         self._workers[token] = workers
         starts = self._starts[token] = self._starts.get(token, 0) + (not grown)
-        if starts > task["retries"] + 1:
+        if starts > assignment["retries"] + 1:
             self.end(
                 group, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
             )
             return self.take(group, workers)
-        return task
+        return assignment
 
     def tell(self, token: str, news: dict[str, Any]) -> None:
         """News of a run: the end of a generation, {epochs, top1}. Told once, however often it is trained."""
@@ -79,8 +79,8 @@ class Board:
     def close(self, reason: str = "the sweep has ended") -> None:
         """No more runs come; those that nobody has taken fail for this reason."""
         self._closed = reason
-        for task in self._todo:
-            self._outcomes[task["token"]] = {"status": "failed", "reason": reason}
+        for assignment in self._todo:
+            self._outcomes[assignment["token"]] = {"status": "failed", "reason": reason}
         self._todo.clear()
 
     def lose(self, group: int, reason: str) -> None:
@@ -107,12 +107,12 @@ def follow_for_tune(board: Any, config: dict[str, Any]) -> None:
             time.sleep(BOARD_INTERVAL)
 
 
-def next_task(board: Any, group: int, workers: int) -> Task | str | None:
-    """The next task of a group of so many workers; WAIT, after TASK_TIMEOUT, when there is none yet."""
+def next_assignment(board: Any, group: int, workers: int) -> Assignment | str | None:
+    """The next one for a group of so many workers; WAIT, after ASSIGNMENT_TIMEOUT, when there is none yet."""
     import ray
 
-    deadline = time.monotonic() + TASK_TIMEOUT
+    deadline = time.monotonic() + ASSIGNMENT_TIMEOUT
     while (answer := ray.get(board.take.remote(group, workers))) == WAIT and time.monotonic() < deadline:
         time.sleep(BOARD_INTERVAL)
-    task: Task | str | None = answer
-    return task
+    assignment: Assignment | str | None = answer
+    return assignment

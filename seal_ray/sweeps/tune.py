@@ -34,7 +34,7 @@ from seal_ray.distributed.launch import (
 from seal_ray.distributed.session import check_hosts
 from seal_ray.distributed.workers import (
     check_resources,
-    open_task,
+    open_assignment,
     train_to_end,
     trainer,
     worker_counts,
@@ -45,7 +45,7 @@ from seal_ray.runs.folder import ENDED, WARM_WORKERS
 from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import hold_lease
 from seal_ray.storage.paths import on_this_host
-from seal_ray.sweeps.board import Board, Task, follow_for_tune, next_task
+from seal_ray.sweeps.board import Assignment, Board, follow_for_tune, next_assignment
 from seal_ray.sweeps.file import EarlyStopping
 from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Claim, Queue
@@ -186,7 +186,7 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
     def fit(group: int) -> None:
         config = {"board": board, "group": group}
         try:
-            trainer(train_tasks, config, f"group-{group}", sizes, use_gpu, scratch, failures).fit()
+            trainer(train_assigned, config, f"group-{group}", sizes, use_gpu, scratch, failures).fit()
         except Exception as error:
             ray.get(board.lose.remote(group, last_line(error)))
 
@@ -201,31 +201,31 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def train_tasks(config: dict[str, Any]) -> None:
-    """What Ray Train runs on each worker of a group: one task after the other. config: {board, group}."""
+def train_assigned(config: dict[str, Any]) -> None:
+    """What Ray Train runs on each worker of a group: one run after the other. config: {board, group}."""
     import ray
     import ray.train.torch
 
     board, group = config["board"], config["group"]
     world = World.current(ray.train.torch.get_device())
-    while (task := world.lead(lambda: next_task(board, group, world.workers))) is not None:
-        if not isinstance(task, str):  # WAIT: ask again
-            outcome = _train(task, world, board)
+    while (assignment := world.lead(lambda: next_assignment(board, group, world.workers))) is not None:
+        if not isinstance(assignment, str):  # WAIT: ask again
+            outcome = _train(assignment, world, board)
             if world.leads:
                 ray.get(board.end.remote(group, outcome))
 
 
-def _train(task: Task, world: World, board: Any) -> dict[str, str]:
+def _train(assignment: Assignment, world: World, board: Any) -> dict[str, str]:
     import ray.train
 
-    job, store = open_task(task, world)
+    job, store = open_assignment(assignment, world)
 
     def report(row: Row) -> None:
         if isinstance(job.placement.workers, Workers):
             ray.train.report({})  # an occasion for more workers
         if world.leads and row["epoch"] + 1 == job.recipe.budget.length:
             news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
-            ray.get(board.tell.remote(task["token"], news))
+            ray.get(board.tell.remote(assignment["token"], news))
 
     return train_to_end(job, store, world, report)
 
@@ -296,7 +296,7 @@ def _searcher(queue: Queue, board: Any) -> Any:
             if claim is None:
                 return None if self.queue.left else Searcher.FINISHED
             self.claims[trial_id] = claim
-            ray.get(self.board.put.remote(_task(claim)))
+            ray.get(self.board.put.remote(_assignment(claim)))
             return {"run": claim.planned.run_id, "token": claim.token}
 
         def on_trial_complete(
@@ -319,13 +319,13 @@ def _searcher(queue: Queue, board: Any) -> Any:
     return Generations(queue, board)
 
 
-def _task(claim: Claim) -> Task:
+def _assignment(claim: Claim) -> Assignment:
     """A claimed run for the board, with news of the generations that are there already."""
     job, store = claim.planned.job, claim.planned.store
     rows, length = store.rows(), job.recipe.budget.length
     ends = [row for row in rows if row["epoch"] + 1 == length]
     return {
-        **claim.planned.task(claim.token),
+        **claim.planned.assignment(claim.token),
         "retries": job.placement.retries,
         "news": [{"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]} for row in ends],
     }

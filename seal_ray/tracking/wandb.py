@@ -32,7 +32,7 @@ from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
 
-PATIENCE = 30.0
+WANDB_TIMEOUT = 30.0
 """Seconds that closing a tracker may take."""
 RETRIES: dict[str, Any] = {
     f"x_{what}_retry_{limit}": value
@@ -88,11 +88,11 @@ class Wandb:
             self._queue.put(row)
 
     def close(self) -> None:
-        """Let the thread finish, for PATIENCE seconds at most."""
+        """Let the thread finish, for WANDB_TIMEOUT seconds at most."""
         self._queue.put(None)
-        self._thread.join(PATIENCE)
+        self._thread.join(WANDB_TIMEOUT)
         if self._thread.is_alive():
-            self._give_up(f"W&B did not finish within {PATIENCE:g} s and is left behind")
+            self._give_up(f"W&B did not finish within {WANDB_TIMEOUT:g} s and is left behind")
 
     def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
         try:
@@ -168,7 +168,7 @@ def track_tables(
     tables: Mapping[str, str],
     tags: Sequence[str],
 ) -> None:
-    """Send a sweep's tables (CSV, by name) to the sweep's group, within PATIENCE seconds or never."""
+    """Send a sweep's tables (CSV, by name) to the sweep's group, within WANDB_TIMEOUT seconds or never."""
     mode = wandb_mode(tracking.wandb)
     if mode == "off":
         return
@@ -196,7 +196,7 @@ def _to_wandb(table: str) -> Any:
 
 
 def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
-    """Whether `send` brought W&B something within PATIENCE seconds; if not, one warning, and W&B is ended.
+    """Whether `send` brought W&B something within WANDB_TIMEOUT; if not, one warning, and W&B is ended.
 
     what: it, in words; folder: where it lies meanwhile.
     """
@@ -211,7 +211,7 @@ def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(WANDB_TIMEOUT)
     if failure:
         text = f"W&B did not get {what} ({failure[0]}); see {folder}"
         warnings.warn(text, SealRayWarning, stacklevel=3)
@@ -234,7 +234,7 @@ def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any
         settings=wandb.Settings(
             console="off",
             silent=True,
-            init_timeout=PATIENCE,
+            init_timeout=WANDB_TIMEOUT,
             x_disable_stats=True,
             x_transaction_log_flush_interval=1.0,
             **RETRIES,

@@ -20,19 +20,21 @@ from torch import Tensor
 
 from seal_ray.training.world import World
 
-T = TypeVar("T")
+Sum = TypeVar("Sum")
 
 
 @dataclass(frozen=True)
-class Partial(Generic[T]):
+class Partial(Generic[Sum]):
     """The sum of the shards `index * 2**level` up to, but without, `(index + 1) * 2**level`."""
 
     level: int
     index: int
-    value: T
+    value: Sum
 
 
-def add_partial(partials: list[Partial[T]], new: Partial[T], shards: int, add: Callable[[T, T], T]) -> None:
+def add_partial(
+    partials: list[Partial[Sum]], new: Partial[Sum], shards: int, add: Callable[[Sum, Sum], Sum]
+) -> None:
     """Append `new` to the partial sums of the shards before it, and add whatever has become a pair.
 
     partials: in the order of their shards, changed in place. shards: how many the batch has. add(left,

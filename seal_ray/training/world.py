@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seal_ray.errors import SealRayError
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class World:
             for tensor, leaders in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
                 tensor.copy_(leaders.view(tensor.shape))
 
-    def lead(self, action: Callable[[], T]) -> T:
+    def lead(self, action: Callable[[], Answer]) -> Answer:
         """Rank 0 runs `action`; every worker gets its value, or raises the SealRayError that it raised.
 
         The value is a small plain object. No worker is left waiting for one that failed.
@@ -67,9 +67,9 @@ class World:
         dist.broadcast_object_list(outcome, src=0, device=self.device)
         if outcome[1] is not None:
             raise outcome[1]
-        return cast("T", outcome[0])
+        return cast("Answer", outcome[0])
 
-    def together(self, action: Callable[[], T]) -> T:
+    def together(self, action: Callable[[], Answer]) -> Answer:
         """Every worker runs `action`; when it raises a SealRayError on any, all raise the first of them."""
         if self.workers == 1:
             return action()
@@ -79,10 +79,10 @@ class World:
         for first in errors:
             if first is not None:
                 raise first
-        return cast("T", value)
+        return cast("Answer", value)
 
 
-def _attempt(action: Callable[[], T]) -> tuple[T | None, SealRayError | None]:
+def _attempt(action: Callable[[], Answer]) -> tuple[Answer | None, SealRayError | None]:
     try:
         return action(), None
     except SealRayError as error:

@@ -268,7 +268,7 @@ def test_weights_from_outside_are_judged_as_the_run_s_own(storage: Path, data: P
 def test_an_evaluation_is_a_wandb_run_of_its_own(
     storage: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seal_ray.tracking.wandb.PATIENCE", 250.0)  # it ends when W&B has written all
+    monkeypatch.setattr("seal_ray.tracking.wandb.WANDB_TIMEOUT", 250.0)  # it ends when W&B has written all
     run = run_of(storage, "normal")
     job = (run / "job.yaml").read_text()
     (run / "job.yaml").write_text(re.sub(r"wandb: '?off'?", "wandb: offline", job))

@@ -9,7 +9,7 @@ from seal_ray.sweeps.board import WAIT, Board
 FINISHED = {"status": "finished", "reason": ""}
 
 
-def task(token: str, retries: int = 1, **fields: Any) -> dict[str, Any]:
+def assignment(token: str, retries: int = 1, **fields: Any) -> dict[str, Any]:
     return {"token": token, "retries": retries, "news": [], **fields}
 
 
@@ -17,7 +17,7 @@ def test_each_task_goes_to_one_group_in_turn_and_a_group_has_one_at_a_time() -> 
     board = Board(2)
     assert board.take(0, 1) == WAIT
     for token in "abc":
-        board.put(task(token))
+        board.put(assignment(token))
     assert [board.take(group, 1)["token"] for group in (0, 1)] == ["a", "b"]  # type: ignore[index]
     assert board.follow("a", 0) == ([], None)
     board.end(0, FINISHED)
@@ -27,8 +27,8 @@ def test_each_task_goes_to_one_group_in_turn_and_a_group_has_one_at_a_time() -> 
 
 def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() -> None:
     board = Board(2)
-    board.put(task("a", retries=2))
-    board.put(task("b"))
+    board.put(assignment("a", retries=2))
+    board.put(assignment("b"))
     assert [board.take(0, 1)["token"] for _ in range(3)] == ["a"] * 3  # type: ignore[index]
     assert board.take(0, 1)["token"] == "b"  # type: ignore[index]
     _, outcome = board.follow("a", 0)
@@ -37,7 +37,7 @@ def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() 
 
 def test_more_workers_than_before_are_no_death() -> None:
     board = Board(1)
-    board.put(task("a", retries=1))
+    board.put(assignment("a", retries=1))
     assert [board.take(0, workers)["token"] for workers in (1, 2, 1, 2)] == ["a"] * 4  # type: ignore[index]
     assert board.take(0, 2) == WAIT
     _, outcome = board.follow("a", 0)
@@ -46,7 +46,7 @@ def test_more_workers_than_before_are_no_death() -> None:
 
 def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
     board = Board(2)
-    board.put(task("a", news=[{"epochs": 2, "top1": 40.0}]))
+    board.put(assignment("a", news=[{"epochs": 2, "top1": 40.0}]))
     for epochs in (2, 4, 4, 6):
         board.tell("a", {"epochs": epochs, "top1": 50.0})
     news, _ = board.follow("a", 0)
@@ -57,10 +57,10 @@ def test_news_are_told_once_however_often_a_generation_is_trained() -> None:
 def test_a_closed_board_sends_groups_home_once_they_have_ended_what_they_hold() -> None:
     board = Board(2)
     for token in "ab":
-        board.put(task(token))
+        board.put(assignment(token))
     board.take(0, 1)
     board.close("enough")
-    board.put(task("c"))
+    board.put(assignment("c"))
     for token in "bc":
         assert board.follow(token, 0)[1] == {"status": "failed", "reason": "enough"}
     board.end(0, FINISHED)
@@ -70,13 +70,13 @@ def test_a_closed_board_sends_groups_home_once_they_have_ended_what_they_hold() 
 
 def test_a_group_that_breaks_down_loses_its_run_only() -> None:
     board = Board(2)
-    board.put(task("a"))
-    board.put(task("b"))
+    board.put(assignment("a"))
+    board.put(assignment("b"))
     board.take(0, 1)
     board.lose(0, "no GPU left")
     assert board.follow("a", 0)[1] == {"status": "failed", "reason": "no GPU left"}
     assert board.follow("b", 0)[1] is None
     board.lose(1, "none at all")  # nobody is left to train anything
-    board.put(task("c"))
+    board.put(assignment("c"))
     for token in "bc":
         assert board.follow(token, 0)[1] == {"status": "failed", "reason": "none at all"}

@@ -218,6 +218,6 @@ def test_a_server_that_cannot_be_reached_is_an_error(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        monkeypatch.setattr(tracking, "PATIENCE", 3.0)
+        monkeypatch.setattr(tracking, "WANDB_TIMEOUT", 3.0)
         with pytest.raises(SealRayError, match=rf"{RUN}: W&B cannot be reached or refuses .* same command"):
             list(sync_storage(tmp_path))

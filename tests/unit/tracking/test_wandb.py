@@ -201,7 +201,7 @@ def test_a_wandb_that_hangs_blocks_nothing_and_is_left_with_one_warning(
 ) -> None:
     run = FakeRun(hangs_at=where)
     monkeypatch.setattr(wandb, "init", run.init)
-    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(tracking, "WANDB_TIMEOUT", 0.2)
     finished = threading.Event()
 
     def train() -> None:
