@@ -38,6 +38,7 @@ from seal_ray.networks import (
     factory_of,
     network_fields,
     outline,
+    resnet,
     stages,
 )
 from seal_ray.networks.timm import PREFIX as TIMM
@@ -407,7 +408,11 @@ def dump_job(job: Job) -> str:
 
 
 def parts_of(model: Model, split_at: str | None) -> Parts:
-    """The parts of a network, read off one without weights. ConfigError where they cannot be."""
+    """The stages of a network and their parts, read off one without weights, but for those of ResNets, which
+    are known. ConfigError where they cannot be.
+    """
+    if model.arch in resnet.RESNETS and (split_at is None or split_at in resnet.STAGES[1:]):
+        return Parts(resnet.STAGES, split_at or resnet.MIDDLE)
     return _parts(type(model).factory, json.dumps(model.arguments), split_at)
 
 
@@ -471,10 +476,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     for name in ("init_sha256", "new_head"):
         if getattr(recipe.model, name) and recipe.model.init_from is None:
             yield f"model.{name}: is about the weights that model.init_from names; give that, or leave it out"
-    try:
-        torch_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
-    except ValueError as error:
-        yield f"optimizer: {recipe.optimizer.name}: {error}"
+    if recipe.optimizer.own != type(recipe.optimizer)().own:  # else torch, which loads its compiler, is right
+        try:
+            torch_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+        except ValueError as error:
+            yield f"optimizer: {recipe.optimizer.name}: {error}"
     for i, change in enumerate(recipe.augment.then):
         if isinstance(change, Mixing) and recipe.batch_size == recipe.shards:
             yield f"augment.then.{i}: {change.name} mixes images of a shard, which has one; use fewer shards"

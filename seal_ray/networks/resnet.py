@@ -17,6 +17,8 @@ RESNETS: dict[str, tuple[Literal["BasicBlock", "Bottleneck"], tuple[int, int, in
     "resnet50": ("Bottleneck", (3, 4, 6, 3)),
 }
 """torchvision's block and the number of blocks in each layer, by architecture."""
+STAGES, MIDDLE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"), "layer3"
+"""The stages of each, and where it is divided unless a method says so: known before torchvision is loaded."""
 
 Stem = Literal["imagenet", "cifar"]
 Width = Annotated[int, Ge(1)]

@@ -10,12 +10,18 @@ import torchvision
 from torch import nn
 
 from seal_ray.errors import ConfigError
-from seal_ray.networks import RESNETS, Parts, build, stages, weighted_layers
+from seal_ray.networks import RESNETS, Parts, build, resnet, stages, weighted_layers
 from seal_ray.streams import stream
 
 
 def network(arch: str = "resnet18", *, stem: str = "imagenet", width: int = 8, seed: int = 0) -> nn.Module:
     return build(arch, classes=7, stem=stem, width=width, generator=stream(seed, "init"))
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+def test_stages_of_resnets_are_known_before_one_is_built(arch: str) -> None:
+    parts = Parts.of(network(arch), None)
+    assert (parts.stages, parts.split_at) == (resnet.STAGES, resnet.MIDDLE)
 
 
 @pytest.mark.parametrize("arch", RESNETS)
