@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import tempfile
 import traceback
@@ -28,6 +30,7 @@ from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
 from seal_ray.networks import Parts, build, stage_parameters
+from seal_ray.networks.resnet import MIDDLE, STAGES
 from seal_ray.phases.losses import RecipeLoss
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
@@ -43,8 +46,6 @@ from seal_ray.training.world import World
 
 BUDGETS = (Budget(12, 4), Budget(30, 10), Budget(40, 8), Budget(120, 40), Budget(6, 6))
 """What phases are asked for."""
-STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-"""Of the ResNet that is trained."""
 SPEEDS = ("images_per_second", "seconds_data", "seconds_compute", "seconds_eval", "workers")
 """Fields of a metric row that equal runs need not share."""
 TINY: dict[str, Any] = {
@@ -86,11 +87,9 @@ def check_method(method: Method, *, ranks: bool = False) -> None:
 def method_checks(method: Method, *, ranks: bool = False) -> Iterator[CheckResult]:
     """The same, each promise when it was checked; nothing is checked after one that is broken."""
     return _results(
-        [
-            ("phases fill every generation", lambda: _filled(method)),
-            ("phases are a pure function of generation and budget", lambda: _pure(method)),
-            *_training(lambda: tiny_recipe(method), 16, ranks),
-        ]
+        ("phases fill every generation", lambda: _filled(method)),
+        ("phases are a pure function of generation and budget", lambda: _pure(method)),
+        *_training(lambda: tiny_recipe(method), 16, ranks),
     )
 
 
@@ -108,11 +107,9 @@ def augmentation_checks(augmentation: Augmentation, *, ranks: bool = False) -> I
     """The same, each promise when it was checked; nothing is checked after one that is broken."""
     augment = {"crop_padding": 2, "then": [augmentation]}
     return _results(
-        [
-            ("draws are a pure function of the generator", lambda: _drawn(augmentation)),
-            ("images are a pure function of the draws", lambda: _applied(augmentation)),
-            *_training(lambda: tiny_recipe(augment=augment), 16, ranks),
-        ]
+        ("draws are a pure function of the generator", lambda: _drawn(augmentation)),
+        ("images are a pure function of the draws", lambda: _applied(augmentation)),
+        *_training(lambda: tiny_recipe(augment=augment), 16, ranks),
     )
 
 
@@ -129,10 +126,8 @@ def loss_checks(loss: RecipeLoss, *, ranks: bool = False) -> Iterator[CheckResul
     """The same, each promise when it was checked; nothing is checked after one that is broken."""
     augment = {"crop_padding": 2, "then": ["mixup"]}
     return _results(
-        [
-            ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
-            *_training(lambda: tiny_recipe(loss=loss, augment=augment), 16, ranks),
-        ]
+        ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
+        *_training(lambda: tiny_recipe(loss=loss, augment=augment), 16, ranks),
     )
 
 
@@ -151,11 +146,9 @@ def network_checks(arch: str, *, size: int = 32, ranks: bool = False, **fields: 
     method = {"name": "seal", "ascent_rate": 0.1, "forget": "llf"}
     model = {"arch": arch, **fields}
     return _results(
-        [
-            ("initial weights are a pure function of the seed", lambda: _weights_drawn(arch, fields)),
-            ("each parameter lies in one stage and is trained", lambda: _trained(arch, fields, size)),
-            *_training(lambda: tiny_recipe(method, model=model), size, ranks),
-        ]
+        ("initial weights are a pure function of the seed", lambda: _weights_drawn(arch, fields)),
+        ("each parameter lies in one stage and is trained", lambda: _trained(arch, fields, size)),
+        *_training(lambda: tiny_recipe(method, model=model), size, ranks),
     )
 
 
@@ -164,15 +157,10 @@ Promise = tuple[str, Callable[[], str]]
 
 
 def _training(recipe: Callable[[], Recipe], size: int, ranks: bool) -> list[Promise]:
-    checks: list[Promise] = [
-        (
-            "a run resumed at each epoch boundary is bit for bit the undisturbed one",
-            lambda: _resumed(recipe(), size),
-        )
-    ]
-    if ranks:
-        checks.append(("two shards in one process are two processes", lambda: _spread(recipe(), size)))
-    return checks
+    resumed = "a run resumed at each epoch boundary is bit for bit the undisturbed one"
+    spread = "two shards in one process are two processes"
+    on_two: list[Promise] = [(spread, lambda: _spread(recipe(), size))]
+    return [(resumed, lambda: _resumed(recipe(), size)), *(on_two if ranks else [])]
 
 
 def check_source(name: str, **options: Any) -> None:
@@ -202,12 +190,10 @@ def source_checks(name: str, **options: Any) -> Iterator[CheckResult]:
         readable()
         return "" if len(set(identities)) == 1 else "they differ; sort what is listed, and draw from a stream"
 
-    yield from _results(
-        [
-            ("labels are places in its classes, each of which is trained on", labelled),
-            ("every image can be read, as uint8 RGB of one size", readable),
-            ("opened twice, images and labels are the same in the same order", repeatable),
-        ]
+    return _results(
+        ("labels are places in its classes, each of which is trained on", labelled),
+        ("every image can be read, as uint8 RGB of one size", readable),
+        ("opened twice, images and labels are the same in the same order", repeatable),
     )
 
 
@@ -217,8 +203,8 @@ def _require(what: str, results: Iterator[CheckResult]) -> None:
         raise CheckFailed(f"{what} breaks its promises:\n" + "\n".join(broken))
 
 
-def _results(checks: Sequence[Promise]) -> Iterator[CheckResult]:
-    for promise, check in checks:
+def _results(*promises: Promise) -> Iterator[CheckResult]:
+    for promise, check in promises:
         try:
             problem = check()
         except SealRayError as error:
@@ -245,18 +231,15 @@ def analysis_checks(kind: type[Analysis]) -> Iterator[CheckResult]:
     """The same, for each moment when it was checked; nothing is checked after one that breaks a promise."""
     with tempfile.TemporaryDirectory() as folder:
         run = _tiny_run(Path(folder))
-        for moment in run.moments():
-            promise = f"{moment.label}: the result is JSON, scalars are numbers, and again it is the same"
-            try:
-                found = [_computed(kind, moment, run) for _ in range(2)]
-                problem = "" if found[0] == found[1] else "computed twice, the results differ"
-            except SealRayError as error:
-                problem = str(error)
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-            yield CheckResult(promise, problem)
-            if problem:
-                return
+
+        def repeatable(moment: Moment) -> str:
+            found = [_computed(kind, moment, run) for _ in range(2)]
+            return "" if found[0] == found[1] else "computed twice, the results differ"
+
+        promise = "the result is JSON, scalars are numbers, and again it is the same"
+        yield from _results(
+            *((f"{one.label}: {promise}", functools.partial(repeatable, one)) for one in run.moments())
+        )
 
 
 def _computed(kind: type[Analysis], moment: Moment, run: AnalysedRun) -> tuple[object, ...]:
@@ -300,40 +283,38 @@ def tiny_images(train: int = 30, val: int = 17, size: int = 16, classes: int = 3
     )
 
 
-def _filled(method: Method) -> str:
-    parts, planned = Parts(STAGES, method.split_at or "layer3"), 0
+def _planned(method: Method) -> Iterator[tuple[str, Budget, tuple[Phase, ...]]]:
+    """The phases of each generation that can be planned, with its place in words and its budget."""
     for budget in BUDGETS:
         for generation in range(budget.generations):
-            try:
+            with contextlib.suppress(ConfigError):  # a share that leaves nothing of so short a generation
                 phases = method.phases(generation, budget)
-            except ConfigError:
-                continue  # a share that leaves nothing of so short a generation
-            planned += 1
-            where = f"generation {generation} of {budget.length} epochs"
-            if not isinstance(phases, tuple) or not all(isinstance(phase, Phase) for phase in phases):
-                return f"{where}: is no tuple of Phase but {phases!r}"
-            epochs = [phase.epochs for phase in phases]
-            if sum(epochs) != budget.length or not all(isinstance(n, int) and n > 0 for n in epochs):
-                return f"{where}: the phases have {epochs} epochs"
-            for part in (group.part for phase in phases for group in phase.groups):
-                parts.stages_of(part)
+                yield f"generation {generation} of {budget.length} epochs", budget, phases
+
+
+def _filled(method: Method) -> str:
+    parts, planned = Parts(STAGES, method.split_at or MIDDLE), False
+    for where, budget, phases in _planned(method):
+        planned = True
+        if not isinstance(phases, tuple) or not all(isinstance(phase, Phase) for phase in phases):
+            return f"{where}: is no tuple of Phase but {phases!r}"
+        epochs = [phase.epochs for phase in phases]
+        if sum(epochs) != budget.length or not all(isinstance(n, int) and n > 0 for n in epochs):
+            return f"{where}: the phases have {epochs} epochs"
+        for part in (group.part for phase in phases for group in phase.groups):
+            parts.stages_of(part)
     return "" if planned else "phases() raises a ConfigError for every budget that was tried"
 
 
 def _pure(method: Method) -> str:
     before = repr(method)
-    for budget in BUDGETS:
-        for generation in range(budget.generations):
-            try:
-                once = method.phases(generation, budget)
-                again, other = method.phases(generation, budget), replace(method).phases(generation, budget)
-            except ConfigError:
-                continue
-            if not once == again == other:
-                return (
-                    f"generation {generation} of {budget.length} epochs: asked twice, the phases differ; "
-                    "edits, losses and steps must be frozen dataclasses, and nothing may be drawn or kept"
-                )
+    asked = zip(_planned(method), _planned(method), _planned(replace(method)), strict=True)
+    for once, again, other in asked:
+        if not once == again == other:
+            return (
+                f"{once[0]}: asked twice, the phases differ; edits, losses and steps must be frozen "
+                "dataclasses, and nothing may be drawn or kept"
+            )
     hash(method)
     if repr(method) != before:
         return "asking for phases changes the method's fields"
@@ -342,12 +323,19 @@ def _pure(method: Method) -> str:
     return "" if keys[0] == keys[1] else "asked twice, the keys of its generations differ"
 
 
+@contextlib.contextmanager
+def _disturbed(seed: int) -> Iterator[None]:
+    """Global generators in a state that nothing may depend on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        yield
+
+
 def _drawn(augmentation: Augmentation) -> str:
     found = []
-    for disturbed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(disturbed)
-            np.random.seed(disturbed)
+    for seed in (0, 1):
+        with _disturbed(seed):
             found.append(augmentation.draw(6, (16, 16), stream(0, "check")))
     one, other = found
     if not isinstance(one, tuple) or not all(isinstance(t, Tensor) and t.device.type == "cpu" for t in one):
@@ -362,10 +350,8 @@ def _applied(augmentation: Augmentation) -> str:
     images = torch.rand(6, 3, 16, 16, generator=stream(0, "images"))
     before, found = images.clone(), []
     drawn = augmentation.draw(6, (16, 16), stream(0, "check"))
-    for disturbed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(disturbed)
-            np.random.seed(disturbed)
+    for seed in (0, 1):
+        with _disturbed(seed):
             found.append(augmentation.apply(images, drawn))
         if not torch.equal(images, before):
             return "apply changes the images that it is given; return new ones"
@@ -400,8 +386,7 @@ def _averaged(loss: RecipeLoss) -> str:
 def _weights_drawn(arch: str, fields: dict[str, Any]) -> str:
     networks = []
     for disturbed, seed in ((0, 1), (1, 1), (1, 2)):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(disturbed)
+        with _disturbed(disturbed):
             networks.append(build(arch, classes=3, generator=stream(seed, "init"), **fields))
     one, again, other = ({**dict(n.named_parameters()), **dict(n.named_buffers())} for n in networks)
     for name, tensor in one.items():
@@ -428,7 +413,6 @@ def _trained(arch: str, fields: dict[str, Any], size: int) -> str:
 def _resumed(recipe: Recipe, size: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = _train(recipe, Path(folder, "undisturbed"), size)
-        interrupted = undisturbed
         for _ in range(recipe.budget.epochs):
             interrupted = _train(recipe, Path(folder, "interrupted"), size, epochs=1)
         return _difference(undisturbed, interrupted)
