@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -26,13 +25,8 @@ EVALUATION_HELP = {
     "episodes.",
 }
 Actors = Annotated[int | None, typer.Option("--workers", min=1, help="Actors at once.")]
-
-
-class Mode(StrEnum):
-    """What `seal-ray transfer` does with another data set."""
-
-    probe = "probe"
-    finetune = "finetune"
+MODES = ("probe", "finetune")
+"""What `seal-ray transfer` does with another data set."""
 
 
 def analyze(
@@ -147,8 +141,8 @@ def _options(command: str) -> list[Any]:
     options = {option: _option(option, str, f"{WHICH_DATA}; separated by commas")}
     if len(kinds) > 1:
         text = "fit a probe to frozen features, or train all weights"
-        options["mode"] = _option("mode", Mode, text, Mode.probe)
-    for mode, model in zip(Mode, models, strict=False):
+        options["mode"] = _option("mode", Literal[MODES], text, MODES[0])
+    for mode, model in zip(MODES, models, strict=False):
         for name, field in model.model_fields.items():
             default = field.default
             if isinstance(default, tuple):

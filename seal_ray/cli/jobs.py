@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -30,19 +29,12 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class What(StrEnum):
-    """What can be submitted."""
-
-    train = "train"
-    sweep = "sweep"
-    analyze = "analyze"
-    transfer = "transfer"
-    fewshot = "fewshot"
-
-
 def submit(
     context: typer.Context,
-    kind: Annotated[What, typer.Argument(help="What to do with it.", show_default=False)],
+    kind: Annotated[
+        Literal["train", "sweep", "analyze", "transfer", "fewshot"],
+        typer.Argument(help="What to do with it.", show_default=False),
+    ],
     file: Annotated[
         Any,  # a path, or one in S3
         typer.Argument(
@@ -68,24 +60,23 @@ def submit(
     from seal_ray import jobs
     from seal_ray.errors import ConfigError
 
-    asked: jobs.JobKind = kind.value
     options = ["--concurrent", str(concurrent)] if concurrent else []
     options += [] if share else ["--no-share"]
-    if options and kind is not What.sweep:
-        raise ConfigError(f"--concurrent and --no-share: are for sweeps; this is {kind.value}")
-    if kind in (What.train, What.sweep):
+    if options and kind != "sweep":
+        raise ConfigError(f"--concurrent and --no-share: are for sweeps; this is {kind}")
+    if kind in ("train", "sweep"):
         if context.args:
             raise ConfigError(f"{context.args[0]}: is no option of this; see `seal-ray submit --help`")
         if not isinstance(file, Path):
             raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
-        spec = jobs.training_spec(asked, file, overrides(set_, workers, storage), options, plugin or [])
+        spec = jobs.training_spec(kind, file, overrides(set_, workers, storage), options, plugin or [])
     else:
         if plugin:
-            raise ConfigError(f"--plugin: is for train and sweep; this is {kind.value}")
+            raise ConfigError(f"--plugin: is for train and sweep; this is {kind}")
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
         words += ["--workers", str(workers)] if workers else []
         words += ["--storage", storage] if storage else []
-        spec = jobs.analysis_spec(asked, file, _given(context, asked, [str(file), *words]))
+        spec = jobs.analysis_spec(kind, file, _given(context, kind, [str(file), *words]))
     client = jobs.connect(address)
     job = jobs.submit(client, spec, note)
     if follow and jobs.follow(client, job, pass_on) != "succeeded":

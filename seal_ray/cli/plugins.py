@@ -6,19 +6,11 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Optional,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -26,44 +18,50 @@ from seal_ray.cli.options import Plugins, out
 from seal_ray.errors import ConfigError
 
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-
-
 Name = Annotated[Optional[str], typer.Argument(help="Show this one in full.", show_default=False)]  # noqa: UP045
 
 
-def methods(name: Name = None, plugin: Plugins = None) -> None:
-    """List the methods: what each does, its parameters with defaults and ranges, and where it comes from."""
-    from seal_ray.methods import METHODS
-
-    _list("method", METHODS, name, plugin)
-
-
-def augmentations(name: Name = None, plugin: Plugins = None) -> None:
-    """List the augmentations that `augment.then` may hold, as `methods` does."""
-    from seal_ray.augmentations import AUGMENTATIONS
-
-    _list("augmentation", AUGMENTATIONS, name, plugin)
-
-
-def losses(name: Name = None, plugin: Plugins = None) -> None:
-    """List the losses, as `methods` does."""
-    from seal_ray.phases.losses import LOSSES
-
-    _list("loss", LOSSES, name, plugin)
-
-
-def optimizers(name: Name = None, plugin: Plugins = None) -> None:
-    """List the optimizers, as `methods` does."""
-    from seal_ray.phases.optimizers import OPTIMIZERS
-
-    _list("optimizer", OPTIMIZERS, name, plugin)
+LISTS = {
+    "methods": (
+        ("method", "seal_ray.methods", "METHODS"),
+        "List the methods: what each does, its parameters with defaults and ranges, and where it comes from.",
+    ),
+    "augmentations": (
+        ("augmentation", "seal_ray.augmentations", "AUGMENTATIONS"),
+        "List the augmentations that `augment.then` may hold, as `methods` does.",
+    ),
+    "losses": (("loss", "seal_ray.phases.losses", "LOSSES"), "List the losses, as `methods` does."),
+    "optimizers": (
+        ("optimizer", "seal_ray.phases.optimizers", "OPTIMIZERS"),
+        "List the optimizers, as `methods` does.",
+    ),
+    "analyses": (
+        ("analysis", "seal_ray.analysis", "ANALYSES"),
+        "List the analyses: what each computes, its settings with defaults and ranges, and where it is from.",
+    ),
+}
+"""Commands that show a registry: of what and where it is, and what the command says of itself."""
 
 
-def analyses(name: Name = None, plugin: Plugins = None) -> None:
-    """List the analyses: what each computes, its settings with defaults and ranges, and where it is from."""
-    from seal_ray.analysis import ANALYSES
+def list_of(what: str, home: str, registry: str) -> Callable[..., None]:
+    """The command that shows what a registry has, or one of it in full."""
 
-    _list("analysis", ANALYSES, name, plugin)
+    def show(name: Name = None, plugin: Plugins = None) -> None:
+        from seal_ray.config.plugin_files import given_files
+        from seal_ray.plugins import using
+
+        with using(given_files(plugin or [])):
+            known = dict(getattr(import_module(home), registry))
+        if name is not None and name not in known:
+            raise ConfigError(f"{name}: is no {what}; there are {', '.join(known)}")
+        for cls in known.values() if name is None else [known[name]]:
+            paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+            module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+            paper = module.partition("\n")[0] if what in ("method", "analysis") else ""
+            texts = [paper, *(paragraphs if name else paragraphs[:1])]
+            _show(cls.name, [re.sub(r"\n\s*", "\n", text) for text in texts], _parameters(cls), cls)
+
+    return show
 
 
 def networks(
@@ -76,7 +74,7 @@ def networks(
     """List the networks: what each is, its fields with defaults and ranges, and where it comes from."""
     from seal_ray.config.plugin_files import given_files
     from seal_ray.networks import NETWORKS, factory_of, network_fields
-    from seal_ray.plugins import source_of, using
+    from seal_ray.plugins import using
 
     with using(given_files(plugin or [])):
         try:
@@ -84,13 +82,11 @@ def networks(
         except ConfigError as error:
             raise ConfigError(f"{name}: is no network; {error}") from None
     for arch, factory in shown.items():
-        out.print(arch, markup=False, style="bold")
-        if text := inspect.getdoc(factory):
-            out.print("  " + text.replace("\n", "\n  "), markup=False)
-        for field, (hint, default) in network_fields(factory).items():
-            given = "" if default is None else f" = {_value(default)}"
-            out.print(f"    {field}{given}  ({_range(hint)})", markup=False)
-        out.print(f"  {source_of(factory)}\n", markup=False)
+        described = [
+            (field, MISSING if default is None else default, hint)
+            for field, (hint, default) in network_fields(factory).items()
+        ]
+        _show(arch, [inspect.getdoc(factory) or ""], described, factory)
     if name is None:
         out.print("timm/NAME: any image classifier of timm; its names are those of timm.list_models()")
 
@@ -158,26 +154,19 @@ def check(
         raise typer.Exit(1)
 
 
-def _list(what: str, registry: Mapping[str, Any], name: str | None, plugin: list[Path] | None) -> None:
-    """Show what a registry has, or one of it in full."""
-    from seal_ray.config.plugin_files import given_files
-    from seal_ray.plugins import source_of, using
+def _show(
+    name: str, texts: Iterable[str], parameters: Iterable[tuple[str, Any, Any]], found: Callable[..., Any]
+) -> None:
+    """Print what a class or function says of itself, its parameters (name, default, type), and its source."""
+    from seal_ray.plugins import source_of
 
-    with using(given_files(plugin or [])):
-        known = dict(registry)
-    if name is not None and name not in known:
-        raise ConfigError(f"{name}: is no {what}; there are {', '.join(known)}")
-    for cls in known.values() if name is None else [known[name]]:
-        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
-        module = inspect.getdoc(sys.modules[cls.__module__]) or ""
-        paper = module.partition("\n")[0] if what in ("method", "analysis") else ""
-        out.print(cls.name, markup=False, style="bold")
-        for text in filter(None, [paper, *(paragraphs if name else paragraphs[:1])]):
-            out.print("  " + re.sub(r"\n\s*", "\n  ", text), markup=False)
-        for parameter, default, hint in _parameters(cls):
-            given = "" if default is MISSING else f" = {_value(default)}"
-            out.print(f"    {parameter}{given}  ({_range(hint)})", markup=False)
-        out.print(f"  {source_of(cls)}\n", markup=False)
+    out.print(name, markup=False, style="bold")
+    for text in filter(None, texts):
+        out.print("  " + text.replace("\n", "\n  "), markup=False)
+    for parameter, default, hint in parameters:
+        given = "" if default is MISSING else f" = {_value(default)}"
+        out.print(f"    {parameter}{given}  ({_range(hint)})", markup=False)
+    out.print(f"  {source_of(found)}\n", markup=False)
 
 
 def _parameters(cls: Any) -> Iterator[tuple[str, Any, Any]]:

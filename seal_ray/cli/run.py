@@ -6,9 +6,8 @@ import contextlib
 import json
 import re
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,14 +28,6 @@ from seal_ray.errors import ConfigError
 from seal_ray.storage.paths import storage_path
 
 File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
-
-
-class FileFormat(StrEnum):
-    """What `seal-ray export` writes."""
-
-    safetensors = "safetensors"
-    torch = "torch"
-    onnx = "onnx"
 
 
 def train(
@@ -215,7 +206,9 @@ def export(
     moment: Annotated[
         str | None, typer.Option(help="Such as g002-relearned; default: the last one relearned.")
     ] = None,
-    format_: Annotated[FileFormat, typer.Option("--format", help="What to write.")] = FileFormat.safetensors,
+    format_: Annotated[
+        Literal["safetensors", "torch", "onnx"], typer.Option("--format", help="What to write.")
+    ] = "safetensors",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     trusted: Trust = False,
 ) -> None:
@@ -223,7 +216,7 @@ def export(
     from seal_ray.runs.export import export as export_moment
 
     trust_plugins(run, trusted)
-    done = export_moment(run, output, moment=moment, file_format=format_.value, force=force)
+    done = export_moment(run, output, moment=moment, file_format=format_, force=force)
     top1 = "" if done.top1 is None else f", top1 {done.top1:.1f} %"
     out.print(f"{done.path}: {done.run_id} {done.moment}{top1}; card {done.card}", markup=False)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -24,32 +24,40 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """The runs of a storage folder: position, accuracy, and the loss before and after each ascent."""
     if not runs:
         return Text(f"{title}: no runs")
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    for heading, justify in _RUN_COLUMNS:
-        table.add_column(heading, justify=justify, no_wrap=True)
-    for run in runs:
-        ascents = ", ".join(_rise(ascent) for ascent in run["ascents"])
-        table.add_row(
-            Text(run["id"]),
+    rows = [
+        (
+            run["id"],
             f"{run['epochs_done']}/{run['epochs']}",
             run["status"],
             _percent(run["top1"]),
             _percent(run["best_top1"]),
-            ascents or "-",
+            ", ".join(map(_rise, run["ascents"])) or "-",
             f"{run['images_per_second']:,.0f}" if run["images_per_second"] else "-",
         )
+        for run in runs
+    ]
+    headings = (
+        "run",
+        "epochs",
+        "status",
+        "top1 %",
+        "best",
+        "val loss before -> after each ascent",
+        "images/s",
+    )
+    return _table(title, headings, rows, right={"epochs", "top1 %", "best", "images/s"})
+
+
+def _table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
+) -> Table:
+    """A table whose cells are shown as they are, on one line; right: headings of columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
-
-
-_RUN_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
-    ("run", "left"),
-    ("epochs", "right"),
-    ("status", "left"),
-    ("top1 %", "right"),
-    ("best", "right"),
-    ("val loss before -> after each ascent", "left"),
-    ("images/s", "right"),
-]
 
 
 UNKNOWN = (
@@ -88,22 +96,21 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
 
 
 def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    for heading in ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates"):
-        table.add_column(heading, no_wrap=True)
-    for label, phase in _merged(phases):
-        last = phase.first_epoch + phase.epochs - 1
-        table.add_row(
+    headings = ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates")
+    rows = [
+        (
             label,
             phase.phase,
-            f"{phase.first_epoch}-{last}" if phase.epochs > 1 else str(last),
+            _span(phase.first_epoch, phase.first_epoch + phase.epochs - 1),
             phase.edit or "-",
             _rates(phase.lr_early),
             _rates(phase.lr_late),
             f"{phase.steps:,}",
-            _ascent(phase.ascent),
+            _rates(phase.ascent or "-", digits=3),
         )
-    return table
+        for label, phase in _merged(phases)
+    ]
+    return _table(title, headings, rows)
 
 
 PHASES = 12
@@ -115,14 +122,13 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     from seal_ray.data.assumed import assumption
     from seal_ray.sweeps.progress import clock
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(runs.sweep.name), title_justify="left")
-    for heading, justify in _SWEEP_COLUMNS:
-        table.add_column(heading, justify=justify, no_wrap=True)
     assumed = [assumption(one.dataset) for one in runs.planned]
+    rows = []
     for run, unknown in zip(plan.runs, assumed, strict=True):
         name, status = ("-", "-") if unknown else (run.run_id, run.status)
-        cells = (name, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", status)
-        table.add_row(*map(Text, cells))
+        rows.append((name, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", status))
+    headings = ("run", "setting", "seed", "epochs", "trains", "status")
+    table = _table(runs.sweep.name, headings, rows, right={"seed", "epochs", "trains"})
     placement = runs.planned[0].job.placement
     needed = f"{placement.workers} worker{'s' * (placement.max_workers > 1)} a run"
     fits = f"{plan.at_once} run{'s' * (plan.at_once > 1)} at once on this machine's {plan.cores} cores"
@@ -178,16 +184,6 @@ def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     return table
 
 
-_SWEEP_COLUMNS: list[tuple[str, Literal["left", "right"]]] = [
-    ("run", "left"),
-    ("setting", "left"),
-    ("seed", "right"),
-    ("epochs", "right"),
-    ("trains", "right"),
-    ("status", "left"),
-]
-
-
 @contextmanager
 def data_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each stage of preparing data, on a terminal; elsewhere nothing."""
@@ -207,34 +203,21 @@ def _merged(phases: Sequence[PlannedPhase]) -> list[tuple[str, PlannedPhase]]:
     """Phases with their generations, those of equal later generations in one row."""
     groups: dict[tuple[Any, ...], list[PlannedPhase]] = {}
     for phase in phases:
-        key = (
-            phase.phase,
-            phase.first_epoch,
-            phase.edit,
-            phase.lr_early,
-            phase.lr_late,
-            phase.generation == 0,
-        )
+        rates = (phase.lr_early, phase.lr_late)
+        key = (phase.phase, phase.first_epoch, phase.edit, rates, phase.generation == 0)
         groups.setdefault(key, []).append(phase)
-    return [(_span([p.generation for p in group]), group[0]) for group in groups.values()]
+    return [(_span(group[0].generation, group[-1].generation), group[0]) for group in groups.values()]
 
 
-def _span(generations: list[int]) -> str:
-    return str(generations[0]) if len(generations) == 1 else f"{generations[0]}-{generations[-1]}"
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
-def _rates(rates: tuple[float, float] | str) -> str:
+def _rates(rates: tuple[float, float] | str, digits: int = 4) -> str:
     if isinstance(rates, str):
         return rates
     first, last = rates
-    return f"{first:.4g}" if first == last else f"{first:.4g} .. {last:.4g}"
-
-
-def _ascent(ascent: tuple[float, float] | None) -> str:
-    if ascent is None:
-        return "-"
-    low, high = ascent
-    return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+    return f"{first:.{digits}g}" if first == last else f"{first:.{digits}g} .. {last:.{digits}g}"
 
 
 def _rise(ascent: dict[str, float | None]) -> str:
