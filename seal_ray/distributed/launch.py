@@ -28,7 +28,7 @@ from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
 from seal_ray.distributed.session import check_hosts
 from seal_ray.distributed.workers import (
-    LEAVING,
+    LEFT,
     check_resources,
     room_that_stays,
     train_run,
@@ -198,7 +198,7 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
             while True:
                 run = trainer(train_run, assignment, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
                 ended = run.fit().return_value
-                moves = ended["reason"] == LEAVING and not store.stop_requested()
+                moves = ended == LEFT and not store.stop_requested()
                 if not moves or room_that_stays(use_gpu) < sizes[0]:
                     return
                 store.warn("a host was about to be taken away: going on on others")

@@ -26,8 +26,11 @@ from seal_ray.training.world import World
 if TYPE_CHECKING:
     from seal_ray.phases.schedule import Row
 
-LEAVING = "a host that trains it is about to be taken away; the same command goes on"
-"""Why a run stops early of which Ray has been told that one of its hosts is preempted."""
+LEFT = {
+    "status": "stopped",
+    "reason": "a host that trains it is about to be taken away; the same command goes on",
+}
+"""How a run ends early of which Ray has been told that one of its hosts is preempted."""
 
 
 def worker_counts(jobs: Sequence[Job]) -> tuple[int, ...]:
@@ -148,7 +151,8 @@ def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], o
         with contextlib.closing(train_job(job, store, world)) as rows:
             for row in rows:
                 if report(row) and row["global_epoch"] + 1 < job.recipe.budget.epochs:
-                    return _make_room(store, world)
+                    world.lead(lambda: store.set_status(**LEFT))
+                    return LEFT
     except Diverged as error:
         return {"status": "diverged", "reason": str(error)}
     except SealRayError as error:
@@ -157,13 +161,6 @@ def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], o
                 store.set_status("failed", reason=str(error))
         return {"status": "failed", "reason": str(error)}
     return {"status": store.status()["status"], "reason": ""}
-
-
-def _make_room(store: Store, world: World) -> dict[str, str]:
-    """End after an epoch that is committed, since a host is taken away."""
-    ended = {"status": "stopped", "reason": LEAVING}
-    world.lead(lambda: store.set_status(**ended))
-    return ended
 
 
 def show_warnings_in(store: Store) -> None:

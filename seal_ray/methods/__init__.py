@@ -3,26 +3,15 @@ with the decorator `method`, and import it here; or keep it in a file of your ow
 """
 
 # isort: off
-from seal_ray.methods.base import LEARN, METHODS, Method, learn, method
-from seal_ray.methods.normal import Normal
-from seal_ray.methods.seal import Seal
-from seal_ray.methods.llf import Llf
-from seal_ray.methods.sam import SharpnessAware
-from seal_ray.methods.ban import Ban
-from seal_ray.methods.dsd import Dsd
-from seal_ray.methods.ke import Ke
-
-__all__ = [
-    "LEARN",
-    "METHODS",
-    "Ban",
-    "Dsd",
-    "Ke",
-    "Llf",
-    "Method",
-    "Normal",
-    "Seal",
-    "SharpnessAware",
-    "learn",
-    "method",
-]
+from seal_ray.methods.base import LEARN as LEARN
+from seal_ray.methods.base import METHODS as METHODS
+from seal_ray.methods.base import Method as Method
+from seal_ray.methods.base import learn as learn
+from seal_ray.methods.base import method as method
+from seal_ray.methods.normal import Normal as Normal
+from seal_ray.methods.seal import Seal as Seal
+from seal_ray.methods.llf import Llf as Llf
+from seal_ray.methods.sam import SharpnessAware as SharpnessAware
+from seal_ray.methods.ban import Ban as Ban
+from seal_ray.methods.dsd import Dsd as Dsd
+from seal_ray.methods.ke import Ke as Ke

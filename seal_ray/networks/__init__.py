@@ -8,42 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.errors import ConfigError, SealRayError
-from seal_ray.networks.registry import COMMON, NETWORKS, Factory, factory_of, network, network_fields
+from seal_ray.networks.registry import COMMON as COMMON
+from seal_ray.networks.registry import NETWORKS as NETWORKS
+from seal_ray.networks.registry import Factory as Factory
+from seal_ray.networks.registry import factory_of as factory_of
+from seal_ray.networks.registry import network as network
+from seal_ray.networks.registry import network_fields as network_fields
 
 # isort: split
-from seal_ray.networks.resnet import RESNETS, ResNet
-from seal_ray.networks.stages import (
-    Parts,
-    classifier,
-    loose_parameters,
-    residual_blocks,
-    stage_parameters,
-    stages,
-    weighted_layers,
-)
-
-__all__ = [
-    "COMMON",
-    "NETWORKS",
-    "NORMS",
-    "RESNETS",
-    "Factory",
-    "FeatureMask",
-    "Norm",
-    "Parts",
-    "ResNet",
-    "build",
-    "classifier",
-    "factory_of",
-    "loose_parameters",
-    "network",
-    "network_fields",
-    "outline",
-    "residual_blocks",
-    "stage_parameters",
-    "stages",
-    "weighted_layers",
-]
+from seal_ray.networks.resnet import RESNETS as RESNETS
+from seal_ray.networks.resnet import ResNet as ResNet
+from seal_ray.networks.stages import Parts as Parts
+from seal_ray.networks.stages import classifier as classifier
+from seal_ray.networks.stages import loose_parameters as loose_parameters
+from seal_ray.networks.stages import residual_blocks as residual_blocks
+from seal_ray.networks.stages import stage_parameters as stage_parameters
+from seal_ray.networks.stages import stages as stages
+from seal_ray.networks.stages import weighted_layers as weighted_layers
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -218,11 +218,3 @@ def moments_of(phases: Sequence[Phase], generation: int) -> tuple[str, ...]:
         "relearned": True,
     }
     return tuple(name for name, comes in reached.items() if comes)
-
-
-def phase_at(phases: Sequence[Phase], epoch: int) -> tuple[Phase, int]:
-    """The phase that holds `epoch` of the generation, and the epoch's 0-based place inside it."""
-    for phase, first in zip(phases, first_epochs(phases), strict=True):
-        if first <= epoch < first + phase.epochs:
-            return phase, epoch - first
-    raise AssertionError(f"phases {[p.name for p in phases]} do not hold epoch {epoch}")

@@ -18,7 +18,7 @@ from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import newest_first, remove_snapshot
 from seal_ray.runs.folder import CHECKPOINT, MOMENT, SWEEPS, WARM_WORKERS, Store
 from seal_ray.storage.files import size_of
-from seal_ray.storage.lease import hold_lease, lease_holder, unowned
+from seal_ray.storage.lease import hold_lease, lease_holder, locked
 from seal_ray.storage.paths import AnyPath, ObjectPath, listed, on_this_host
 
 TEMPORARY = re.compile(r"\.[\w.]+\.[a-z0-9_]{8}", re.ASCII)
@@ -72,8 +72,8 @@ def remove(found: Sequence[Litter]) -> list[Litter]:
 def _kept_free(run: AnyPath) -> Iterator[bool]:
     """Whether nobody trains the run, which no one can begin to do for the length of the block."""
     if not isinstance(run, ObjectPath):
-        with unowned(run) as free:
-            yield free
+        with locked(run):
+            yield lease_holder(run) is None
         return
     with ExitStack() as stack:
         free = False

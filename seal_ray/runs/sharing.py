@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.phases.schedule import Position, moments_of
 from seal_ray.runs.checkpoint import Snapshot
-from seal_ray.runs.folder import GENERATIONS, Store, moment_label
+from seal_ray.runs.folder import GENERATIONS, Generations, Store, moment_label
 from seal_ray.runs.lineage import can_start_after, generation_keys
 from seal_ray.storage.paths import AnyPath, listed
 
@@ -168,15 +168,21 @@ def branch(store: Store, recipe: Recipe, identity: str, moments: Collection[str]
     return None
 
 
+def recorded(storage: AnyPath) -> Iterator[tuple[Store, Generations]]:
+    """Each run in `storage` that has recorded its generations, with these."""
+    for path in listed(storage, f"*/{GENERATIONS}"):
+        run = Store(path.parent, path.parent.name)
+        if known := run.generations():
+            yield run, known
+
+
 def finished_generations(storage: AnyPath, moments: Collection[str]) -> Iterator[tuple[str, Store]]:
     """The key of each generation in `storage` that can be taken over, and a run that has finished it.
 
     A run that lacks some of `moments` does not count: who branched from it would lack them too.
     """
-    for path in listed(storage, f"*/{GENERATIONS}"):
-        run = Store(path.parent, path.parent.name)
-        known = run.generations()
-        if known is None or not set(moments) <= set(known.moments):
+    for run, known in recorded(storage):
+        if not set(moments) <= set(known.moments):
             continue
         completed = run.completed_moments()
         for generation, key in enumerate(known.keys):

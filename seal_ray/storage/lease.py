@@ -91,13 +91,6 @@ def lease_holder(folder: AnyPath) -> str | None:
 
 
 @contextlib.contextmanager
-def unowned(folder: AnyPath) -> Iterator[bool]:
-    """Whether nobody alive owns the run in `folder`, which then stays so for the length of the block."""
-    with locked(folder):
-        yield lease_holder(folder) is None
-
-
-@contextlib.contextmanager
 def alone(folder: AnyPath) -> Iterator[Callable[[], bool]]:
     """Decide alone of all who share a folder or a place in an object store; yields whether it still is so.
 
@@ -143,8 +136,9 @@ def _acquire(folder: AnyPath, token: str) -> None:
                 return _claim(folder, token, version)
             if seen or _is_here(lease):
                 raise _taken(folder, lease)
-        seen = lease
-        _wait_for_silence(folder, seen)
+        seen, deadline = lease, time.monotonic() + TIME_TO_LIVE  # or until there is a heartbeat
+        while time.monotonic() < deadline and _lease(folder)[0] == seen:
+            time.sleep(min(1.0, HEARTBEAT))
 
 
 def _claim(folder: AnyPath, token: str, version: Version | None) -> None:
@@ -187,13 +181,6 @@ def _taken(folder: AnyPath, lease: dict[str, Any]) -> ClusterError:
     return ClusterError(
         f"run {folder.name} is already running: {where}; wait for it, or ask it to stop with {how}"
     )
-
-
-def _wait_for_silence(folder: AnyPath, seen: dict[str, Any]) -> None:
-    """Return once TIME_TO_LIVE has passed without a heartbeat, or as soon as there is one."""
-    deadline = time.monotonic() + TIME_TO_LIVE
-    while time.monotonic() < deadline and _lease(folder)[0] == seen:
-        time.sleep(min(1.0, HEARTBEAT))
 
 
 def _beat(folder: AnyPath, token: str, done: threading.Event) -> None:

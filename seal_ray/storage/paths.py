@@ -125,7 +125,11 @@ class ObjectPath:
         """What matches a pattern without `**`."""
         folders, (*above, last) = [self], pattern.split("/")
         for part in above:
-            folders = [deeper for folder in folders for deeper in folder._folders(part)]
+            if _is_literal(part):
+                folders = [folder / part for folder in folders]
+            else:
+                inner = (one for folder in folders for one in folder._children()[0])
+                folders = [one for one in inner if fnmatchcase(one.name, part)]
         if _is_literal(last):
             named = [folder / last for folder in folders]
             with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
@@ -212,12 +216,6 @@ class ObjectPath:
 
     def _at(self, key: str) -> ObjectPath:
         return ObjectPath(self.bucket, key, self.scheme)
-
-    def _folders(self, part: str) -> list[ObjectPath]:
-        """The folders in it that match a part of a pattern; of a literal one it is not asked."""
-        if _is_literal(part):
-            return [self / part]
-        return [folder for folder in self._children()[0] if fnmatchcase(folder.name, part)]
 
     def _children(self) -> tuple[list[ObjectPath], list[ObjectPath]]:
         """The folders and the objects directly below it."""

@@ -76,42 +76,29 @@ def leaderboard(
     for key, runs in groups.items():
         rival = _key({**runs[0].setting, **baseline})
         difference = None if rival == key else paired(scores[key], scores.get(rival, {}))
-        line = _line(
-            runs, list(scores[key].values()), difference, after_generations, is_baseline=rival == key
+        best = [run.best_top1 for run in runs if run.status == "finished" and run.best_top1 is not None]
+        ends = [run.generation_top1 for run in runs]
+        line = Line(
+            setting=runs[0].setting,
+            runs=len(runs),
+            finished=len(scores[key]),
+            top1=_mean([*scores[key].values()]),
+            difference=None if difference is None else _between(difference, -100.0, 100.0),
+            is_baseline=rival == key,
+            epochs=runs[0].epochs,
+            epochs_trained=sum(run.epochs_trained for run in runs),
+            epochs_shared=sum(run.epochs_shared for run in runs),
+            images=sum(run.images for run in runs),
+            problems=tuple(
+                ": ".join(filter(None, (run.run_id, run.status, run.reason)))
+                for run in sorted(runs, key=lambda run: run.seed)
+                if run.status != "finished"
+            ),
+            after={n: _mean([of[n - 1] for of in ends if len(of) >= n]) for n in after_generations},
+            best=_mean(best),
         )
         lines.append(line)
     return tuple(lines)
-
-
-def _line(
-    runs: Sequence[RunResult],
-    top1: Sequence[float],
-    difference: Difference | None,
-    after_generations: Sequence[int],
-    *,
-    is_baseline: bool,
-) -> Line:
-    best = [run.best_top1 for run in runs if run.status == "finished" and run.best_top1 is not None]
-    ends = [run.generation_top1 for run in runs]
-    return Line(
-        setting=runs[0].setting,
-        runs=len(runs),
-        finished=len(top1),
-        top1=_mean(top1),
-        difference=None if difference is None else _between(difference, -100.0, 100.0),
-        is_baseline=is_baseline,
-        epochs=runs[0].epochs,
-        epochs_trained=sum(run.epochs_trained for run in runs),
-        epochs_shared=sum(run.epochs_shared for run in runs),
-        images=sum(run.images for run in runs),
-        problems=tuple(
-            ": ".join(filter(None, (run.run_id, run.status, run.reason)))
-            for run in sorted(runs, key=lambda run: run.seed)
-            if run.status != "finished"
-        ),
-        after={many: _mean([of[many - 1] for of in ends if len(of) >= many]) for many in after_generations},
-        best=_mean(best),
-    )
 
 
 def _mean(accuracies: Sequence[float]) -> Estimate | None:

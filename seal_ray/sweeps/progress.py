@@ -96,7 +96,10 @@ class SweepProgress:
             run.warned += 1
         for row in run.rows[run.told :]:
             if row["epoch"] + 1 == budget.length and row["trained_by"] == run_id:
-                self.note(f"{run_id}: {generation_line(row, budget.generations)}  {self._left()}")
+                generation = f"generation {row['generation'] + 1} of {budget.generations}"
+                scores = f"top1 {row['val_top1']:5.1f} %  val loss {row['val_loss']:.3f}"
+                speed = f"{row['images_per_second']:,.0f} img/s"
+                self.note(f"{run_id}: {generation}  {scores}  {speed}  {self._left()}")
         run.told = max(run.told, len(run.rows))
         if run.status in ("diverged", "failed", "pruned", "stopped"):
             self.note(f"{run_id}: {run.status}: {run.planned.store.status().get('reason', '')}")
@@ -135,13 +138,6 @@ def _cells(run: Watched) -> list[str]:
         f"{row['images_per_second']:,.0f}" if row else "-",
         clock(seconds * run.left) if row and run.left else "",
     ]
-
-
-def generation_line(row: Row, generations: int) -> str:
-    """The end of a generation in one line."""
-    top1 = f"top1 {row['val_top1']:5.1f} %  val loss {row['val_loss']:.3f}"
-    speed = f"{row['images_per_second']:,.0f} img/s"
-    return f"generation {row['generation'] + 1} of {generations}  {top1}  {speed}"
 
 
 def clock(seconds: float) -> str:

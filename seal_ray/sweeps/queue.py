@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_ray.distributed.launch import Planned, begin, pause
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
-from seal_ray.runs.folder import GENERATIONS, Store
-from seal_ray.runs.sharing import finished_generations, next_to_start
+from seal_ray.runs.folder import Store
+from seal_ray.runs.sharing import finished_generations, next_to_start, recorded
 from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import Pulse, alone, hold_lease, owns
-from seal_ray.storage.paths import AnyPath, ObjectPath, listed
+from seal_ray.storage.paths import ObjectPath
 
 
 @dataclass(frozen=True)
@@ -140,26 +140,16 @@ class Queue:
             held.close()
         self._claimed.clear()
 
-    def _has_ended(self, planned: Planned) -> bool:
-        return planned.store.status().get("status") in self._ended
-
     def _choose(self) -> Planned | None:
-        for run_id in [key for key, one in self._waiting.items() if self._has_ended(one)]:
-            del self._waiting[run_id]
+        for one in list(self._waiting.values()):
+            if one.store.status().get("status") in self._ended:
+                del self._waiting[one.run_id]
         if not self.left:
             return None
         waiting = [one for one in self._waiting.values() if not self._pulse.alive(one.store.folder)]
         if not self._share:
             return waiting[0] if waiting else None
         done = {key for key, _ in finished_generations(self._storage, self._moments)}
-        training = [keys for folder, keys in _recorded(self._storage) if self._pulse.alive(folder)]
+        training = [known.keys for run, known in recorded(self._storage) if self._pulse.alive(run.folder)]
         chosen = next_to_start([self._keys[one.run_id] for one in waiting], training, done)
         return self._waiting[chosen.run_id] if chosen else None
-
-
-def _recorded(storage: AnyPath) -> Iterator[tuple[AnyPath, tuple[str, ...]]]:
-    """The folder of each run and the keys of its generations."""
-    for path in listed(storage, f"*/{GENERATIONS}"):
-        generations = Store(path.parent, path.parent.name).generations()
-        if generations:
-            yield path.parent, generations.keys
