@@ -74,7 +74,7 @@ IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225
 """What torchvision's and timm's weights were trained with."""
 
 
-def analyze(
+def analyze_moments(
     path: AnyPath,
     rich: Console,
     *,
@@ -388,7 +388,7 @@ def _watch(find: Callable[[], RunSet], what: Sequence[str], free: int, over: thr
             analyze_runs(find(), quiet, what, workers=free)
 
 
-def transfer(
+def score_moments(
     path: AnyPath,
     rich: Console,
     evaluation: Evaluation,

@@ -292,14 +292,14 @@ def analyze(
     """Analyse kept moments, computing only what is missing; `StoredRun.results` has what was found.
 
     what: such as ["depth"]; None: the built-in ones. overrides: of settings, such as "depth.k=10". preset:
-    `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze`.
+    `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze_moments`.
     """
     from seal_ray.analysis import run
     from seal_ray.analysis.tasks import load_settings
 
     asked = options if what is None else {"what": what, **options}
     settings = load_settings(preset, overrides)
-    return run.analyze(_place(target, trust_plugins), _shown(console), settings=settings, **asked)
+    return run.analyze_moments(_place(target, trust_plugins), _shown(console), settings=settings, **asked)
 
 
 def transfer(
@@ -346,7 +346,7 @@ def run_evaluation(
 
     evaluation: a YAML file, over which targets and settings (fields of `seal_ray.analysis.evaluations`) go.
     data: where the data sets lie that are called by name. moments, storage, workers, address, in_process: as
-    of `seal_ray.analysis.run.transfer`. weights, arch, trained_on: in place of a target, as of
+    of `seal_ray.analysis.run.score_moments`. weights, arch, trained_on: in place of a target, as of
     `seal_ray.analysis.run.score_weights`.
     """
     from seal_ray.analysis import run
@@ -369,7 +369,7 @@ def run_evaluation(
     if trained_on != "imagenet":
         raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
     place = _place(target, trust_plugins)
-    return run.transfer(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
+    return run.score_moments(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
 
 
 def report(

@@ -12,7 +12,7 @@ import yaml
 
 from seal_ray.analysis.evaluations import make_evaluation
 from seal_ray.analysis.moments import find_runs
-from seal_ray.analysis.run import run_tasks, transfer
+from seal_ray.analysis.run import run_tasks, score_moments
 from seal_ray.analysis.tasks import load_settings, plan_analyses
 from seal_ray.reports.page import write_report
 from seal_ray.sweeps.results import SweepRuns, write_results
@@ -51,9 +51,9 @@ def analyse(sweep: Path, data: Path) -> None:
         asked = plan_analyses(find_runs(sweep), [what], [moment], settings)
         run_tasks(asked, console, in_process=True)  # without the figures of `analyze`
     probes = make_evaluation("transfer", None, targets=[str(data)])
-    transfer(sweep, console, probes, data=data, in_process=True)
+    score_moments(sweep, console, probes, data=data, in_process=True)
     shots = make_evaluation("fewshot", None, targets=[str(data)], shots=[1], episodes=5, ways=3, queries=2)
-    transfer(sweep, console, shots, data=data, in_process=True)
+    score_moments(sweep, console, shots, data=data, in_process=True)
 
 
 def many_runs(source: Path, storage: Path, settings: int, seeds: int, epochs: int) -> Path:

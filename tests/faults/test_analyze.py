@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from rich.console import Console
 from seal_ray.analysis import pool
-from seal_ray.analysis.run import analyze, summary
+from seal_ray.analysis.run import analyze_moments, summary
 from seal_ray.analysis.tasks import load_settings
 
 class Worker(pool.Worker):
@@ -43,7 +43,7 @@ if __name__ == "__main__":
     pool.Worker = Worker
     console = Console(width=200, soft_wrap=True)
     settings = load_settings("quick", CHANGES)
-    outcomes = analyze(Path(sys.argv[1]), console, what=["curvature"], settings=settings, workers=2)
+    outcomes = analyze_moments(Path(sys.argv[1]), console, what=["curvature"], settings=settings, workers=2)
     console.print(summary(outcomes))
 """
 

@@ -19,7 +19,7 @@ import seal_ray.analysis.pool
 import seal_ray.analysis.run
 from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.pool import Done, compute_on_ray, pool_size
-from seal_ray.analysis.run import analyze
+from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import Task, TaskOutcome, load_settings, plan_analyses, read_result
 from seal_ray.errors import ClusterError
 from seal_ray.sweeps.results import write_results
@@ -56,13 +56,13 @@ def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.Monke
     printed = io.StringIO()
     console = Console(file=printed, width=200, soft_wrap=True)
     asked: dict[str, Any] = {"what": ["depth", "calibration"], "settings": SETTINGS}
-    outcomes = analyze(run, console, workers=2, **asked)
+    outcomes = analyze_moments(run, console, workers=2, **asked)
     assert [one.status for one in outcomes] == ["computed"] * 10
     assert printed.getvalue().count(": computed in ") == 10
     found = numbers(tasks)
     for path in (run / "analysis").iterdir():
         path.unlink()
-    analyze(run, console, in_process=True, **asked)
+    analyze_moments(run, console, in_process=True, **asked)
     for ours, theirs in zip(found, numbers(tasks), strict=True):
         same = ("nll", "ece", "top1") if "ece" in ours else ("probes",)
         assert [ours[name] for name in same] == [theirs[name] for name in same]

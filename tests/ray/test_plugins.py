@@ -16,7 +16,7 @@ import yaml
 
 import seal_ray.analysis.run
 from seal_ray.analysis.moments import find_runs
-from seal_ray.analysis.run import analyze
+from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import read_result
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
@@ -102,7 +102,7 @@ def test_ones_own_analysis_is_computed_by_actors(
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
     (tmp_path / "rank.py").write_text(of_readme("analysis"))
     folder = runs.planned[0].store.folder
-    outcomes = analyze(
+    outcomes = analyze_moments(
         folder, screen()[0], what=["effective_rank"], plugins=[tmp_path / "rank.py"], workers=2
     )
     assert [one.status for one in outcomes] == ["computed"] * 3

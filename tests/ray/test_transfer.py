@@ -15,7 +15,7 @@ from rich.console import Console
 import seal_ray.analysis.run
 from seal_ray.analysis.evaluations import make_evaluation
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.run import transfer
+from seal_ray.analysis.run import score_moments
 from seal_ray.analysis.tasks import read_result
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
@@ -89,7 +89,7 @@ def test_actors_find_what_one_process_finds_and_it_lands_in_the_leaderboard(
     evaluation = make_evaluation(kind, targets=["letters", "mine"], **ASKED[kind])
     printed = io.StringIO()
     console = Console(file=printed, width=160)
-    outcomes = transfer(file, console, evaluation, data=data, workers=2)
+    outcomes = score_moments(file, console, evaluation, data=data, workers=2)
     assert [one.status for one in outcomes] == ["computed"] * 4
     on_ray = results(runs, kind)
     assert len(on_ray) == 4
@@ -100,7 +100,7 @@ def test_actors_find_what_one_process_finds_and_it_lands_in_the_leaderboard(
             path.unlink()
     for path in runs.folder.glob("results.*"):
         path.unlink()
-    transfer(file, console, evaluation, data=data, in_process=True)
+    score_moments(file, console, evaluation, data=data, in_process=True)
     assert scores(results(runs, kind)) == pytest.approx(scores(on_ray))
     lines = json.loads((runs.folder / "results.json").read_text())["lines"]
     columns = {name for name in lines[0]["carried"] if name.startswith(kind)}

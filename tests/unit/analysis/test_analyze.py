@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from seal_ray.analysis import ANALYSES
 from seal_ray.analysis.depth import Examples, measure_depth
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.run import analyze, summary
+from seal_ray.analysis.run import analyze_moments, summary
 from seal_ray.analysis.tasks import (
     AnalysisSettings,
     TaskOutcome,
@@ -61,7 +61,9 @@ def ask(path: Path, *changes: str, **asked: Any) -> tuple[list[TaskOutcome], str
     printed = io.StringIO()
     settings = load_settings("quick", changes) if changes else SMALL
     console = Console(file=printed, width=200, soft_wrap=True)
-    return analyze(path, console, **{"settings": settings, "in_process": True, **asked}), printed.getvalue()
+    return analyze_moments(
+        path, console, **{"settings": settings, "in_process": True, **asked}
+    ), printed.getvalue()
 
 
 def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:

@@ -22,7 +22,7 @@ from seal_ray.analysis.evaluations import load_evaluation, make_evaluation, tran
 from seal_ray.analysis.finetune import images_of
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import training_share
-from seal_ray.analysis.run import score_weights, transfer
+from seal_ray.analysis.run import score_moments, score_weights
 from seal_ray.analysis.scoring import Normalisation
 from seal_ray.analysis.tasks import TaskOutcome, read_result
 from seal_ray.data.beton import Dataset, load_dataset
@@ -55,7 +55,7 @@ def ask(path: Path, data: Path, fields: Any = TUNED, **asked: Any) -> tuple[list
     printed = io.StringIO()
     evaluation = make_evaluation("finetune", targets=["letters"], **fields)
     console = Console(file=printed, width=120, soft_wrap=True)
-    return transfer(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
+    return score_moments(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
 
 
 def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:
@@ -194,7 +194,7 @@ def test_it_lands_in_the_sweep_s_leaderboard_beside_probes(trained: Path, storag
     assert [float(row["top1"]) for row in rows] == [
         found[one.store.run_id]["result"]["top1"] for one in runs.planned
     ]
-    transfer(file, console, probe, data=data, storage=where, in_process=True)
+    score_moments(file, console, probe, data=data, storage=where, in_process=True)
     written = json.loads((runs.folder / "results.json").read_text())
     carried = [line["carried"] for line in written["lines"]]
     assert [set(one) for one in carried] == [{"finetune_letters", "transfer_letters"}] * 3

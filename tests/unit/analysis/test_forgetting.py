@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from seal_ray.analysis.moments import Moment
-from seal_ray.analysis.run import analyze
+from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import read_result
 from seal_ray.phases.schedule import Position
 from seal_ray.sweeps.tune import train_sweep
@@ -20,7 +20,7 @@ def test_events_are_counted_by_hand_from_the_epochs_up_to_the_moment(digits: Pat
     runs = small_sweep(digits, tmp_path / "runs", axes=axes, placement={"track_examples": True})
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
     (run,) = runs.planned
-    analyze(run.store.folder, screen()[0], what=["calibration"], in_process=True)
+    analyze_moments(run.store.folder, screen()[0], what=["calibration"], in_process=True)
     for generation in range(3):
         held = read_result(Moment(run.store.folder, generation, "relearned"), "calibration")
         assert held is not None
@@ -45,7 +45,7 @@ def test_events_are_counted_by_hand_from_the_epochs_up_to_the_moment(digits: Pat
 
 def test_without_tracking_there_is_no_such_number(storage: Path) -> None:
     run = next(storage.glob("normal-s0-*"))
-    analyze(run, screen()[0], what=["calibration"], moments=["init"], in_process=True)
+    analyze_moments(run, screen()[0], what=["calibration"], moments=["init"], in_process=True)
     held = read_result(Moment(run, 0, "init"), "calibration")
     assert held is not None
     assert "forgetting" not in held["result"]

@@ -24,7 +24,7 @@ from seal_ray.analysis.evaluations import find_destination, is_evaluation, load_
 from seal_ray.analysis.fewshot import episodes, score_episodes, unit_length
 from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.probe import probe
-from seal_ray.analysis.run import score_weights, transfer
+from seal_ray.analysis.run import score_moments, score_weights
 from seal_ray.analysis.scores import transfer_columns, widen
 from seal_ray.analysis.tasks import TaskOutcome, read_arrays, read_result, result_path
 from seal_ray.data.augment import normalise
@@ -76,7 +76,7 @@ def ask(path: Path, kind: Any, data: Path, *targets: str, **asked: Any) -> tuple
     evaluation = make_evaluation(kind, targets=list(targets), **fields)
     printed = io.StringIO()
     console = Console(file=printed, width=120, soft_wrap=True)
-    return transfer(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
+    return score_moments(path, console, evaluation, data=data, in_process=True, **asked), printed.getvalue()
 
 
 def statuses(outcomes: Sequence[TaskOutcome]) -> Counter[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from seal_ray import cli
 from seal_ray.analysis.moments import find_runs
-from seal_ray.analysis.run import analyze
+from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import read_arrays, read_result
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.phases.schedule import Position
@@ -265,7 +265,9 @@ def test_runs_are_listed_and_analysed(sweeps: tuple[SweepRuns, SweepRuns]) -> No
     assert len(listed[0]) == 3
     found = []
     for storage in (here, there):
-        outcomes = analyze(storage, screen()[0], what=["calibration"], moments=["relearned"], in_process=True)
+        outcomes = analyze_moments(
+            storage, screen()[0], what=["calibration"], moments=["relearned"], in_process=True
+        )
         assert {outcome.status for outcome in outcomes} <= {"computed", "copied"}
         subject = find_runs(str(storage)).runs[-1]
         moment = subject.moments()[-1]
@@ -273,7 +275,9 @@ def test_runs_are_listed_and_analysed(sweeps: tuple[SweepRuns, SweepRuns]) -> No
         assert held is not None
         arrays = read_arrays(moment, "calibration")
         found.append((held["key"], held["result"], {name: array.tobytes() for name, array in arrays.items()}))
-        again = analyze(storage, screen()[0], what=["calibration"], moments=["relearned"], in_process=True)
+        again = analyze_moments(
+            storage, screen()[0], what=["calibration"], moments=["relearned"], in_process=True
+        )
         assert {outcome.status for outcome in again} == {"known"}
     assert found[0] == found[1]
 
