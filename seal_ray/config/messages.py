@@ -201,8 +201,7 @@ class Choice:
             if isinstance(value, source):
                 return _read(type(value), _dump(value))
             if self.default and not isinstance(value, dict | str):
-                problem = InitErrorDetails(type="model_type", loc=(), input=value, ctx={"class_name": ""})
-                raise ValidationError.from_exception_data("Choice", [problem])
+                raise _wrong("model_type", value, class_name="")
             mapping = value if isinstance(value, dict) else {"name": value}
             if self.default:
                 mapping = {"name": self.default, **mapping}
@@ -216,29 +215,29 @@ class Choice:
         if isinstance(value, BaseModel) and self.key in type(value).model_fields:
             return value
         if not isinstance(value, dict):
-            problem = InitErrorDetails(type="model_type", loc=(), input=value, ctx={"class_name": "Choice"})
-            raise ValidationError.from_exception_data("Choice", [problem])
+            raise _wrong("model_type", value, class_name="Choice")
         option = self._option(value, value)
         return option.model_validate_json(_as_json({self.key: self.default, **value}))  # type: ignore[attr-defined]
 
     def _option(self, mapping: Mapping[str, object], value: object) -> type:
         """The class that a mapping names."""
         name = self.name(mapping)
-        problem: InitErrorDetails
         try:
             if name in self.options:
                 return self.options[name]
         except ConfigError as error:
-            problem = InitErrorDetails(type=_custom(str(error)), loc=(self.key,), input=value)
-            raise ValidationError.from_exception_data("Choice", [problem]) from None
+            raise _wrong(_custom(str(error)), value, self.key) from None
         if reason := self.refused.get(name.lower()):
-            problem = InitErrorDetails(type=_custom(f"{name}: {reason}"), loc=(self.key,), input=value)
-        elif self.key in mapping:
-            expected = {"expected": _listed([repr(name) for name in self.options])}
-            problem = InitErrorDetails(type="literal_error", loc=(self.key,), input=value, ctx=expected)
-        else:
-            problem = InitErrorDetails(type="missing", loc=(self.key,), input=value)
-        raise ValidationError.from_exception_data("Choice", [problem])
+            raise _wrong(_custom(f"{name}: {reason}"), value, self.key)
+        if self.key in mapping:
+            expected = _listed([repr(name) for name in self.options])
+            raise _wrong("literal_error", value, self.key, expected=expected)
+        raise _wrong("missing", value, self.key)
+
+
+def _wrong(problem: str | PydanticCustomError, value: object, *path: str, **facts: str) -> ValidationError:
+    details = InitErrorDetails(type=problem, loc=path, input=value, ctx=facts)
+    return ValidationError.from_exception_data("Choice", [details])
 
 
 def _read(kind: type, mapping: Mapping[str, object]) -> object:

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
@@ -167,18 +167,11 @@ def show_warnings_in(store: Store) -> None:
     """Put this process's own warnings where the launch shows them; a worker has no terminal."""
     show = warnings.showwarning
 
-    def keep(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def keep(message: Warning | str, category: type[Warning], *where: Any, **told: Any) -> None:
         if issubclass(category, SealRayWarning):
             store.warn(str(message))
         else:
-            show(message, category, filename, lineno, file, line)
+            show(message, category, *where, **told)
 
     warnings.showwarning = keep
     warnings.simplefilter("always", SealRayWarning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job
@@ -17,7 +17,6 @@ class Console:
     def __init__(self, rich: RichConsole | None = None) -> None:
         self._rich = rich or RichConsole(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def note(self, text: str) -> None:
         """A line about something other than an epoch."""
@@ -29,8 +28,6 @@ class Console:
         resumed = f", going on after epoch {done}" if done else ""
         workers = f"{job.placement.workers} worker{'s' * (job.placement.max_workers > 1)}"
         self.note(f"{run_id}: {total} epochs on {workers}{resumed}")
-        if not self._rich.is_terminal:
-            return
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,15 +36,16 @@ class Console:
             TimeRemainingColumn(),
             console=self._rich,
             transient=True,
+            disable=not self._rich.is_terminal,
         )
-        self._task = self._progress.add_task("starting workers", total=total, completed=done)
+        self._progress.add_task("starting workers", total=total, completed=done)
         self._progress.start()
 
     def epoch(self, row: Row) -> None:
         """An epoch is committed."""
         self.note(epoch_line(row))
-        if self._progress and self._task is not None:
-            self._progress.update(self._task, advance=1, description="training")
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], advance=1, description="training")
 
     def finish(self) -> None:
         """The run has ended, however."""
