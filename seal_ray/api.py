@@ -237,7 +237,7 @@ def train_each(
         for one in planned:
             with analysing_run(one, console):
                 outcome = launch(one, Lines(console))
-            yield TrainingOutcome(StoredRun(one.store.folder, one.job), outcome.status, outcome.reason)
+            yield TrainingOutcome(StoredRun(one.store.folder, one.job), **outcome)
 
 
 def sweep(

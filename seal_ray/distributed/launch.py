@@ -94,15 +94,6 @@ class Planned:
         return BetonFile.open(self.dataset.folder / self.dataset.splits["train"].file).labels
 
 
-@dataclass(frozen=True)
-class RunOutcome:
-    """How a launch ended: `finished`, `stopped`, `diverged` or `failed`, and why."""
-
-    run_id: str
-    status: str
-    reason: str = ""
-
-
 def prepare_job(
     job: Job,
     digest: Callable[[str], str] | None = None,
@@ -139,8 +130,8 @@ def _storage(storage: str) -> AnyPath:
     return folder
 
 
-def launch(planned: Planned, console: Console) -> RunOutcome:
-    """Train a job under a Ray that is initialised; returns when it has ended.
+def launch(planned: Planned, console: Console) -> dict[str, str]:
+    """Train a job under a Ray that is initialised; returns {status, reason} when it has ended.
 
     ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
     is being trained already; DataError when its files are damaged; ConfigError when its method is code that
@@ -150,7 +141,7 @@ def launch(planned: Planned, console: Console) -> RunOutcome:
     before = planned.store.status()
     if before.get("status") in ENDED:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
-        return RunOutcome(planned.run_id, before["status"], before.get("reason", ""))
+        return {"status": before["status"], "reason": before.get("reason", "")}
     check_sendable(planned.job)
     verify(planned.dataset)
     use_gpu = check_resources(planned.job)
@@ -185,7 +176,7 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
 
 
-def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> RunOutcome:
+def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> dict[str, str]:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
@@ -218,7 +209,7 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
                 store.set_status(**ended)
             store.clear_stop()
             shutil.rmtree(scratch, ignore_errors=True)
-    return RunOutcome(store.run_id, ended["status"], ended["reason"])
+    return ended
 
 
 def pause(folder: AnyPath) -> float:

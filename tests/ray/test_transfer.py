@@ -118,7 +118,7 @@ def test_two_workers_begin_with_the_weights_of_a_moment(
     job = small_job(digits, tmp_path, "normal", recipe, keep=keep, loader="torch", tracking={"wandb": "off"})
     planned, text = prepare_job(job), io.StringIO()
     outcome = launch(planned, RunConsole(Console(file=text, width=300)))
-    assert (outcome.status, outcome.reason) == ("finished", "")
+    assert outcome == {"status": "finished", "reason": ""}
     assert "begins with the weights of " in text.getvalue()
     begun = planned.store.moment("init", 0).weights
     same_tensors(begun, source.moment("relearned", 1).weights, "weights")
