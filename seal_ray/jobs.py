@@ -232,6 +232,8 @@ def connect(address: str) -> Any:
 
     ClusterError when nobody answers there, or when the cluster wants another token than the one we have.
     """
+    if not address:
+        raise ConfigError("--address: name the cluster's dashboard, such as http://HEAD:8265")
     address = address.rstrip("/")
     if not address.startswith(("http://", "https://")):
         raise ConfigError(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from seal_ray.cli.options import Plugins, out
+from seal_ray.cli.options import Plugins, out, show
 
 data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
 
@@ -32,18 +31,12 @@ def list_sources(
         readers = list(SOURCES.values())
     code = {read.info.name: source_of(read) for read in readers if source_digest(read)}
     infos = [read.info for read in readers]
-    if json_:
-        known = [
-            {
-                **dataclasses.asdict(one),
-                "prepared": [str(path) for path in prepared.get(one.name, ())],
-                "code": code.get(one.name),
-            }
-            for one in infos
-        ]
-        print(json.dumps(known, indent=1))
-    else:
-        out.print(sources_table(infos, prepared, code))
+    places = {name: list(map(str, paths)) for name, paths in prepared.items()}
+    known = [
+        {**dataclasses.asdict(one), "prepared": places.get(one.name, []), "code": code.get(one.name)}
+        for one in infos
+    ]
+    show(known, json_, lambda: sources_table(infos, prepared, code))
 
 
 @data_app.command()

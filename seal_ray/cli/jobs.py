@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
-from seal_ray.cli.options import Plugins, Set, Storage, WorkersOption, out, overrides
+from seal_ray.cli.options import Plugins, Set, Storage, WorkersOption, out, overrides, show
 from seal_ray.storage.paths import storage_path
 
 jobs_app = typer.Typer(help="List, watch and stop the jobs of a Ray cluster.")
@@ -102,26 +102,20 @@ def list_all(context: typer.Context, address: Dashboard = "", json_: Json = Fals
     if context.invoked_subcommand is not None:
         return
     from seal_ray.cli.tables import jobs_table
-    from seal_ray.jobs import list_jobs
+    from seal_ray.jobs import connect, list_jobs
 
-    found = list_jobs(_connect(address))
-    if json_:
-        print(json.dumps(found, indent=1))
-    else:
-        out.print(jobs_table(found, address))
+    found = list_jobs(connect(address))
+    show(found, json_, lambda: jobs_table(found, address))
 
 
 @jobs_app.command()
 def status(id_: Id, address: Dashboard = "", json_: Json = False) -> None:
     """Say how a job stands."""
-    from seal_ray.jobs import describe_job
+    from seal_ray.jobs import connect, describe_job
 
-    found = describe_job(_connect(address), id_)
-    if json_:
-        print(json.dumps(found, indent=1))
-        return
-    for key, value in found.items():
-        out.print(f"{key:<8} {'-' if value is None else value}", markup=False)
+    found = describe_job(connect(address), id_)
+    lines = [f"{key:<8} {'-' if value is None else value}" for key, value in found.items()]
+    show(found, json_, lambda: Text("\n".join(lines)))
 
 
 @jobs_app.command()
@@ -133,7 +127,7 @@ def logs(
     """Show what a job has printed."""
     from seal_ray import jobs
 
-    client = _connect(address)
+    client = jobs.connect(address)
     if follow:
         jobs.follow(client, id_, pass_on)
     else:
@@ -149,7 +143,7 @@ def stop(
     """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
     from seal_ray import jobs
 
-    client = _connect(address)
+    client = jobs.connect(address)
     out.print(f"{id_}: {jobs.stop(client, id_, note, now=now)}", markup=False)
 
 
@@ -162,12 +156,3 @@ def pass_on(text: str) -> None:
     """Pass on what a job prints, as it is."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _connect(address: str) -> Any:
-    from seal_ray.errors import ConfigError
-    from seal_ray.jobs import connect
-
-    if not address:
-        raise ConfigError("--address: name the cluster's dashboard, such as http://HEAD:8265")
-    return connect(address)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 
 from seal_ray.storage.paths import storage_path
 
@@ -49,6 +52,11 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster, or `auto`; without it Ray is started on this machine."),
 ]
 InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")]
+
+
+def show(found: Any, json_: bool, drawn: Callable[[], RenderableType]) -> None:
+    """Print what was found: as JSON, or for people."""
+    print(json.dumps(found, indent=1)) if json_ else out.print(drawn())
 
 
 def trust_plugins(target: Any, trusted: bool) -> None:

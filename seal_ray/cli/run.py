@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from seal_ray.cli.options import (
     WorkersOption,
     out,
     overrides,
+    show,
     trust_plugins,
 )
 from seal_ray.errors import ConfigError
@@ -123,10 +123,7 @@ def runs(
 
     trust_plugins(storage_path(storage), trusted)
     found = list_runs(storage_path(storage))
-    if json_:
-        print(json.dumps(found, indent=1))
-    else:
-        out.print(runs_table(found, storage))
+    show(found, json_, lambda: runs_table(found, storage))
 
 
 def sync(
