@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Data, Inputs
     from seal_ray.analysis.moments import Moment
 
+DOMINANT, FEWEST = 50.0, 0.1
+"""With more images (%) than the first at one depth a histogram is drawn on a log axis from the second on."""
+
 
 class DepthSettings(BaseModel):
     """See `measure_depth`."""

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from seal_ray.analysis.depth import Example
+from seal_ray.analysis.depth import DOMINANT, FEWEST, Example
 from seal_ray.analysis.moments import Moment, RunSet
 from seal_ray.analysis.tasks import RESULTS, analyses_of, read_arrays, read_result
 from seal_ray.data.dataset import Pixels
@@ -55,10 +55,6 @@ PICTURES = 8
 """Example images beside each other."""
 WRONG = "#B3400B"
 """The colour of a wrong prediction, `label→prediction`."""
-DOMINANT = 50.0
-"""With more images (%) than this at one depth the histogram is drawn on a log axis."""
-FEWEST = 0.1
-"""Where such an axis begins (%)."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from seal_ray.analysis.depth import DOMINANT
 from seal_ray.analysis.evaluations import EvaluationKind
 from seal_ray.analysis.scores import Column
 from seal_ray.analysis.tasks import read_arrays
@@ -32,7 +33,7 @@ from seal_ray.reports.blocks import (
 )
 from seal_ray.reports.charts import NARROW, WIDE, Axes, Curve, Mark, line_chart
 from seal_ray.reports.pictures import by_depth, most_forgotten
-from seal_ray.reports.small_charts import DOMINANT, PANEL, histogram
+from seal_ray.reports.small_charts import PANEL, histogram
 from seal_ray.reports.study import MomentFacts, SettingFacts, Study
 
 SPECTRUM = 160

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from seal_ray.analysis.depth import FEWEST
 from seal_ray.reports.charts import COLOURS, NARROW, shortened
 from seal_ray.reports.svg import Scale, brief, element, line, path, rect, svg, text
 from seal_ray.runs.sharing import Branching
 
 PANEL = 292
 """Width of a panel: three beside each other on a page, one on a phone."""
-DOMINANT = 50.0
-"""With more images (%) than this at one depth a histogram is drawn on a log axis."""
-FEWEST = 0.1
-"""Where such an axis begins (%)."""
 
 
 def histogram(
