@@ -36,15 +36,8 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
         )
         for run in runs
     ]
-    headings = (
-        "run",
-        "epochs",
-        "status",
-        "top1 %",
-        "best",
-        "val loss before -> after each ascent",
-        "images/s",
-    )
+    ascents = "val loss before -> after each ascent"
+    headings = ("run", "epochs", "status", "top1 %", "best", ascents, "images/s")
     return _table(title, headings, rows, right={"epochs", "top1 %", "best", "images/s"})
 
 

@@ -43,7 +43,11 @@ def check_hosts(storage: str, data: Iterable[str]) -> None:
         done, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_TIMEOUT)
         problems: dict[str, list[str]] = {}
         for answer in done:
-            for problem in _problems(answer):
+            try:
+                found: list[str] = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                found = [f"does not answer ({str(error).strip().splitlines()[-1]}); see `ray status`"]
+            for problem in found:
                 problems.setdefault(problem, []).append(answers[answer])
     if silent:
         problems[f"no answer within {ANSWER_TIMEOUT:.0f} s; see `ray status`"] = [
@@ -109,14 +113,3 @@ def _probe(storage: str) -> Iterator[tuple[str, str] | None]:
         yield str(file), token
     finally:
         file.unlink(missing_ok=True)
-
-
-def _problems(answer: object) -> list[str]:
-    """A host's answer; that it could not be had is one too."""
-    import ray
-
-    try:
-        found: list[str] = ray.get(answer)
-    except ray.exceptions.RayError as error:
-        return [f"does not answer ({str(error).strip().splitlines()[-1]}); see `ray status`"]
-    return found

@@ -322,7 +322,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     axes = _shown_axes(lines)
     said = []
     if single := [line for line in lines if line.finished == 1]:
-        said.append(_about(single, lines, axes) + "one seed: no interval")
+        about = "" if len(single) == len(lines) else ", ".join(_name(one, axes) for one in single) + ": "
+        said.append(f"{about}one seed: no interval")
     compared = [(line, line.difference) for line in lines if line.difference is not None]
     for n, floor in sorted({(d.n, d.smallest_p) for _, d in compared if d.significant is None}):
         if floor is not None:
@@ -414,11 +415,6 @@ def _headings(axes: Sequence[str]) -> list[str]:
 def _name(line: Line, axes: Sequence[str]) -> str:
     words = zip(_headings(axes), axes, strict=True)
     return " ".join(f"{word}={line.setting[axis]}" for word, axis in words if axis in line.setting)
-
-
-def _about(some: Sequence[Line], lines: Sequence[Line], axes: Sequence[str]) -> str:
-    """Which lines a note is about; nothing when it is about all of them."""
-    return "" if len(some) == len(lines) else ", ".join(_name(line, axes) for line in some) + ": "
 
 
 def _escape(cell: str) -> str:
