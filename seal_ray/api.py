@@ -229,14 +229,14 @@ def train_each(
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
     from seal_ray.analysis.run import analysing_run
     from seal_ray.distributed.launch import launch, prepare_job, ray_session
-    from seal_ray.tracking.terminal import Console as Lines
+    from seal_ray.tracking.terminal import RunProgress
 
     console = _shown(console)
     planned = [prepare_job(job) for job in jobs]
     with ray_session(address):
         for one in planned:
             with analysing_run(one, console):
-                outcome = launch(one, Lines(console))
+                outcome = launch(one, RunProgress(console))
             yield TrainingOutcome(StoredRun(one.store.folder, one.job), **outcome)
 
 
@@ -400,9 +400,9 @@ def _place(target: Target, trust_plugins: bool) -> Any:
 
 
 def _shown(console: Console | None) -> Console:
-    from rich.console import Console as RichConsole
+    from rich.console import Console
 
-    return console or RichConsole(highlight=False, soft_wrap=True)
+    return console or Console(highlight=False, soft_wrap=True)
 
 
 def _pandas() -> Any:

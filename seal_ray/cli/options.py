@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console as RichConsole
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from seal_ray.storage.paths import storage_path
 
-out = RichConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 Set = Annotated[
     list[str] | None,

@@ -44,7 +44,7 @@ from seal_ray.runs.weights import beginning, pinned
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
 from seal_ray.storage.paths import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
-from seal_ray.tracking.terminal import Console
+from seal_ray.tracking.terminal import RunProgress
 from seal_ray.tracking.wandb import wandb_mode
 
 RAY_SETTINGS = {
@@ -130,7 +130,7 @@ def _storage(storage: str) -> AnyPath:
     return folder
 
 
-def launch(planned: Planned, console: Console) -> dict[str, str]:
+def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
     """Train a job under a Ray that is initialised; returns {status, reason} when it has ended.
 
     ClusterError when the cluster cannot hold its workers, when its hosts do not see the same, or when the run
@@ -260,7 +260,7 @@ def _ray_processes() -> list[psutil.Process]:
     return found
 
 
-def _follow(store: Store, console: Console) -> Callable[[], None]:
+def _follow(store: Store, console: RunProgress) -> Callable[[], None]:
     """A function that shows the epochs and warnings that have come since it was last called."""
     epochs, warned, size = len(store.rows()), len(store.warnings()), -1
 
@@ -282,7 +282,7 @@ def _follow(store: Store, console: Console) -> Callable[[], None]:
     return show_news
 
 
-def _request_stop(store: Store, console: Console) -> None:
+def _request_stop(store: Store, console: RunProgress) -> None:
     try:
         store.request_stop()
     except SealRayError as error:

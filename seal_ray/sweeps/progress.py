@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console as RichConsole
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -62,9 +61,7 @@ class Watched:
 class SweepProgress:
     """Shows what the run folders say."""
 
-    def __init__(
-        self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: RichConsole
-    ) -> None:
+    def __init__(self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: Console) -> None:
         self._rich = rich
         self._runs = [Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}") for one in planned]
         self._started = time.monotonic()

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console as RichConsole
+from rich.console import Console
 
 from seal_ray.data.beton import verify
 from seal_ray.distributed.launch import (
@@ -69,7 +69,7 @@ NO_CPU = {"node:__internal_head__": 0.001}
 
 def run_sweep(
     runs: SweepRuns,
-    rich: RichConsole,
+    rich: Console,
     *,
     share: bool,
     address: str | None,
@@ -101,7 +101,7 @@ def run_sweep(
 
 
 def train_sweep(
-    runs: SweepRuns, rich: RichConsole, *, share: bool, concurrent: int | None, in_process: bool
+    runs: SweepRuns, rich: Console, *, share: bool, concurrent: int | None, in_process: bool
 ) -> None:
     """The same with data that was verified, under a Ray that is initialised unless `in_process`."""
     at_once = 1 if in_process else concurrency(runs.planned[0].job, concurrent)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console as RichConsole
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job
 
 
-class Console:
+class RunProgress:
     """Prints to standard output; a terminal also gets a progress bar under the epoch lines."""
 
-    def __init__(self, rich: RichConsole | None = None) -> None:
-        self._rich = rich or RichConsole(highlight=False, soft_wrap=True)
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._progress: Progress | None = None
 
     def note(self, text: str) -> None:
         """A line about something other than an epoch."""
-        self._rich.print(text, markup=False)
+        self._console.print(text, markup=False)
 
     def start(self, job: Job, run_id: str, done: int) -> None:
         """A run begins, or goes on after `done` epochs."""
@@ -34,9 +34,9 @@ class Console:
             MofNCompleteColumn(),
             TextColumn("epochs"),
             TimeRemainingColumn(),
-            console=self._rich,
+            console=self._console,
             transient=True,
-            disable=not self._rich.is_terminal,
+            disable=not self._console.is_terminal,
         )
         self._progress.add_task("starting workers", total=total, completed=done)
         self._progress.start()

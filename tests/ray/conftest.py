@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console as RichConsole
+from rich.console import Console
 
 from seal_ray.distributed.launch import ray_session
 from seal_ray.recipe import Job
-from seal_ray.tracking.terminal import Console
+from seal_ray.tracking.terminal import RunProgress
 
-Screen = tuple[Console, io.StringIO]
+Screen = tuple[RunProgress, io.StringIO]
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,10 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def screen() -> tuple[Console, io.StringIO]:
+def screen() -> tuple[RunProgress, io.StringIO]:
     """A console and what it printed."""
     text = io.StringIO()
-    return Console(RichConsole(file=text, width=120)), text
+    return RunProgress(Console(file=text, width=120)), text
 
 
 def small_job(

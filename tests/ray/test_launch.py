@@ -13,7 +13,7 @@ from seal_ray.errors import ClusterError, DataError
 from seal_ray.runs.checkpoint import read_snapshot
 from seal_ray.runs.folder import open_store
 from seal_ray.storage.lease import hold_lease
-from seal_ray.tracking.terminal import Console
+from seal_ray.tracking.terminal import RunProgress
 from seal_ray.training.loop import fit
 from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
@@ -64,13 +64,13 @@ def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     method = {"name": "seal", "ascent_rate": 0.5}
     planned = prepare_job(small_job(digits, tmp_path, method, tracking={"wandb": "off"}))
 
-    class StopsAfterThree(Console):
+    class StopsAfterThree(RunProgress):
         def epoch(self, row):  # type: ignore[no-untyped-def]
             super().epoch(row)
             if row["global_epoch"] == 0:
                 planned.store.request_stop()
 
-    outcome = launch(planned, StopsAfterThree(console._rich))
+    outcome = launch(planned, StopsAfterThree(console._console))
     done = len(planned.store.rows())
     assert outcome["status"] == "stopped"
     assert 1 <= done < 6

@@ -23,7 +23,7 @@ from seal_ray.data.sources.builtin import folder
 from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.sweeps.tune import train_sweep
-from seal_ray.tracking.terminal import Console as RunConsole
+from seal_ray.tracking.terminal import RunProgress
 from tests.ray.conftest import small_job
 from tests.runs import same_tensors
 from tests.sweeps import screen, small_sweep
@@ -117,7 +117,7 @@ def test_two_workers_begin_with_the_weights_of_a_moment(
     keep = {"moments": ["init", "relearned"]}
     job = small_job(digits, tmp_path, "normal", recipe, keep=keep, loader="torch", tracking={"wandb": "off"})
     planned, text = prepare_job(job), io.StringIO()
-    outcome = launch(planned, RunConsole(Console(file=text, width=300)))
+    outcome = launch(planned, RunProgress(Console(file=text, width=300)))
     assert outcome == {"status": "finished", "reason": ""}
     assert "begins with the weights of " in text.getvalue()
     begun = planned.store.moment("init", 0).weights
