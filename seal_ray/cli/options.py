@@ -55,7 +55,10 @@ InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, 
 
 def show(found: Any, json_: bool, drawn: Callable[[], RenderableType]) -> None:
     """Print what was found: as JSON, or for people."""
-    print(json.dumps(found, indent=1)) if json_ else out.print(drawn())
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        out.print(drawn())
 
 
 def trust_plugins(target: Any, trusted: bool) -> None:
