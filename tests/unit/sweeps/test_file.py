@@ -424,14 +424,13 @@ def test_shipped_sweeps_load_and_have_as_many_runs_as_they_say(path: Path) -> No
     found = load_sweep(path)
     assert found.name == path.stem
     comment = path.read_text().split("name:")[0]
-    command = "make quickstart" if path.stem == "quickstart" else f"seal-ray sweep {path.relative_to(ROOT)}"
-    assert comment.startswith(f"# {command}\n#\n# ")
+    alone = f"# seal-ray sweep {path.relative_to(ROOT)}\n#\n# "
+    assert comment.startswith("# make quickstart" if path.stem.startswith("quickstart") else alone)
     assert re.findall(r"(\d+) runs\b", comment) == [str(len(found.runs))]
     asked = sum(run.job.recipe.budget.epochs for run in found.runs)
-    said = re.search(r"of ([\d,]+)(?:\n#)? epochs", comment.split(" runs of ")[-1].partition(",")[2])
-    if path.stem != "quickstart":
-        assert said is not None
-        assert int(said[1].replace(",", "")) == asked
+    said = re.search(r"\d(?:\n#)? of ([\d,]+)(?:\n#)? epochs", comment)
+    assert said is not None
+    assert int(said[1].replace(",", "")) == asked
     assert len({run.job.recipe for run in found.runs}) == len(found.runs)
 
 
@@ -450,9 +449,13 @@ def test_the_papers_sweep_is_the_papers_runs() -> None:
     assert len(found.runs) == 12
 
 
-def test_the_quickstarts_sweep_is_its_runs() -> None:
+def test_the_quickstarts_sweep_is_its_runs_with_fresh_seeds_and_a_control() -> None:
     found = load_sweep(ROOT / "jobs/sweeps/quickstart.yaml").runs
-    assert [run.setting["budget.generation_length"] for run in found] == ["8", "12"] * 3
-    for run in found[::2]:
-        alone = load_job(ROOT / f"jobs/runs/quickstart/{run.setting['method']}.yaml")
+    assert [run.job.recipe.seed for run in found] == [*range(10, 16)] * 4
+    for run in found[::6]:
+        stopped = run.setting["setting"] == "stopped early"
+        alone = load_job(
+            ROOT / f"jobs/runs/quickstart/{'normal' if stopped else run.setting['setting']}.yaml",
+            ["recipe.seed=10", *["recipe.budget.epochs=12"] * stopped],
+        )
         assert (run.job.recipe, run.job.placement) == (alone.recipe, alone.placement)
