@@ -68,7 +68,7 @@ class StoredRun:
 
     @property
     def rows(self) -> list[Row]:
-        """The metrics, a mapping an epoch; the README has fields and units. CheckpointError if damaged."""
+        """The metrics, a mapping an epoch; docs/guide.md has fields and units. CheckpointError if damaged."""
         from seal_ray.runs.folder import Store
 
         return Store(self.folder, self.id).rows()

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from seal_ray.testing import TINY
+from tests.documents import DOCS, blocks
 
-README = Path(__file__).parents[1] / "README.md"
 
-
-def of_readme(decorator: str) -> str:
-    """The plugin file that the README shows."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    [block] = [block for block in blocks if f"@seal_ray.{decorator}" in block]
-    return str(block)
+def of_docs(decorator: str) -> str:
+    """The plugin file that docs/plugins.md shows."""
+    [text] = [one.text for one in blocks(DOCS / "plugins.md") if f"@seal_ray.{decorator}" in one.text]
+    return text
 
 
 def shrink_and_perturb() -> str:
-    """The method that the README shows."""
-    return of_readme("method")
+    """The method that docs/plugins.md shows."""
+    return of_docs("method")
 
 
 FOCAL = '''"""The focal loss (Lin et al., arXiv 1708.02002)."""

@@ -122,7 +122,7 @@ def check_ray(words: list[str]) -> None:
 
 def parse(command: Any, words: list[str]) -> None:
     """Let a command line parse its words, without running it; raises what click raises."""
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, words
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words))

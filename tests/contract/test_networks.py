@@ -26,7 +26,7 @@ from seal_ray.streams import stream
 from seal_ray.testing import CheckFailed, check_network, network_checks, on_ranks
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
-from tests.plugins import of_readme
+from tests.plugins import of_docs
 from tests.runs import Execution, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
 CODE = '''
@@ -439,5 +439,5 @@ def test_check_network_passes_what_keeps_them() -> None:
 
 
 def test_the_network_of_the_readme_keeps_its_promises() -> None:
-    with using([PluginFile("two.py", of_readme("network"))]):
+    with using([PluginFile("two.py", of_docs("network"))]):
         check_network("two_layers")

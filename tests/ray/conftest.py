@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import io
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 from seal_ray.distributed.launch import ray_session
+from seal_ray.jobs import connect
 from seal_ray.recipe import Job
 from seal_ray.tracking.terminal import RunProgress
+from tests.faults.conftest import MARK, processes_marked
 
 Screen = tuple[RunProgress, io.StringIO]
+TOKEN = secrets.token_hex(16)
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +62,59 @@ def small_job(
             "placement": {"workers": 2, "storage": str(storage), **placement},
         }
     )
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A head of two CPUs with token authentication."""
+    mark, temporary = (
+        secrets.token_hex(8),
+        tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
+    )  # sockets: short names
+    port, bin_ = free_port(), Path(sys.executable).parent
+    environment = {
+        MARK: mark,
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "HOME": temporary,
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+    }
+    ports = {"port": free_port(), "dashboard-agent-listen-port": free_port(), "dashboard-port": port}
+    options = [word for option, value in ports.items() for word in (f"--{option}", value)]
+    options += ["--ray-client-server-port", free_port(), "--dashboard-host", "127.0.0.1"]
+    options += ["--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--temp-dir", temporary]
+    try:
+        started = subprocess.run(
+            [bin_ / "ray", "start", "--head", *options],
+            env=environment,
+            cwd=temporary,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        while left := processes_marked(mark):
+            for process in left:
+                process.kill()
+            psutil.wait_procs(left, timeout=1)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def client(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client with the token, in a working directory of its own."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # which Ray would prefer
+    return connect(address)

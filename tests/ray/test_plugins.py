@@ -1,4 +1,4 @@
-"""The README's own method and analysis on Ray, from their files: a run, a sweep, actors."""
+"""The documentation's method and analysis on Ray, from their files: a run, a sweep, actors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import train_sweep
 from seal_ray.training.loop import fit
-from tests.plugins import of_readme, shrink_and_perturb
+from tests.plugins import of_docs, shrink_and_perturb
 from tests.runs import without_speeds
 from tests.sweeps import metrics_of, screen, small_sweep
 
@@ -100,7 +100,7 @@ def test_ones_own_analysis_is_computed_by_actors(
     monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
     runs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal"}})
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
-    (tmp_path / "rank.py").write_text(of_readme("analysis"))
+    (tmp_path / "rank.py").write_text(of_docs("analysis"))
     folder = runs.planned[0].store.folder
     outcomes = analyze_moments(
         folder, screen()[0], what=["effective_rank"], plugins=[tmp_path / "rank.py"], workers=2

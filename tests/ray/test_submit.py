@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,70 +31,14 @@ from seal_ray.jobs import (
 from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import run_sweep
-from tests.faults.conftest import MARK, images_of, make_job, processes_marked, same_as_undisturbed
+from tests.faults.conftest import images_of, make_job, same_as_undisturbed
 from tests.plugins import shrink_and_perturb
+from tests.ray.conftest import TOKEN
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
 pytestmark = pytest.mark.ray
 
-TOKEN = secrets.token_hex(16)
 LONGER = ["recipe.budget.epochs=24"]
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A head of two CPUs with token authentication."""
-    mark, temporary = (
-        secrets.token_hex(8),
-        tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
-    )  # sockets: short names
-    port, bin_ = free_port(), Path(sys.executable).parent
-    environment = {
-        MARK: mark,
-        "PATH": f"{bin_}:{os.environ['PATH']}",
-        "HOME": temporary,
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-    }
-    ports = {"port": free_port(), "dashboard-agent-listen-port": free_port(), "dashboard-port": port}
-    options = [word for option, value in ports.items() for word in (f"--{option}", value)]
-    options += ["--ray-client-server-port", free_port(), "--dashboard-host", "127.0.0.1"]
-    options += ["--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--temp-dir", temporary]
-    try:
-        started = subprocess.run(
-            [bin_ / "ray", "start", "--head", *options],
-            env=environment,
-            cwd=temporary,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert started.returncode == 0, started.stdout + started.stderr
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        while left := processes_marked(mark):
-            for process in left:
-                process.kill()
-            psutil.wait_procs(left, timeout=1)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@pytest.fixture
-def client(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client with the token, in a working directory of its own."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # which Ray would prefer
-    return connect(address)
 
 
 def until(condition: Callable[[], bool]) -> None:

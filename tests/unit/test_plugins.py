@@ -43,7 +43,7 @@ from seal_ray.storage.paths import ObjectPath
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
 from seal_ray.training.loop import fit
-from tests.plugins import FOCAL, of_readme, plain_method, shrink_and_perturb, write_job
+from tests.plugins import FOCAL, of_docs, plain_method, shrink_and_perturb, write_job
 
 
 @pytest.fixture(autouse=True)
@@ -274,7 +274,7 @@ def test_phases_that_do_not_fill_a_generation_are_refused(
 def own_choices(folder: Path, strength: float = 0.3) -> Path:
     """A job of a loss and an augmentation of plugin files."""
     path = write_job(folder / "run.yaml", "llf", ["noise.py", "focal.py"])
-    (folder / "noise.py").write_text(of_readme("augmentation"))
+    (folder / "noise.py").write_text(of_docs("augmentation"))
     (folder / "focal.py").write_text(FOCAL)
     fields = yaml.safe_load(path.read_text())
     fields["recipe"] |= {"loss": {"name": "focal", "gamma": 1.0}}
@@ -313,11 +313,11 @@ def test_what_an_augmentation_or_a_loss_of_a_file_does_is_part_of_the_key(tmp_pa
     ("code", "said"),
     [
         (
-            of_readme("augmentation").replace("def draw", "def drew"),
+            of_docs("augmentation").replace("def draw", "def drew"),
             "the augmentation Noise needs the functions draw",
         ),
         (
-            of_readme("augmentation").replace('"noise"', '"cutout"'),
+            of_docs("augmentation").replace('"noise"', '"cutout"'),
             "two classes register the augmentation 'cutout'",
         ),
         (FOCAL.replace("(frozen=True)", ""), "the loss Focal is no frozen dataclass; write @dataclass"),
@@ -434,7 +434,7 @@ def test_the_code_shows_in_tracebacks_and_to_inspect_without_its_file(tmp_path: 
 
 @pytest.fixture
 def shrinking(tmp_path: Path, digits: Path) -> Path:
-    """The README's method in a job file that trains on digits."""
+    """The documentation's method in a job file that trains on digits."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "shrink.py").write_text(shrink_and_perturb())
     path = write_job(

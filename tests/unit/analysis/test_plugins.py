@@ -28,7 +28,7 @@ from seal_ray.plugins import using
 from seal_ray.recipe import ANALYSES, load_job
 from seal_ray.runs.folder import Store
 from tests.pages import page_of
-from tests.plugins import of_readme
+from tests.plugins import of_docs
 from tests.sweeps import screen
 from tests.unit.analysis.conftest import run_of
 from tests.unit.test_plugins import forget_files as forget_files
@@ -36,8 +36,8 @@ from tests.unit.test_plugins import forget_files as forget_files
 
 @pytest.fixture
 def rank(tmp_path: Path) -> Path:
-    """The README's plugin file."""
-    (tmp_path / "rank.py").write_text(of_readme("analysis"))
+    """The documentation's plugin file."""
+    (tmp_path / "rank.py").write_text(of_docs("analysis"))
     return tmp_path / "rank.py"
 
 
@@ -254,7 +254,7 @@ def test_check_finds_what_an_analysis_keeps_and_what_it_breaks(rank: Path) -> No
     assert [line.split(":")[0] for line in whole.stdout.splitlines()] == ["ok      effective_rank"] * 6
     again = "computed twice, the results differ"
     for body, said in [*WRONG.values(), ("return Result({'x': torch.rand(()).item()})", again)]:
-        code = of_readme("analysis")
+        code = of_docs("analysis")
         rank.write_text(f"{code[: code.index('        classifier')]}        {body}\n")
         broken = CliRunner().invoke(app, ["check", str(rank)])
         assert broken.exit_code == 1

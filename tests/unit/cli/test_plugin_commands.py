@@ -19,7 +19,7 @@ from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.recipe import load_job
 from seal_ray.testing import tiny_images
 from seal_ray.training.loop import fit
-from tests.plugins import FOCAL, of_readme, plain_method, shrink_and_perturb, write_job
+from tests.plugins import FOCAL, of_docs, plain_method, shrink_and_perturb, write_job
 from tests.unit.cli.test_commands import Ended
 from tests.unit.cli.test_commands import run as run
 from tests.unit.test_plugins import forget_files as forget_files
@@ -47,7 +47,7 @@ def test_the_method_of_the_readme_is_a_short_file_that_keeps_its_promises_and_tr
 
 
 def test_the_augmentation_of_the_readme_and_a_loss_keep_their_promises(run: object, tmp_path: Path) -> None:
-    for name, code in {"noise": of_readme("augmentation"), "focal": FOCAL}.items():
+    for name, code in {"noise": of_docs("augmentation"), "focal": FOCAL}.items():
         (tmp_path / f"{name}.py").write_text(code)
         ended: Ended = run("check", tmp_path / f"{name}.py")  # type: ignore[operator]
         assert ended.code == 0, ended.out + ended.err

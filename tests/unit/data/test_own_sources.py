@@ -18,7 +18,7 @@ from seal_ray.data.sources import SOURCES, open_source
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.plugins import using
 from seal_ray.testing import CheckFailed, check_source, tiny_recipe
-from tests.plugins import of_readme
+from tests.plugins import of_docs
 from tests.unit.cli.test_commands import Ended
 from tests.unit.cli.test_commands import run as run
 from tests.unit.test_plugins import forget_files as forget_files
@@ -55,7 +55,7 @@ def plugin(folder: Path, code: str, name: str = "mine.py") -> Path:
 
 
 def test_the_source_of_the_readme_is_checked_prepared_and_trained_on(run: object, tmp_path: Path) -> None:
-    file, to = plugin(tmp_path, of_readme("source"), "shapes.py"), tmp_path / "shapes"
+    file, to = plugin(tmp_path, of_docs("source"), "shapes.py"), tmp_path / "shapes"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     checked: Ended = run("check", file)  # type: ignore[operator]
     assert checked.code == 0, checked.out + checked.err
