@@ -109,11 +109,15 @@ def command_lines(block: Block) -> list[str]:
 
 @dataclass
 class Reader:
-    """Somebody who follows pages in a folder, and what was done there. available: what blocks may need."""
+    """Somebody who follows pages in a folder, and which were read. available: what blocks may need."""
 
     folder: Path
-    available: Collection[str] = ()
+    available: Collection[str]
     read: set[Path] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Put what the repository ships into the folder."""
+        (self.folder / "jobs").symlink_to(ROOT / "jobs")
 
     def follow(self, page: Path) -> None:
         """Do what a page says, after the pages that it goes on from."""

@@ -14,10 +14,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    """Somebody with Ray, in a folder with what the repository ships."""
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "jobs").symlink_to(ROOT / "jobs")
-    return Reader(folder, ("ray",))
+    """Somebody with a Ray cluster."""
+    return Reader(tmp_path_factory.mktemp("reader"), ("ray",))
 
 
 @pytest.mark.parametrize(
