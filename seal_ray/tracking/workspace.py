@@ -69,18 +69,18 @@ class View:
         return hashlib.sha256(self.name.encode()).hexdigest()[:11]
 
 
-SETTING = ("method.name", "budget.generation_length")
+LINE_FIELDS = ("method.name", "budget.generation_length")
 """Fields of the recipe that tell the lines of a sweep apart: runs that differ by seed are one line."""
 
 
 def project_view(analyses: Sequence[PanelSection]) -> View:
     """All runs of a project; a line for each sweep, method and generation length."""
-    return View("seal-ray", (*TRAINING, *analyses, *FURTHER), ("group", *SETTING))
+    return View("seal-ray", (*TRAINING, *analyses, *FURTHER), ("group", *LINE_FIELDS))
 
 
 def sweep_view(name: str, analyses: Sequence[PanelSection]) -> View:
     """The runs of one sweep and their analyses; a line for each method and generation length."""
-    return View(f"seal-ray: {name}", (*TRAINING, *analyses, *FURTHER), SETTING, group=name)
+    return View(f"seal-ray: {name}", (*TRAINING, *analyses, *FURTHER), LINE_FIELDS, group=name)
 
 
 def pattern(metric: str) -> str:
