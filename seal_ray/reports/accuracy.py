@@ -11,12 +11,16 @@ from seal_ray.reports import curves as of
 from seal_ray.reports.blocks import Calls, Figure, Missing, Section, Table, TableRow, number, span, standing
 from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Curve, Ribbon, line_chart
 from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
-from seal_ray.reports.study import SettingFacts, Study
+from seal_ray.reports.study import SettingFacts, Study, memorised
 from seal_ray.reports.svg import around
 from seal_ray.runs.sharing import branchings, shapes
 from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
 from seal_ray.sweeps.statistics import Estimate
 
+FIRST = 620
+"""Width of the chart beside the answer, in CSS pixels."""
+SHORT = 5
+"""Settings of the table below the answer at most."""
 RIBBONS = 8
 """Settings whose phases are drawn below the curves at most."""
 TREES = 40
@@ -70,23 +74,34 @@ def _leaderboard_row(setting: SettingFacts, study: Study, reach: float) -> Table
     """reach: of the scale from -reach to reach that differences are drawn on, in points."""
     line = setting.line
     *compared, p = standing(line)
-    bar = ""
-    if (d := line.difference) is not None:
-        bar = interval_bar(d.mean, d.low, d.high, (-reach, reach), setting.family)
-    elif line.is_baseline and study.baseline:
+    if line.is_baseline and study.baseline:
         compared[3] = "baseline"
+    bar = _bar(setting, reach)
     epochs = (f"{count:,}" for count in (line.epochs, line.epochs_trained, line.epochs_shared))
     return TableRow((*_names(setting, study), *compared, bar, p, *epochs), setting.family)
+
+
+def _bar(setting: SettingFacts, reach: float) -> str:
+    """Its difference on a scale from -reach to reach, in points."""
+    found = setting.line.difference
+    if found is None:
+        return ""
+    return interval_bar(found.mean, found.low, found.high, (-reach, reach), setting.family)
 
 
 def _names(setting: SettingFacts, study: Study) -> list[str]:
     """The setting's labels, the first with the colour of its method."""
     labels = [setting.line.setting.get(axis, "–") for axis in study.axes] or [setting.name]
-    return [Markup('<span class="key c{}"></span>{}').format(setting.family % 7, labels[0]), *labels[1:]]
+    return [_key(setting, labels[0]), *labels[1:]]
 
 
-def accuracy_section(study: Study, target: Calls) -> Section:
-    """Accuracy over epochs, with the phases of each setting."""
+def _key(setting: SettingFacts, said: str) -> str:
+    """Words with the colour of a method before them."""
+    return Markup('<span class="key c{}"></span>{}').format(setting.family % 7, said)
+
+
+def first_section(study: Study, target: Calls) -> Section:
+    """Beside the answer: accuracy over epochs, with the phases of each setting, and how the best end."""
     title = "Accuracy over training"
     found = of.curves(study, of.accuracy)
     if not found:
@@ -111,8 +126,39 @@ def accuracy_section(study: Study, target: Calls) -> Section:
         base = ", the baseline among them" * bool(study.baseline)
         caption += f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}."
     axes = Axes("epochs trained", "top-1 %", whole=True, x_range=(0, max(one.x[-1] for one in found)))
-    figure = _figure(found, axes, "Validation accuracy over epochs", caption, ribbons)
-    return Section("accuracy", title, (figure,))
+    stops = [one for one in shown if one.stopped is not None]
+    for one in stops:
+        base = study.settings[one.stopped].name if one.stopped is not None else ""
+        caption += f" {one.name} (dotted) is {base} with {one.line.epochs:,} epochs."
+    figure = _figure(
+        found, axes, "Validation accuracy over epochs", caption, ribbons, width=FIRST, height=300
+    )
+    return Section("accuracy", title, (figure, _short_table(study)))
+
+
+def _short_table(study: Study) -> Table:
+    """How the best settings end, and the baseline, beside those that stop sooner."""
+    shown = of.drawn(study, SHORT)
+    known = [one.line.difference for one in shown if one.line.difference is not None]
+    reach = max((abs(v) for d in known for v in (d.mean, d.low, d.high) if v is not None), default=0.0)
+    rows = []
+    for setting in shown:
+        line = setting.line
+        n, top1, within, difference, its, p = standing(line)
+        if line.is_baseline and study.baseline:
+            difference = "baseline"
+        bar = _bar(setting, reach * 1.05 or 1.0)
+        within, its = (f" ({said})" if said != "–" else "" for said in (within, its))
+        cells = (_key(setting, setting.name), f"{line.epochs:,}", n, top1 + within, difference + its, bar, p)
+        rows.append(TableRow(cells, setting.family))
+    caption = (
+        "Validation top-1 after the last epoch, mean over n seeds with 95 % intervals; differences are "
+        "paired by seed, p is of a two-sided sign-flip test."
+    )
+    if len(shown) < len(study.settings):
+        caption += f" The {len(shown)} best of {len(study.settings)} settings; all: see Leaderboard."
+    headings = ("", "epochs", "n", "top-1 %", "difference to the baseline", "", "p")
+    return Table(caption, headings, tuple(rows))
 
 
 def _figure(
@@ -124,13 +170,14 @@ def _figure(
     *,
     dots: bool = False,
     height: float = 340,
+    width: float = WIDE,
 ) -> Figure:
     low, high = around(v for one in found for v in (*one.low, *one.high))
     axes = replace(axes, y_range=(max(low, -2.0), min(high, 102.0)))  # intervals may reach beyond 0 and 100
     said = f"{label}. {'; '.join(f'{one.name} ends at {number(one.y[-1])}' for one in found)}"
     wide, narrow = (
-        line_chart(found, axes, said, width=width, height=tall, ribbons=ribbons, dots=dots)
-        for width, tall in ((WIDE, height), (NARROW, 260))
+        line_chart(found, axes, said, width=across, height=tall, ribbons=ribbons, dots=dots)
+        for across, tall in ((width, height), (NARROW, 260))
     )
     return Figure(caption, wide, narrow)
 
@@ -151,6 +198,30 @@ def _go_on(study: Study, target: Calls) -> str:
         return target.command("sweep", "{}")
     first = next((run for run in study.runs if run.job is not None), None)
     return target.command("train", str(first.folder / "job.yaml"), storage=False) if first else ""
+
+
+def memorisation_section(study: Study, target: Calls) -> Section:
+    """How much of wrong labels was memorised, epoch by epoch; nothing where there is no label noise."""
+    title = "Memorisation"
+    found = of.curves(study, of.memorised_points)
+    if not found:
+        return Section("memorisation", title, ())
+    caption = (
+        "Of the training images whose labels are wrong, the share whose wrong label the network predicted, "
+        f"as it saw them in training{_over_seeds(found, 'band')}. Networks learn the right labels first and "
+        "memorise the wrong ones later, which lowers the accuracy on images they have not seen (Liu et al., "
+        "Early-Learning Regularization, NeurIPS 2020, arXiv 2007.00151, where this share is defined)."
+    )
+    axes = Axes("epochs trained", "wrong labels memorised %", whole=True)
+    figure = _figure(found, axes, "Wrong labels memorised over epochs", caption, height=300)
+    rows = []
+    for setting, line in zip(study.settings, memorised(study), strict=False):
+        rows.append(TableRow((_key(setting, setting.name), *standing(line)), setting.family))
+    headings = ("", "n", "memorised %", "95 % interval", "difference", "its 95 % interval", "p")
+    caption = "Wrong labels memorised in the last epoch; differences are to the baseline, paired by seed."
+    return Section(
+        "memorisation", title, (figure, *([Table(caption, headings, tuple(rows))] if rows else []))
+    )
 
 
 def generations_section(study: Study, target: Calls) -> Section:
@@ -180,7 +251,7 @@ def frequency_section(study: Study, target: Calls) -> Section:
         why = (
             f"All generations are {min(lengths)} epochs long, so there is no frequency to compare."
             if len(lengths) == 1
-            else "No settings that differ in the length of a generation alone have finished yet."
+            else "No settings have finished yet that differ in the length of a generation at equal epochs."
         )
         missing = Missing(why, "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml")
         return Section("frequency", title, (missing,))
@@ -194,7 +265,7 @@ def frequency_section(study: Study, target: Calls) -> Section:
     )
     caption = (
         "Last top-1 over how often something is forgotten: the shorter a generation, the further right. "
-        "Means over seeds with their 95 % intervals where there are several."
+        "Means over seeds with their 95 % intervals where there are several; lines join equal epochs."
     )
     return Section("frequency", title, (_figure(found, axes, title, caption, dots=True, height=290),))
 

@@ -102,13 +102,14 @@ Block = Table | Figure | SmallCharts | Grid | Missing | Text
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: paragraphs, then blocks."""
+    """A part of the page: paragraphs, then blocks; folded: what to say instead until they are asked for."""
 
     id: str
     title: str
     blocks: tuple[Block, ...]
     paragraphs: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
+    folded: str = ""
 
     def kinds(self) -> list[tuple[str, Block]]:
         """Each block with the name of its kind, by which the template tells them apart."""

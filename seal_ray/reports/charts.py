@@ -133,7 +133,8 @@ def line_chart(
     # Pixels by which curves are moved aside, so that their ranges at the same x do not hide each other.
     apart = 5.0 if dots and ranges and any(curve.n > 1 for curve in curves) else 0.0
     middle = (len(curves) - 1) / 2
-    drawn = (_drawn(curve, x, y, (i - middle) * apart, dots, ranges) for i, curve in enumerate(curves))
+    drawn = [_drawn(curve, x, y, (i - middle) * apart, dots, ranges) for i, curve in enumerate(curves)]
+    drawn += [_led(curve, x, y) for curve in curves if named and curve.x[-1] < max(xs)]
     plot = [*_shaded(ribbons, x, box), *drawn]
     parts = [
         _grid(x, y, axes, box),
@@ -237,6 +238,16 @@ def _drawn(curve: Curve, x: Scale, y: Scale, shift: float, dots: bool, ranges: b
         # Lines of no length with round ends: dots that stay round when the reader zooms.
         parts += [path([(a, b), (a, b)], class_="dot") for a, b in points]
     return element("g", *parts, class_=line_style(curve.family, curve.shade), data_family=str(curve.family))
+
+
+def _led(curve: Curve, x: Scale, y: Scale) -> Markup:
+    """From the end of a curve that ends sooner than others to its name, at the level that it reached."""
+    end, level = x(curve.x[-1]), y(curve.y[-1])
+    parts = (
+        path([(end, level), (x.end, level)], class_="leader"),
+        path([(end, level)] * 2, class_="dot"),
+    )
+    return element("g", *parts, class_=f"c{curve.family % COLOURS}", data_family=str(curve.family))
 
 
 def _ends(curves: Sequence[Curve], x: Scale, y: Scale, box: Box, letters: int) -> list[Markup]:

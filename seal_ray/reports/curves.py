@@ -80,12 +80,12 @@ def _mean(setting: SettingFacts, points: Callable[[RunFacts], Iterable[tuple[flo
     return found
 
 
-def drawn(study: Study) -> tuple[SettingFacts, ...]:
+def drawn(study: Study, most: int = SETTINGS) -> tuple[SettingFacts, ...]:
     """The settings that charts of lines show: all, or with many the best, and the best baseline.
 
     Their shades are of those shown alone, so that no two look the same.
     """
-    if len(study.settings) <= SETTINGS:
+    if len(study.settings) <= most:
         return study.settings
 
     def worth(setting: SettingFacts) -> float:
@@ -93,7 +93,7 @@ def drawn(study: Study) -> tuple[SettingFacts, ...]:
 
     ranked = sorted(study.settings, key=worth, reverse=True)
     bases = [one for one in ranked if one.line.is_baseline and study.baseline]
-    chosen = {one.index for one in [*bases[:1], *(one for one in ranked if one not in bases[:1])][:SETTINGS]}
+    chosen = {one.index for one in [*bases[:1], *(one for one in ranked if one not in bases[:1])][:most]}
     shown = [one for one in study.settings if one.index in chosen]
     new = shades([one.family for one in shown])
     return tuple(replace(one, shade=shade) for one, shade in zip(shown, new, strict=True))
@@ -102,6 +102,12 @@ def drawn(study: Study) -> tuple[SettingFacts, ...]:
 def accuracy(run: RunFacts) -> list[tuple[float, float]]:
     """Validation top-1 (%) after each epoch that was evaluated, over epochs trained."""
     return [(row["global_epoch"] + 1, row["val_top1"]) for row in run.rows if row["val_top1"] is not None]
+
+
+def memorised_points(run: RunFacts) -> list[tuple[float, float]]:
+    """Per cent of wrong labels that were predicted in training, over epochs trained, where it was noted."""
+    noted = ((row["global_epoch"] + 1, row.get("train_memorised")) for row in run.rows)
+    return [(epoch, share) for epoch, share in noted if share is not None]
 
 
 def generation_points(run: RunFacts) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import jinja2
 import seal_ray
 from seal_ray.errors import ConfigError
 from seal_ray.reports import accuracy, reasons, record
-from seal_ray.reports.blocks import Calls
+from seal_ray.reports.blocks import Calls, Missing, Section
 from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import drawn
 from seal_ray.reports.study import Study, find_source, read_study
 from seal_ray.reports.svg import element, path, svg
-from seal_ray.reports.words import answer, question, unbroken, warnings
+from seal_ray.reports.words import answer, methods, question, unbroken, warnings
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
@@ -26,8 +27,8 @@ MARK = b"<!doctype html>\n<!-- seal-ray report -->"
 STICKY = 8
 """With more methods than this their names do not stay in view: there would be no room for anything else."""
 CONTENTS = (
+    accuracy.memorisation_section,
     accuracy.leaderboard_section,
-    accuracy.accuracy_section,
     accuracy.generations_section,
     accuracy.frequency_section,
     accuracy.tree_section,
@@ -65,7 +66,18 @@ def write_report(
 
 def render(study: Study, target: Calls) -> str:
     """The whole page. Equal studies give equal text."""
-    sections = [one for make in CONTENTS if (one := make(study, target)).blocks or one.id != "further"]
+    made = [one for make in CONTENTS if (one := make(study, target)).blocks or one.items]
+    sections = [one for one in made if one.items or not all(isinstance(b, Missing) for b in one.blocks)]
+    if empty := [one for one in made if one not in sections]:
+        absent = [
+            replace(block, reason=f"{one.title}: {block.reason}")
+            for one in empty
+            for block in one.blocks
+            if isinstance(block, Missing)
+        ]
+        named = ", ".join(one.title.lower() for one in empty)
+        folded = f"Nothing to show of {named}: why, and what would change it"
+        sections.append(Section("absent", "Not on this page", tuple(absent), folded=folded))
     # A method's swatch looks like the first of its curves.
     shade = {one.family: one.shade for one in reversed((*drawn(study), *study.settings))}
     line = path([(1, 6), (27, 6)], class_="curve")
@@ -87,8 +99,10 @@ def render(study: Study, target: Calls) -> str:
     )
     page = environment.get_template("page.html.j2").render(
         study=study,
-        question=question(study),
-        answer=unbroken(answer(study)),
+        question=unbroken(question(study)),
+        claims=[(unbroken(claim.head), unbroken(claim.rest)) for claim in answer(study)],
+        methods_said=methods(study),
+        first=accuracy.first_section(study, target),
         facts=f"{study.kind} · {facts} trained",
         warned=len(warnings(study)),
         sections=sections,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from seal_ray.reports.blocks import Block, Calls, Missing, Section, Table, TableRow, Text, number, short_path
-from seal_ray.reports.study import RunFacts, SettingFacts, Study, fields_of
+from seal_ray.reports.study import RunFacts, SettingFacts, Study, flat_fields
 from seal_ray.reports.words import warnings
 
 FOLDED = 12
@@ -18,19 +18,15 @@ Runs = Sequence[tuple[SettingFacts, RunFacts]]
 
 
 def warnings_section(study: Study, target: Calls) -> Section:
-    """What must be known before the rest is believed."""
+    """What must be known before the rest is believed, if anything."""
     said = warnings(study)
-    if not said:
-        return Section(
-            "warnings", "Warnings", (Missing("None: every run finished, and nothing was unusual."),)
-        )
     more = [f"and {len(said) - WARNINGS} more"] if len(said) > WARNINGS else []
     return Section("warnings", "Warnings", (), items=(*said[:WARNINGS], *more))
 
 
 def recipes_section(study: Study, target: Calls) -> Section:
     """What recipes differ in, and each in full."""
-    known = [(setting, dict(fields_of(setting.job.recipe))) for setting in study.settings if setting.job]
+    known = [(setting, dict(flat_fields(setting.job.recipe))) for setting in study.settings if setting.job]
     if not known:
         return Section("recipes", "Recipes", (Missing("No run has a job.yaml that can be read."),))
     fields = list(dict.fromkeys(key for _, held in known for key in held if key != "seed"))

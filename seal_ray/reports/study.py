@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,7 +27,7 @@ from seal_ray.runs.sharing import RunKeys, run_keys
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
-from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, notes
+from seal_ray.sweeps.leaderboard import Line, RunResult, compared, leaderboard, notes
 from seal_ray.sweeps.results import prepare_sweep
 
 StudyKind = Literal["run", "sweep", "storage"]
@@ -137,7 +137,7 @@ def settings_of(recipes: Sequence[Recipe]) -> Iterator[Setting]:
 
     The method's label holds those of its fields in which runs of that method differ. The seed is no axis.
     """
-    flat = [dict(fields_of(recipe)) for recipe in recipes]
+    flat = [dict(flat_fields(recipe)) for recipe in recipes]
     for one in flat:
         del one["seed"]
     varying = {key for key in flat[0] if not key.startswith("method.") and _varies(flat, key)}
@@ -149,7 +149,7 @@ def settings_of(recipes: Sequence[Recipe]) -> Iterator[Setting]:
         yield {"method": method, **{key: one[key] for key in one if key in varying}}
 
 
-def fields_of(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def flat_fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every field of a recipe by its dotted path, as text."""
     yield from _flat("", recipe.model_dump(mode="json"))
 
@@ -222,7 +222,7 @@ class RunFacts:
 class SettingFacts:
     """A setting over its seeds. index: its place on the page; family: that of its method, which is toggled.
 
-    shade: its place among the settings of its colour.
+    shade: its place among the settings of its colour; stopped: see `stopped_early`.
     """
 
     index: int
@@ -231,6 +231,12 @@ class SettingFacts:
     name: str
     line: Line
     runs: tuple[RunFacts, ...]
+    stopped: int | None = None
+
+    @property
+    def top1(self) -> dict[int, float]:
+        """Seed -> top-1 (%) of its finished runs."""
+        return {run.result.seed: run.result.top1 for run in self.runs if run.result.top1 is not None}
 
     @property
     def job(self) -> Job | None:
@@ -264,6 +270,13 @@ class Study:
         """The leaderboard."""
         return tuple(setting.line for setting in self.settings)
 
+    def rival(self, setting: SettingFacts) -> SettingFacts | None:
+        """The setting that differences of another are taken to."""
+        if setting.stopped is not None:
+            return self.settings[setting.stopped]
+        labels = {**setting.line.setting, **self.baseline}
+        return next((one for one in self.settings if one is not setting and one.line.setting == labels), None)
+
 
 def read_study(source: StudySource) -> Study:
     """Read the runs of a source. What is damaged is a fact too, and raises nothing."""
@@ -272,8 +285,15 @@ def read_study(source: StudySource) -> Study:
     lines = leaderboard(results, source.baseline, source.after_generations)
     # Where every setting is its own baseline there is none to compare with.
     baseline = source.baseline if any(not line.is_baseline for line in lines) else {}
+    jobs = {run.folder: run.job for run in runs if run.job is not None}
+    recipes = [
+        next((run.job.recipe for run in runs if run.job and run.result.setting == line.setting), None)
+        for line in lines
+    ]
+    stopped = stopped_early(lines, recipes) if baseline else {}
+    lines = against_longer(lines, results, stopped)
     axes = _varying([one.setting for one in lines])
-    names = [_name(line.setting, axes) for line in lines]
+    names = _names(lines, axes, stopped)
     methods = [
         line.setting["method"] if "method" in axes else name for line, name in zip(lines, names, strict=True)
     ]
@@ -288,10 +308,10 @@ def read_study(source: StudySource) -> Study:
             name=names[i],
             line=line,
             runs=tuple(run for run in runs if run.result.setting == line.setting),
+            stopped=stopped.get(i),
         )
         for i, line in enumerate(lines)
     )
-    jobs = {run.folder: run.job for run in runs if run.job is not None}
     return Study(
         name=source.name,
         kind=source.kind,
@@ -377,6 +397,73 @@ def _varying(settings: Sequence[Setting]) -> tuple[str, ...]:
     return tuple(axis for axis in sorted(axes, key=lambda axis: axis != "method") if _varies(settings, axis))
 
 
-def _name(setting: Setting, axes: Sequence[str]) -> str:
-    """A setting in words: its labels on the axes that vary; of a single one its method."""
-    return " ".join(setting.get(axis, "-") for axis in axes) or setting.get("method", "all")
+def _names(lines: Sequence[Line], axes: Sequence[str], stopped: Mapping[int, int]) -> list[str]:
+    """Settings in words: their labels on the axes that vary; of a single one its method.
+
+    Without the fields of a method where its name alone tells methods apart. Beside those stopped early, a
+    budget that all others have in common is not said, and they are called by theirs: `normal 12`.
+    """
+    methods = {line.setting["method"] for line in lines if "method" in line.setting}
+    short = {label: label.partition("(")[0] for label in methods}
+    unlike = len(set(short.values())) == len(short)
+    one_budget = len({line.epochs for i, line in enumerate(lines) if i not in stopped}) == 1
+    hidden = {"budget.epochs"} & {*axes} if stopped and one_budget else set()
+    said = [axis for axis in axes if axis not in hidden]
+    names = []
+    for i, line in enumerate(lines):
+        setting = {**line.setting}
+        if unlike and "method" in setting:
+            setting["method"] = short[setting["method"]]
+        labels = [setting.get(axis, "-") for axis in said] or [setting.get("method", "all")]
+        names.append(" ".join([*labels, *([str(line.epochs)] if hidden and i in stopped else [])]))
+    return names
+
+
+def stopped_early(lines: Sequence[Line], recipes: Sequence[Recipe | None]) -> dict[int, int]:
+    """The settings that are a baseline trained for fewer epochs, each with that baseline, by their places.
+
+    They show what the baseline gains by ending sooner. Where others have as few epochs they are what those
+    are compared with, and so none of these.
+    """
+    fields: dict[int, dict[str, str]] = {}
+    for i, recipe in enumerate(recipes):
+        if recipe is not None:
+            held = dict(flat_fields(recipe))
+            fields[i] = {key: held[key] for key in held if key not in ("seed", "budget.epochs")}
+    found = {}
+    for i, own in fields.items():
+        longer = [j for j in fields if lines[j].is_baseline and fields[j] == own and j != i]
+        longest = max(longer, key=lambda j: lines[j].epochs, default=i)
+        if lines[longest].epochs > lines[i].epochs:
+            found[i] = longest
+    taken = {line.epochs for i, line in enumerate(lines) if i not in found}
+    return {i: j for i, j in found.items() if lines[i].epochs not in taken}
+
+
+def against_longer(
+    lines: Sequence[Line], results: Sequence[RunResult], stopped: Mapping[int, int]
+) -> tuple[Line, ...]:
+    """The lines, those stopped early compared with their baselines."""
+
+    def scores(line: Line) -> dict[int, float]:
+        return {r.seed: r.top1 for r in results if r.setting == line.setting and r.top1 is not None}
+
+    return tuple(
+        replace(line, is_baseline=False, difference=compared(scores(line), scores(lines[stopped[i]])))
+        if i in stopped
+        else line
+        for i, line in enumerate(lines)
+    )
+
+
+def memorised(study: Study) -> tuple[Line, ...]:
+    """The lines of `train_memorised` in the last epochs of finished runs; none where no run noted it."""
+    results = []
+    for run in study.runs:
+        last = run.rows[-1].get("train_memorised") if run.rows else None
+        finished = run.result.top1 is not None and last is not None
+        status = "finished" if finished else "not noted"
+        results.append(replace(run.result, status=status, top1=last if finished else None))
+    lines = leaderboard(results, study.baseline)
+    stopped = {one.index: one.stopped for one in study.settings if one.stopped is not None}
+    return against_longer(lines, results, stopped) if any(line.top1 for line in lines) else ()

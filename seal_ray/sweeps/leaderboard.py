@@ -75,7 +75,7 @@ def leaderboard(
     lines = []
     for key, runs in groups.items():
         rival = _key({**runs[0].setting, **baseline})
-        difference = None if rival == key else paired(scores[key], scores.get(rival, {}))
+        difference = None if rival == key else compared(scores[key], scores.get(rival, {}))
         best = [run.best_top1 for run in runs if run.status == "finished" and run.best_top1 is not None]
         ends = [run.generation_top1 for run in runs]
         line = Line(
@@ -83,7 +83,7 @@ def leaderboard(
             runs=len(runs),
             finished=len(scores[key]),
             top1=_mean([*scores[key].values()]),
-            difference=None if difference is None else _between(difference, -100.0, 100.0),
+            difference=difference,
             is_baseline=rival == key,
             epochs=runs[0].epochs,
             epochs_trained=sum(run.epochs_trained for run in runs),
@@ -99,6 +99,12 @@ def leaderboard(
         )
         lines.append(line)
     return tuple(lines)
+
+
+def compared(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """Accuracies by seed minus those of another setting, see `paired` and `Line`."""
+    difference = paired(ours, theirs)
+    return None if difference is None else _between(difference, -100.0, 100.0)
 
 
 def _mean(accuracies: Sequence[float]) -> Estimate | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pages import HTML, analysed_sweep, copied, many_runs, page_of, renamed_class
+from tests.pages import HTML, analysed_sweep, copied, many_runs, noisy_sweep, page_of, renamed_class
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -77,6 +77,14 @@ def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of that sweep."""
     folder = tmp_path_factory.mktemp("report")
     page_of(sweep, folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a sweep with label noise, in which stopping early does what forgetting does."""
+    folder = tmp_path_factory.mktemp("noisy")
+    page_of(noisy_sweep(folder / "runs", labels=("normal", "stopped early", "llf", "seal")), folder)
     return folder / "report.html"
 
 

@@ -143,15 +143,38 @@ def test_nothing_is_wider_than_the_window(visit: Open, report: Path, width: int)
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
+@pytest.mark.parametrize(("width", "height", "last"), [(1280, 800, "#accuracy tr"), (390, 844, ".answer li")])
+def test_the_answer_is_on_the_first_screen(
+    visit: Open, noisy: Path, width: int, height: int, last: str
+) -> None:
+    page = visit(noisy, width=width).page
+    box = page.locator(last).last.bounding_box()
+    assert box["y"] + box["height"] <= height
+    assert page.locator(f"#accuracy .{'wide' if width > 800 else 'narrow'} svg").bounding_box()["y"] < height
+
+
+def test_what_stops_early_is_led_to_its_name(visit: Open, noisy: Path) -> None:
+    chart = visit(noisy).page.locator(WIDE)
+    (leader,) = chart.locator(".leader").all()
+    width = json.loads(chart.get_attribute("data-chart"))["box"][2]
+    assert leader.get_attribute("d").startswith(f"M{width * 12 / 48:.0f}")
+    page = visit(noisy).page
+    page.get_by_role("checkbox", name="normal").uncheck()
+    assert not page.locator(WIDE).locator(".leader").is_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_is_accessible(visit: Open, report: Path, scheme: str, width: int) -> None:
+def test_it_is_accessible(visit: Open, report: Path, noisy: Path, scheme: str, width: int) -> None:
     assert _violations(visit(report, width=width, scheme=scheme).page) == []
+    assert _violations(visit(noisy, width=width, scheme=scheme).page) == []
 
 
 def test_odd_pages_are_whole_and_accessible(visit: Open, odd_report: Path) -> None:
     page = visit(odd_report, width=390).page
-    assert page.locator("section").count() == 13
+    shown = page.locator("main section, #accuracy")
+    ids = [shown.nth(i).get_attribute("id") for i in range(shown.count())]
+    assert {"accuracy", "leaderboard", "recipes", "runs", "absent"} <= set(ids)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("img[onerror]").count() == 0
     assert _violations(page) == []

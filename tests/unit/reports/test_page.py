@@ -23,7 +23,7 @@ from seal_ray.reports.page import write_report
 from seal_ray.reports.study import find_source, read_study
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep, write_results
-from tests.pages import HTML, many_runs, page_of, renamed_class
+from tests.pages import HTML, many_runs, noisy_sweep, page_of, renamed_class
 
 
 class Reader(HTMLParser):
@@ -142,8 +142,42 @@ def test_all_sections_are_filled_but_that_of_a_frequency_that_does_not_vary(
 ) -> None:
     page = page_of(small, tmp_path)
     missing = re.findall(r'<section id="(\w+)"(?:(?!</section>).)*?class="missing"', page, re.DOTALL)
-    assert missing == ["frequency"]
-    assert "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml" in page
+    assert missing == ["absent"]
+    said = Reader(page).text["absent"]
+    assert "Nothing to show of forgetting frequency:" in said
+    assert "seal-ray sweep jobs/sweeps/forgetting-frequency.yaml" in said
+    assert 'id="memorisation"' not in page  # no label is wrong
+
+
+def test_the_first_screen_has_answer_figure_and_control(tmp_path: Path) -> None:
+    page = page_of(noisy_sweep(tmp_path), tmp_path)
+    reader = Reader(page)
+    assert list(reader.tables)[:3] == ["accuracy", "memorisation", "leaderboard"]
+    assert [[cell for cell in row if "<" not in cell] for row in reader.tables["accuracy"][0]] == [
+        ["", "epochs", "n", "top-1 %", "difference to the baseline", "", "p"],
+        ["normal", "48", "6", "68.70 (66.94 … 70.46)", "baseline", "", "–"],
+        ["normal 12", "12", "6", "86.00 (85.26 … 86.74)", "+17.30 (+16.25 … +18.35)", "", "0.0312"],
+        ["llf", "48", "6", "75.50 (73.08 … 77.92)", "+6.80 (+5.75 … +7.85)", "", "0.0312"],
+        ["seal", "48", "6", "85.20 (83.72 … 86.68)", "+16.50 (+14.51 … +18.49)", "", "0.0312"],
+    ]  # 68.7 -+ 2.5706 sqrt(14 / 5 / 6), and so on
+    assert page.index("seal ends 16.5 points higher than normal") < page.index('id="accuracy"')
+    assert "normal 12 (dotted) is normal with 12 epochs." in reader.text["accuracy"]
+    assert "Plain training" in page[: page.index("<main>")]
+
+
+def test_what_was_memorised_is_shown_with_its_source(tmp_path: Path) -> None:
+    reader = Reader(page_of(noisy_sweep(tmp_path), tmp_path))
+    (table,) = reader.tables["memorisation"]
+    assert [[row[0], row[1], row[2], row[4]] for row in table[1:]] == [
+        ["normal", "6", "97.00", "–"],
+        ["normal 12", "6", "9.00", "−88.00"],
+        ["llf", "6", "60.00", "−37.00"],
+        ["seal", "6", "6.00", "−91.00"],
+    ]
+    assert (
+        "Liu et al., Early-Learning Regularization, NeurIPS 2020, arXiv 2007.00151"
+        in (reader.text["memorisation"])
+    )
 
 
 def test_the_same_runs_give_the_same_page(small: Path, tmp_path: Path) -> None:
@@ -210,7 +244,7 @@ def test_plain_training_in_two_settings_is_a_page_too(storage: Path, tmp_path: P
     job["recipe"]["optimizer"]["lr"] = 0.3
     (other / "job.yaml").write_text(yaml.safe_dump(job))
     text = Reader(page_of(storage, tmp_path)).text[""]
-    assert "Which of 2 settings ends with the highest accuracy after 6 epochs?" in text
+    assert "Which of 2 settings ends with the highest accuracy after 6 epochs on " in text
     assert "there is no baseline" in text
 
 
@@ -287,11 +321,12 @@ def test_a_storage_without_analyses_says_how_to_make_them(storage: Path, tmp_pat
     for folder in storage.glob("*/analysis"):
         shutil.rmtree(folder)
     text = Reader(page_of(storage, tmp_path)).text
-    assert f"seal-ray analyze {storage} --what depth" in text["depth"]
-    assert f"seal-ray analyze {storage} --what curvature" in text["curvature"]
-    assert f"seal-ray transfer {storage} --to" in text["carried"]
-    assert f"seal-ray fewshot {storage} --on" in text["carried"]
-    assert "placement.track_examples: true" in text["examples"]
+    assert f"seal-ray analyze {storage} --what depth" in text["absent"]
+    assert f"seal-ray analyze {storage} --what curvature" in text["absent"]
+    assert f"seal-ray transfer {storage} --to" in text["absent"]
+    assert f"seal-ray fewshot {storage} --on" in text["absent"]
+    assert "placement.track_examples: true" in text["absent"]
+    assert not {"depth", "curvature", "carried", "examples"} & set(text)
 
 
 RESOLVED = {"relative": 1e-3, "threshold": 0.1, "low": 0.1, "high": 0.14, "resolved": True}
@@ -325,8 +360,10 @@ def test_a_negative_mass_is_said_where_every_seed_resolves_it(
 def test_one_run_is_a_page_too(storage: Path, tmp_path: Path) -> None:
     (run,) = storage.glob("seal-s0-*")
     reader = Reader(page_of(run, tmp_path))
-    assert "How well does seal do?" in reader.text[""]
-    assert "with one seed" in reader.text[""]
+    assert "How well does seal do on " in reader.text[""]
+    assert re.search(
+        r"seal reaches \d+\.\d\d\s% after 6 epochs \(1 seed\)", " ".join(reader.text[""].split())
+    )
     assert len(reader.tables["leaderboard"][0]) == 2
     assert reader.tables["leaderboard"][0][1][4] == "–"  # no difference, since there is no baseline
 
