@@ -1,7 +1,8 @@
 """How curved the training loss is at given weights, in one call and one JSON-able result.
 
-Quick look: 200 images, 2 probes x 40 steps. For papers: 2,000 images, 10 x 100. The images should be a
-fixed class-balanced subset of the training set, without augmentation; the loss is without weight decay.
+Quick look: 100 images, 2 probes x 20 steps, which find the largest eigenvalues, and about the smallest.
+For papers: 2,000 images, 10 x 100. The images should be a fixed class-balanced subset of the training set,
+without augmentation; the loss is without weight decay.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import BaseModel, Field, Strict
 from torch import Tensor, nn
 
 from seal_ray.analysis.base import Analysis, Result, Seed
-from seal_ray.analysis.hessian import HessianOperator, hessian_operator
+from seal_ray.analysis.hessian import HessianOperator, hessian_operator, rounding_errors
 from seal_ray.analysis.lanczos import (
     Density,
     Eigenpairs,
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
     from seal_ray.analysis.inputs import Inputs
     from seal_ray.analysis.moments import AnalysedRun, Moment
 
-TRACE_PROBES = 10
-SHARPNESS_STEPS = 20
+TRACE_PROBES = 5
+SHARPNESS_STEPS = 8
+ROUNDING_IMAGES = 20
+"""Rounding is measured on so many images, in float64, which takes many times longer."""
 GRAPH_BYTES = 2 << 30
 """What a process's second derivatives may keep in memory, if there is as much."""
 
@@ -61,9 +64,9 @@ class CurvatureSettings(BaseModel):
 
     model_config = STRICT
 
-    images: int = Field(default=200, ge=1, description="training images of the loss")
+    images: int = Field(default=100, ge=1, description="training images of the loss")
     probes: int = Field(default=2, ge=2, description="Lanczos runs")
-    steps: int = Field(default=40, ge=2, description="products of each run")
+    steps: int = Field(default=20, ge=2, description="products of each run")
     top: int = Field(default=5, ge=1, description="eigenvalues at each end")
     parts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)] = Field(
         default=("all",), min_length=1, description="all, early, late, head or stages"
@@ -81,7 +84,7 @@ class Curvature(Analysis):
     name = "curvature"
     Settings = CurvatureSettings
     paper = CurvatureSettings(images=2_000, probes=10, steps=100, top=10, parts=("all", "early", "late"))
-    version = 2
+    version = 3
     section = PanelSection(
         "Curvature",
         (
@@ -220,11 +223,11 @@ class Spectrum:
     """The Hessian of the mean training loss by the parameters of one part, dim of them.
 
     pairs: the `top` lowest and highest eigenpairs. rounding: how far the operator in float32 is from that in
-    float64, see Eigenpairs.rounding; no residual is smaller. negative: bounds on the share of
-    eigenvalues below 0 at each threshold. gradient_overlap: the share of the gradient's squared norm in the
-    span of the `top` highest eigenvectors (Gur-Ari et al. 2018, arXiv 1812.04754). weight_norms: of every
-    stage, because with batch norm the eigenvalues fall as weights grow, and the function stays. sharpness:
-    free of that scale.
+    float64, see Eigenpairs.rounding, on ROUNDING_IMAGES of the images; no residual is smaller. negative:
+    bounds on the share of eigenvalues below 0 at each threshold. gradient_overlap: the share of the
+    gradient's squared norm in the span of the `top` highest eigenvectors (Gur-Ari et al. 2018, arXiv
+    1812.04754). weight_norms: of every stage, because with batch norm the eigenvalues fall as weights grow,
+    and the function stays. sharpness: free of that scale.
     """
 
     settings: SpectrumSettings
@@ -316,7 +319,7 @@ def measure_curvature(
     parts: Parts,
     part: str = "all",
     label_smoothing: float,
-    steps: int = 40,
+    steps: int = 20,
     probes: int = 2,
     top: int = 5,
     seed: int = 0,
@@ -328,7 +331,7 @@ def measure_curvature(
     """All of `Spectrum` from the same `probes` Lanczos runs of `steps` steps.
 
     network: in eval mode; images (N, 3, H, W), normalised, and labels (N,) on its device. Products:
-    probes x steps, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks; 4 in float64, for rounding. As
+    probes x steps, TRACE_PROBES, SHARPNESS_STEPS and a few for the checks. As
     many runs as fit in `basis_bytes` (steps + 1 vectors each; one in any case) share their passes over the
     data. graph_bytes: see hessian_operator. make: what builds the operator (`seal_ray.analysis.shards`). The
     result is a pure function of weights, images and settings on one device; neither memory bound nor `make`
@@ -349,14 +352,22 @@ def measure_curvature(
     def draws(purpose: str, run: int) -> Tensor:
         return torch.randn(operator.dim, generator=stream(seed, f"curvature-{purpose}", run)).to(gradient)
 
-    pairs, matrices = _spectrum(operator, lambda run: draws("lanczos", run), steps, probes, top, basis_bytes)
-    rounding = pairs.rounding(operator.exact)
-    rules = tuple(matrix.quadrature() for matrix in matrices)
+    every = -(-len(images) // ROUNDING_IMAGES)
+    errors = rounding_errors(network, images[::every], labels[::every], loss, list(chosen.values()))
     signs = torch.stack([draws("trace", run).sign() for run in range(TRACE_PROBES)])
-    scaled = ScaledOperator(operator, filter_scale(p.double() for p in chosen.values()))
-    (sharpest,) = lanczos(scaled, draws("sharpness", 0)[None], SHARPNESS_STEPS)
+    pairs, matrices, total = _spectrum(
+        operator, lambda run: draws("lanczos", run), signs, steps, probes, top, basis_bytes
+    )
+    rounding = pairs.rounding(errors)
+    rules = tuple(matrix.quadrature() for matrix in matrices)
+    scale = filter_scale(chosen.values())
+    # From the top eigenvector, in the new units, a few steps suffice; chance keeps them out of a subspace,
+    # and decides on the sign, which an eigenvector does not have.
+    aimed, drawn = scale * pairs.vectors[-1], draws("sharpness", 0)
+    start = (aimed @ drawn).sign() * aimed / aimed.norm() + 0.1 * drawn / drawn.norm()
+    (sharpest,) = lanczos(ScaledOperator(operator, scale), start[None], SHARPNESS_STEPS)
     normalised = ritz_pairs(sharpest, 1)
-    bound = normalised.residuals[-1].item() + normalised.rounding(scaled.exact)
+    bound = normalised.residuals[-1].item() + normalised.rounding(lambda v: scale * errors(scale * v))
     return Spectrum(
         settings=SpectrumSettings(
             loss="cross entropy",
@@ -379,7 +390,7 @@ def measure_curvature(
         gradient_overlap=share_within(gradient, pairs.vectors[-top:]),
         pairs=pairs,
         rounding=rounding,
-        trace=trace(operator, signs, pairs.vectors, pairs.images),
+        trace=total,
         negative=negative_mass(
             matrices,
             magnitude=pairs.values.abs().max().item(),
@@ -406,12 +417,15 @@ def _require_room(top: int, steps: int, probes: int, dim: int) -> None:
 def _spectrum(
     operator: HessianOperator,
     start: Callable[[int], Tensor],
+    signs: Tensor,
     steps: int,
     probes: int,
     top: int,
     basis_bytes: int,
-) -> tuple[Eigenpairs, tuple[Jacobi, ...]]:
-    """The extremes and matrices of runs from start(0), start(1), ..., as many at a time as fit."""
+) -> tuple[Eigenpairs, tuple[Jacobi, ...], TraceEstimate]:
+    """The extremes and matrices of runs from start(0), start(1), ..., as many at a time as fit, and the
+    trace, by `signs` outside of the first basis.
+    """
     together = max(1, basis_bytes // (operator.gradient.nbytes * (steps + 1)))
     pairs: list[Eigenpairs] = []
     matrices: list[Jacobi] = []
@@ -420,8 +434,10 @@ def _spectrum(
         runs = lanczos(operator, starts, steps)
         pairs = [extremes(runs, top, pairs)]
         matrices += [run.jacobi for run in runs]
+        if first == 0:
+            total = trace(operator, signs, runs[0].basis[:-1], runs[0].jacobi.alpha.sum().item())
         del runs  # their bases, before the next ones are made
-    return pairs[0], tuple(matrices)
+    return pairs[0], tuple(matrices), total
 
 
 def filter_scale(parameters: Iterable[Tensor]) -> Tensor:
@@ -451,10 +467,4 @@ class ScaledOperator:
 
     def products(self, vectors: Tensor) -> Tensor:
         """(k, dim) -> (k, dim), D H D times each row."""
-        scale = self.scale.to(vectors)
-        return self.operator.products(vectors * scale) * scale
-
-    def exact(self, vectors: Tensor) -> Tensor:
-        """The same in float64."""
-        scale = self.scale.double()
-        return self.operator.exact(vectors * scale) * scale
+        return self.operator.products(vectors * self.scale) * self.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -43,7 +43,6 @@ class HessianOperator:
     loss: float
     images: int
     products: Callable[[Tensor], Tensor]
-    exact: Callable[[Tensor], Tensor]
 
     def matvec(self, vector: Tensor) -> Tensor:
         """H times a vector (dim,)."""
@@ -69,9 +68,7 @@ def hessian_operator(
     dropout would draw), no data, a loss that is not finite, and whatever else makes two passes differ.
     """
     _require_eval(network)
-    chosen = {id(p) for p in parameters}
-    names = {name for name, p in network.named_parameters() if id(p) in chosen}
-    problem = _problem(network, names, batches, loss)
+    problem = _problem(network, parameters, batches, loss)
     limit = graph_bytes // problem.bytes_of_a_graph()
     kept: list[_Graph] = []
     total = _Total(problem.dim, problem.variables[0])
@@ -91,21 +88,27 @@ def hessian_operator(
             del graph
         return results
 
-    def exact(vectors: Tensor) -> Tensor:
-        wide = ((batch.double(), labels) for batch, labels in batches)
-        results = torch.zeros_like(vectors, dtype=torch.float64)
-        double = _problem(copy.deepcopy(network).double(), names, wide, loss)
-        for graph in double.graphs():
-            for result, vector in zip(results, vectors, strict=True):
-                result.add_(double.product(graph, vector.double()), alpha=graph.images / images)
-            del graph
-        return results
-
-    operator = HessianOperator(
-        problem.dim, total.gradient / images, total.loss / images, images, products, exact
-    )
+    operator = HessianOperator(problem.dim, total.gradient / images, total.loss / images, images, products)
     _require_determinism(problem, operator)
     return operator
+
+
+def rounding_errors(
+    network: nn.Module, images: Tensor, labels: Tensor, loss: Objective, parameters: Sequence[nn.Parameter]
+) -> Callable[[Tensor], Tensor]:
+    """(k, dim) -> (k, dim), what rounding adds to the product of each row: that of the weights' dtype less
+    the one in float64, for the loss over these images alone.
+    """
+    wide = copy.deepcopy(network).double()
+    twins = dict(zip(network.parameters(), wide.parameters(), strict=True))
+    problem = _problem(network, parameters, [(images, labels)], loss)
+    double = _problem(wide, [twins[p] for p in parameters], [(images.double(), labels)], loss)
+    (graph,), (exact,) = problem.graphs(), double.graphs()
+
+    def errors(vectors: Tensor) -> Tensor:
+        return torch.stack([problem.product(graph, v) - double.product(exact, v.double()) for v in vectors])
+
+    return errors
 
 
 def average(operators: Sequence[HessianOperator], weights: Sequence[float]) -> HessianOperator:
@@ -121,7 +124,6 @@ def average(operators: Sequence[HessianOperator], weights: Sequence[float]) -> H
         loss=sum(share * operator.loss for share, operator in zip(shares, operators, strict=True)),
         images=sum(operator.images for operator in operators),
         products=lambda vectors: mean(operator.products(vectors) for operator in operators),
-        exact=lambda vectors: mean(operator.exact(vectors) for operator in operators),
     )
 
 
@@ -196,9 +198,12 @@ class _Problem:
         return sum(held.values())
 
 
-def _problem(network: nn.Module, chosen: Collection[str], batches: Batches, loss: Objective) -> _Problem:
-    """The derivatives by the parameters of these names."""
-    weights = {name: p.detach().requires_grad_(name in chosen) for name, p in network.named_parameters()}
+def _problem(
+    network: nn.Module, parameters: Sequence[nn.Parameter], batches: Batches, loss: Objective
+) -> _Problem:
+    """The derivatives by these of the network's parameters."""
+    chosen = {id(p) for p in parameters}
+    weights = {name: p.detach().requires_grad_(id(p) in chosen) for name, p in network.named_parameters()}
     return _Problem(network, weights, batches, loss)
 
 
@@ -253,8 +258,18 @@ class _FastSecondDerivatives(TorchFunctionMode):
 
     The function computed is the same up to rounding. torch differentiates `convolution_backward` by
     transposed convolutions with the batch in the place of the channels, and a batch norm in eval mode,
-    which is an affine map, as if it were the general one.
+    which is an affine map, as if it were the general one. That of a convolution's output becomes a part of
+    the convolution's weight: sums over images in float32 would round ten times more.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._convolution: tuple[Any, ...] = (
+            None,
+            None,
+            None,
+            None,
+        )  # the last one without bias, and of what
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -262,18 +277,26 @@ class _FastSecondDerivatives(TorchFunctionMode):
         if func is torch.conv2d and len(args) == 7 and not isinstance(args[4], str):
             images, weight, bias, *geometry = args
             result = _Convolution.apply(images, weight, tuple(geometry))
-            return result if bias is None else result + bias[:, None, None]
+            if bias is not None:
+                return result + bias[:, None, None]
+            self._convolution = result, images, weight, tuple(geometry)
+            return result
         if func is F.scaled_dot_product_attention:
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
         if func is F.hardsigmoid:
             return F.relu6(args[0] + 3) / 6
         if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
+            scale, shift = _affine(*args[1:], **(kwargs or {}))
+            convolved, images, weight, geometry = self._convolution
+            if args[0] is convolved:
+                scaled = weight * scale.view(-1, 1, 1, 1)
+                return _Convolution.apply(images, scaled, geometry) + shift[:, None, None]
+            shape = (-1, *[1] * (args[0].dim() - 2))
+            return torch.addcmul(shift.view(shape), args[0], scale.view(shape))
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(
-    images: Tensor,
+def _affine(
     mean: Tensor,
     variance: Tensor,
     weight: Tensor | None,
@@ -281,14 +304,13 @@ def _batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """A batch norm's scale and shift of each channel."""
     if training:
         raise ConfigError("curvature: a batch norm without running statistics couples the images of a batch")
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = (-1, *[1] * (images.dim() - 2))
-    return torch.addcmul(shift.view(shape), images, scale.view(shape))
+    return scale, -mean * scale if bias is None else bias - mean * scale
 
 
 class _Convolution(torch.autograd.Function):

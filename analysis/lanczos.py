@@ -177,15 +177,13 @@ class Eigenpairs:
         rest = self.images - self.values.to(self.vectors)[:, None] * self.vectors
         return torch.tensor([_norm(row) for row in rest], dtype=torch.float64)
 
-    def rounding(self, exact: Callable[[Tensor], Tensor]) -> float:
-        """The norm of what rounding has added to A, an estimate from two products in float64 by `exact`.
+    def rounding(self, errors: Callable[[Tensor], Tensor]) -> float:
+        """The norm of what rounding has added to A, an estimate from its `errors` in two products.
 
-        MARGIN times the larger distance of the lowest's and the highest's image from the exact one. Products
-        with them are the largest, and so is their rounding.
+        MARGIN times the larger error of the lowest's and the highest's image. Products with them are the
+        largest, and so is their rounding.
         """
-        ends = [0, -1]
-        pairs = zip(self.images[ends], exact(self.vectors[ends]), strict=True)
-        return MARGIN * max(_norm(theirs - ours.to(theirs)) for ours, theirs in pairs)
+        return MARGIN * max(_norm(error) for error in errors(self.vectors[[0, -1]]))
 
 
 def ritz_pairs(run: Tridiagonal, top: int) -> Eigenpairs:
@@ -250,23 +248,17 @@ def _estimate(samples: Tensor) -> TraceEstimate:
     return TraceEstimate(samples.mean().item(), samples.std().item() / len(samples) ** 0.5)
 
 
-def sketch(operator: Symmetric, probes: Tensor) -> Tensor:
-    """An orthonormal basis (n, dim) of the operator's image of n < dim random probes: n products."""
-    orthonormal: Tensor = torch.linalg.qr(operator.products(probes).T)[0].T
-    return orthonormal
-
-
-def trace(operator: Symmetric, probes: Tensor, basis: Tensor, images: Tensor) -> TraceEstimate:
+def trace(operator: Symmetric, probes: Tensor, basis: Tensor, inside: float) -> TraceEstimate:
     """The trace of A: exact on the span of `basis`, Hutchinson's estimate on the rest.
 
     tr(Q'AQ) + mean of c'Ac over c = (1 - QQ') probe, for `probes` (n, dim) of unit variance, n >= 2, and
-    orthonormal Q: basis (q, dim), whose `images` (q, dim) are A times it. Unbiased if Q is independent of
-    the probes; its error is that of the rest alone. Q from `sketch` makes it Hutch++ (Meyer et al. 2021,
-    arXiv 2010.09649); converged eigenvectors serve as well, and cost nothing after Lanczos.
+    orthonormal Q: basis (q, dim), with tr(Q'AQ) = `inside`. Unbiased if Q is independent of the probes; its
+    error is that of the rest alone. As Hutch++ (Meyer et al. 2021, arXiv 2010.09649), with the basis of a
+    Lanczos run as Q, which costs nothing: `inside` is the sum of its alpha.
     """
     rest = probes - (probes @ basis.T) @ basis
     estimate = _estimate(_dots(rest, operator.products(rest)))
-    return TraceEstimate(_dots(basis, images).sum().item() + estimate.value, estimate.standard_error)
+    return TraceEstimate(inside + estimate.value, estimate.standard_error)
 
 
 def _dots(first: Tensor, second: Tensor) -> Tensor:

@@ -73,10 +73,6 @@ class Share:
         """The share's Hessian times each row."""
         return self._operator.products(vectors)
 
-    def exact(self, vectors: Tensor) -> Tensor:
-        """The same in float64."""
-        return self._operator.exact(vectors)
-
 
 def _shares(batches: list[tuple[Tensor, Tensor]], count: int) -> Shares:
     """The batches in `count` runs of nearly equal length, none empty."""
@@ -93,23 +89,18 @@ def _spread(first: HessianOperator, actors: Sequence[Any]) -> HessianOperator:
     images = sum(count for count, _, _ in facts)
     weights = [count / images for count, _, _ in facts]
 
-    def mean(own: Callable[[], Tensor], theirs: Sequence[Any]) -> Tensor:
-        found: Tensor = weights[0] * own()
+    def products(vectors: Tensor) -> Tensor:
+        theirs = [actor.products.remote(vectors) for actor in actors]
+        found = weights[0] * first.products(vectors)
         for weight, answer in zip(weights[1:], theirs, strict=True):
             found.add_(ray.get(answer).to(found), alpha=weight)
         return found
-
-    def products(vectors: Tensor) -> Tensor:
-        return mean(lambda: first.products(vectors), [actor.products.remote(vectors) for actor in actors])
-
-    def exact(vectors: Tensor) -> Tensor:
-        return mean(lambda: first.exact(vectors), [actor.exact.remote(vectors) for actor in actors])
 
     gradient = torch.zeros_like(first.gradient)
     for weight, (_, share, _) in zip(weights, facts, strict=True):
         gradient.add_(share.to(gradient), alpha=weight)
     loss = sum(weight * share for weight, (_, _, share) in zip(weights, facts, strict=True))
-    return HessianOperator(first.dim, gradient, loss, images, products, exact)
+    return HessianOperator(first.dim, gradient, loss, images, products)
 
 
 def _on_ray() -> bool:

@@ -277,4 +277,4 @@ def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_quick_preset_is_the_default() -> None:
     assert load_settings("quick") == AnalysisSettings()
     curvature = AnalysisSettings().of(ANALYSES)["curvature"]
-    assert (curvature.images, curvature.probes, curvature.steps) == (200, 2, 40)
+    assert (curvature.images, curvature.probes, curvature.steps) == (100, 2, 20)
