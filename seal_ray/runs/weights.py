@@ -53,15 +53,34 @@ def read_weights(path: str) -> State:
     """Parameters and buffers by name on the CPU, floating-point ones of a file as float32.
 
     path: the folder of a moment or a checkpoint, every checksum verified, or a .safetensors, .pth, .pt or
-    .bin file. In a file the state dict may lie under "state_dict" or "model", as trainers save it, and its
-    names begin with "module.". Raises ConfigError for another kind of file, CheckpointError for one that
-    holds anything but tensors, is damaged or is not there.
+    .bin file. In a file the state dict may lie under "state_dict" or "model", as trainers save it; its names
+    may hold the "_orig_mod" of torch.compile anywhere, and begin with the "module." of data parallelism, once
+    or more. Raises ConfigError for another kind of file, CheckpointError for one that holds anything but
+    tensors, is damaged or is not there, and for values that are not finite.
     """
     place = storage_path(path)
     if place.is_dir():
-        return read_snapshot(place, read_manifest(place)["run_id"]).weights
-    held = _read_file(place)
-    return {name: t.float() if t.is_floating_point() else t for name, t in held.items()}
+        state = read_snapshot(place, read_manifest(place)["run_id"]).weights
+    else:
+        held = _unwrapped(place, _read_file(place))
+        state = {name: t.float() if t.is_floating_point() else t for name, t in held.items()}
+    for name, tensor in state.items():
+        if wrong := tensor.numel() - int(torch.isfinite(tensor).sum()):
+            values = f"{wrong:,} of the {tensor.numel():,} values of {name}"
+            raise CheckpointError(f"{path}: {values} are NaN or infinite; take weights from before they were")
+    return state
+
+
+def _unwrapped(path: AnyPath, held: Mapping[str, Tensor]) -> State:
+    """Tensors by the names that they have in the plain network."""
+    names = {name: ".".join(part for part in str(name).split(".") if part != "_orig_mod") for name in held}
+    while held and all(name.startswith("module.") for name in names.values()):
+        names = {given: name.removeprefix("module.") for given, name in names.items()}
+    state = {names[given]: tensor for given, tensor in held.items()}
+    if len(state) < len(held):
+        twice = next(name for name in state if list(names.values()).count(name) > 1)
+        raise CheckpointError(f"{path}: holds {twice} twice, with and without a wrapper's prefix; keep one")
+    return state
 
 
 def misfits(network: nn.Module, state: State) -> str:
@@ -158,5 +177,4 @@ def _read_file(path: AnyPath) -> Mapping[str, Tensor]:
             held = held[key]
     if not isinstance(held, Mapping) or not all(isinstance(t, Tensor) for t in held.values()):
         raise CheckpointError(f"{path}: is no state dict, names with a tensor each; save state_dict() alone")
-    prefix = "module." if all(str(name).startswith("module.") for name in held) else ""
-    return {str(name).removeprefix(prefix): tensor for name, tensor in held.items()}
+    return held
