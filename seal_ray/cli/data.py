@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from seal_ray.cli.options import Plugins, out, show
+
+if TYPE_CHECKING:
+    from seal_ray.data.beton import Dataset
+
+NAMED = 20
+"""The most classes whose sizes are printed one by one."""
 
 data_app = typer.Typer(no_args_is_help=True, help="List and prepare data sets.")
 
@@ -42,15 +48,35 @@ def list_sources(
 @data_app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="One of those that `seal-ray data list` shows.")],
-    to: Annotated[Path, typer.Option(help="Folder to write train.beton, val.beton, dataset.json to.")],
+    to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder to write train.beton, val.beton, dataset.json to; must be given."),
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="The official archive, or a folder.")] = None,
-    train_: Annotated[Optional[Path], typer.Option("--train", help="folder: a folder a class.")] = None,  # noqa: UP045
+    train_: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--train", help="folder: as --source, a folder of images a class."),
+    ] = None,
     val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
-    size: Annotated[int | None, typer.Option(help="Pixels a side; targets: 64.")] = None,
+    val_share: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="folder: hold out this share of each class, such as 0.1, in place of --val."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels a side; targets: 64, folder: the median of the shorter sides.")
+    ] = None,
+    background: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What transparent images are laid on: white, unless black is given."),
+    ] = None,
+    called: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--name", help="What tags and cards call the data set; folder: the name of --to."),
+    ] = None,
     classes: Annotated[Optional[int], typer.Option(help="Only so many classes, drawn by --seed.")] = None,  # noqa: UP045
     per_class: Annotated[Optional[int], typer.Option(help="Only so many training images a class.")] = None,  # noqa: UP045
     jpeg: Annotated[bool, typer.Option(help="Store JPEG instead of raw pixels: smaller, slower.")] = False,
-    seed: Annotated[int, typer.Option(help="Which classes and images are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which classes and images are drawn, and held out.")] = 0,
     allow_subset: Annotated[
         bool, typer.Option("--allow-subset", help="Take an incomplete archive: what is there.")
     ] = False,
@@ -61,26 +87,60 @@ def prepare(
     from seal_ray.cli.tables import data_progress
     from seal_ray.config.plugin_files import given_files
     from seal_ray.data.prepare import prepare as prepare_source
-    from seal_ray.data.sources import open_source
+    from seal_ray.data.sources import check_options, open_source
     from seal_ray.plugins import using
 
+    options: dict[str, Any] = {
+        "source": source,
+        "train": train_,
+        "val": val,
+        "val_share": val_share,
+        "size": size,
+    }
+    options |= {"background": background, "download": download, "allow_subset": allow_subset}
     with using(given_files(plugin or [])):
-        opened = open_source(
-            name,
-            source=source,
-            train=train_,
-            val=val,
-            size=size,
-            download=download,
-            allow_subset=allow_subset,
-        )
+        check_options(name, options, [] if to else ["--to"])
+        opened = open_source(name, **options, seed=seed)
+    assert to is not None
     with data_progress(out) as progress:
         dataset = prepare_source(
-            opened, to, classes=classes, per_class=per_class, jpeg=jpeg, seed=seed, progress=progress
+            opened,
+            to,
+            classes=classes,
+            per_class=per_class,
+            jpeg=jpeg,
+            seed=seed,
+            name=called,
+            progress=progress,
         )
     counts = ", ".join(f"{file.count} {split}" for split, file in dataset.splits.items())
-    out.print(
-        f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px\n"
+    lines = [
+        f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px",
         f"  {dataset.identity}",
-        markup=False,
-    )
+        f"  {_sizes(dataset)}",
+        *(f"  {note}" for note in opened.notes),
+        *(
+            f"  {len(images):,} image{'s' * (len(images) > 1)} {what} ({min(images)})"
+            for what, images in sorted(opened.converted.items())
+        ),
+    ]
+    out.print("\n".join(lines), markup=False)
+
+
+def _sizes(dataset: Dataset) -> str:
+    """How many images each class has, by name while they fit a few lines."""
+    import numpy as np
+
+    from seal_ray.data.beton import BetonFile
+
+    counts = [
+        np.bincount(
+            BetonFile.open(dataset.folder / file.file).labels, minlength=len(dataset.classes)
+        ).tolist()
+        for file in dataset.splits.values()
+    ]
+    if len(dataset.classes) <= NAMED:
+        each = zip(dataset.classes, *counts, strict=True)
+        return "train + val: " + ", ".join(f"{one.id} {train:,} + {val:,}" for one, train, val in each)
+    spans = (f"{min(of):,}" if min(of) == max(of) else f"{min(of):,} to {max(of):,}" for of in counts)
+    return "a class: " + " + ".join(spans) + " images, train + val"

@@ -70,7 +70,7 @@ class Dataset:
 
     identity: what the images and labels are, however they are stored (`prepare` gives the bytes it covers).
     encoding: JPEG loses a little, so runs on "raw" and on "jpeg" are different runs. size: height and width
-    in pixels. mean, std: of RGB values in 0..1. splits: "train" and "val".
+    in pixels. mean, std: of RGB values in 0..1. splits: "train" and "val". source: what it was prepared from.
     """
 
     folder: Path
@@ -84,6 +84,7 @@ class Dataset:
     splits: Mapping[str, SplitFile]
     subset: Subset
     licence_note: str
+    source: str = ""
 
     @property
     def training_identity(self) -> str:
@@ -108,6 +109,8 @@ def dataset_json(dataset: Dataset) -> bytes:
         "subset": vars(dataset.subset),
         "licence_note": dataset.licence_note,
     }
+    if dataset.source != dataset.name:
+        facts["source"] = dataset.source
     return (json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -133,7 +136,7 @@ def find_prepared(folder: Path) -> Mapping[str, tuple[Path, ...]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*/dataset.json")):
         with suppress(DataError):
-            found.setdefault(load_dataset(path.parent).name, []).append(path.parent)
+            found.setdefault(load_dataset(path.parent).source, []).append(path.parent)
     return {name: tuple(paths) for name, paths in found.items()}
 
 
@@ -168,6 +171,7 @@ def _dataset(folder: Path, facts: dict[str, Any]) -> Dataset:
         splits={split: _split_file(facts["splits"][split]) for split in ("train", "val")},
         subset=Subset(**facts["subset"]),
         licence_note=str(facts["licence_note"]),
+        source=str(facts.get("source", facts["name"])),
     )
 
 

@@ -1,21 +1,14 @@
-"""The plain description that every source of images is read into, and what sources do with images."""
+"""The plain description that every source of images is read into, and a split for those without one."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
 
-from seal_ray.errors import ConfigError, DataError
-from seal_ray.streams import stream
-
-LARGEST = 4096
-"""Pixels a side that images are resized to at most."""
+from seal_ray.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -50,7 +43,8 @@ class Source:
 
     `size` is the height and width of every image in pixels. `mean` and `std` are of RGB values in 0..1;
     None has them computed from the training images when the data set is prepared. A source that is opened by
-    its name has that as its name.
+    its name has that as its name. notes: what a person should know of how it was read. converted: what was
+    done to images beyond a change of layout, each with those that it was done to while they were read.
     """
 
     classes: tuple[ClassName, ...]
@@ -61,6 +55,8 @@ class Source:
     std: Channels | None = None
     name: str = ""
     licence_note: str = ""
+    notes: Sequence[str] = ()
+    converted: Mapping[str, set[str]] = field(default_factory=dict)
 
     @classmethod
     def from_arrays(
@@ -79,38 +75,21 @@ class Source:
         return cls(names, samples("train", *train), samples("val", *val), np.shape(train[0])[1])
 
 
-def decode(data: bytes, where: str) -> Image.Image:
-    """Decode an image to 8-bit RGB (a grayscale image gets three equal channels).
-
-    Raises DataError that begins with `where`.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's parsers raise nearly anything on a damaged file
-        raise DataError(f"{where} is not a readable image ({error}); replace or remove it") from error
-
-
-def check_size(size: int) -> None:
-    """ConfigError for a size that images are not resized to."""
-    if not 1 <= size <= LARGEST:
-        raise ConfigError(f"--size {size} is outside 1..{LARGEST}")
-
-
-def centre_square(image: Image.Image, size: int) -> Pixels:
-    """Resize the shorter side to `size` pixels (bilinear, antialiased) and cut out the centre.
-
-    (height, width) -> (size, size, 3), the same pixels as torchvision's Resize and CenterCrop.
-    """
-    short = min(image.size)
-    width, height = (side * size // short for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+def check_words(words: Iterable[str], whose: str) -> None:
+    r"""DataError for the first text with bytes that are not UTF-8, which `whose` says the place of."""
+    for one in words:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{one!r}, {whose}, is not a name in UTF-8; rename it") from None
 
 
 def fifth_of_each_class(name: str, labels: Labels, seed: int = 0) -> npt.NDArray[np.bool_]:
     """Mark a fifth of each class, rounded, drawn by the name of a data set and `seed`."""
+    import torch  # seconds, which a mistake on the command line should not wait for
+
+    from seal_ray.streams import stream
+
     chosen = np.zeros(len(labels), dtype=bool)
     for label in range(int(labels.max(initial=-1)) + 1):
         members = np.flatnonzero(labels == label)

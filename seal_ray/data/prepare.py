@@ -7,23 +7,26 @@ import math
 import os
 import secrets
 import shutil
+import warnings
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from seal_ray.data import beton
 from seal_ray.data.beton import Dataset, SplitFile, Subset
-from seal_ray.data.dataset import Channels, Pixels, Sample, Source
+from seal_ray.data.dataset import Channels, Pixels, Sample, Source, check_words
 from seal_ray.data.images import SPLITS
-from seal_ray.errors import ConfigError, DataError
+from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from seal_ray.storage.files import sync_folder, write_durably
-from seal_ray.streams import stream
 
 PROGRESS_EVERY = 100  # images
+LONGEST_NAME = 64  # characters, as long as a tag of W&B
+IMBALANCE = 10
+"""How many times more images than the smallest class the largest may have without a warning."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,6 +39,7 @@ def prepare(
     per_class: int | None = None,
     jpeg: bool = False,
     seed: int = 0,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     r"""Write `source`, or a part of it, as a data set in the new folder `to`.
@@ -43,7 +47,9 @@ def prepare(
     `classes` draws that many classes, which keep their order and are relabelled from 0; `per_class` draws
     that many training images of each class, while val keeps all images of the classes. Both draws depend on
     `seed` alone, and a smaller number draws a part of what a larger one does. Images are stored as raw
-    pixels, or as JPEG of quality 95 with `jpeg`. `progress(split, done, total)` is called every 100 images.
+    pixels, or as JPEG of quality 95 with `jpeg`. `name` is what the data set is called: by default as its
+    source, or as the folder `to` if that is `folder`. `progress(split, done, total)` is called every 100
+    images.
 
     `to` appears at once and complete, or not at all. When it already holds the same images, labels, classes,
     normalisation and encoding, undamaged, it is left as it is and returned.
@@ -52,13 +58,20 @@ def prepare(
     "<split> <N> <height> <width> 3\n" in ASCII; the N labels, little-endian int64; the source's pixels after
     any resizing, N x height x width x 3 uint8, row by row, red, green, blue.
 
-    Raises ConfigError for a selection that the source cannot give; DataError for an image that cannot be
-    read, a split without images, a folder `to` that holds something else, and a disk that cannot be written.
+    Raises ConfigError for a selection that the source cannot give and for a name that is no label; DataError
+    for an image that cannot be read, a split without images, val images of which all are in train, a folder
+    `to` that holds something else, and a disk that cannot be written. Warns of val images that are in train,
+    equal in all pixels, of classes of which one is 10 times as large as another, of those with one training
+    image, and of those with none in val.
     """
     to = to.resolve()
-    chosen = _select(source, Subset(classes, per_class, seed))
+    called = name or (to.name if source.name == "folder" else source.name)
+    if len(called) > LONGEST_NAME or not called.isprintable():
+        raise ConfigError(f"--name {called!r}: give at most {LONGEST_NAME} printable characters")
+    chosen = _select(source, Subset(classes, per_class, seed), called)
+    _warn_of_sizes(chosen.source)
     if to.exists() and not _is_empty_folder(to):
-        return _existing(to, chosen, "jpeg" if jpeg else "raw", progress)
+        return _existing(to, chosen, name, "jpeg" if jpeg else "raw", progress)
     scratch = to.parent / f".{to.name}.{secrets.token_hex(4)}.partial"
     try:
         scratch.mkdir(parents=True)
@@ -73,14 +86,16 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A source cut down to a subset of itself, with its labels counted anew."""
+    """A source cut down to a subset of itself, with its labels counted anew, and what it is to be called."""
 
     source: Source
     subset: Subset
+    name: str
 
 
-def _select(source: Source, subset: Subset) -> _Chosen:
+def _select(source: Source, subset: Subset, name: str) -> _Chosen:
     check_labels(source)
+    check_words((word for one in source.classes for word in (one.id, one.words)), f"a class of {source.name}")
     labels = _chosen_labels(source, subset)
     train = [sample for sample in source.train if sample.label in labels]
     if subset.per_class is not None:
@@ -95,7 +110,26 @@ def _select(source: Source, subset: Subset) -> _Chosen:
         train=[replace(sample, label=labels[sample.label]) for sample in train],
         val=[replace(sample, label=labels[sample.label]) for sample in val],
     )
-    return _Chosen(relabelled, subset)
+    return _Chosen(relabelled, subset, name)
+
+
+def _warn_of_sizes(source: Source) -> None:
+    """Warn of classes that are much smaller than others, or as good as empty."""
+    train, val = (
+        np.bincount([sample.label for sample in samples], minlength=len(source.classes))
+        for samples in (source.train, source.val)
+    )
+    small, large = int(train.argmin()), int(train.argmax())
+    said = []
+    if train[large] >= IMBALANCE * train[small]:
+        ends = " and ".join(f"{source.classes[label].id} {train[label]:,}" for label in (large, small))
+        said.append(f"classes differ much in size: {ends} training images")
+    for counts, few, what in ((train, 1, "no more than one training image"), (val, 0, "no val image")):
+        if (labels := np.flatnonzero(counts <= few)).size:
+            more = f" (and {len(labels) - 1} more)" if len(labels) > 1 else ""
+            said.append(f"the class {source.classes[labels[0]].id}{more} has {what}")
+    for text in said:
+        warnings.warn(f"{source.name}: {text}", SealRayWarning, stacklevel=3)
 
 
 def check_labels(source: Source) -> None:
@@ -119,6 +153,10 @@ def _chosen_labels(source: Source, subset: Subset) -> dict[int, int]:
     wanted = count if subset.classes is None else subset.classes
     if not 1 <= wanted <= count:
         raise ConfigError(f"--classes {wanted} is outside 1..{count}, the classes of {source.name}")
+    import torch
+
+    from seal_ray.streams import stream
+
     drawn = torch.randperm(count, generator=stream(subset.seed, "classes"))[:wanted].tolist()
     return {label: new for new, label in enumerate(sorted(drawn))}
 
@@ -129,6 +167,10 @@ def _per_class(
     members: dict[int, list[int]] = {label: [] for label in labels}
     for index, sample in enumerate(train):
         members[sample.label].append(index)
+    import torch
+
+    from seal_ray.streams import stream
+
     kept: list[int] = []
     for label, indices in members.items():
         if not 1 <= wanted <= len(indices):
@@ -141,10 +183,14 @@ def _per_class(
 
 @dataclass
 class _Tally:
-    """What is learned about images while they are read: their identity, and a histogram for mean and std."""
+    """What is learned about images while they are read.
+
+    Their identity; a histogram for mean and std; of each image 8 bytes of a digest of its pixels.
+    """
 
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), dtype=np.int64))
+    images: dict[str, array[int]] = field(default_factory=lambda: {split: array("Q") for split in SPLITS})
 
     @property
     def identity(self) -> str:
@@ -174,7 +220,9 @@ def _read(
         if pixels.shape != shape or pixels.dtype != np.uint8:
             found = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{sample.origin} of {source.name} is {found}, not uint8 {shape}; replace it")
-        tally.digest.update(np.ascontiguousarray(pixels).data)
+        content = np.ascontiguousarray(pixels).data
+        tally.digest.update(content)
+        tally.images[split].frombytes(hashlib.blake2b(content, digest_size=8).digest())
         if split == "train" and source.mean is None:
             tally.histogram += [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
         yield pixels, sample.label
@@ -191,10 +239,12 @@ def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None)
         beton.write(path, _read(source, split, tally, progress), count=count, size=source.size, jpeg=jpeg)
         _sync(path)
         splits[split] = SplitFile(path.name, count, beton.file_sha256(path), path.stat().st_size)
+    _compare_splits(source, tally)
     mean, std = _normalisation(source, tally)
     dataset = Dataset(
         folder=folder,
-        name=source.name,
+        name=chosen.name,
+        source=source.name,
         identity=tally.identity,
         encoding="jpeg" if jpeg else "raw",
         size=source.size,
@@ -207,6 +257,20 @@ def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None)
     )
     write_durably(folder / "dataset.json", beton.dataset_json(dataset))
     return dataset
+
+
+def _compare_splits(source: Source, tally: _Tally) -> None:
+    """Warn of images of val that are in train, pixel by pixel; DataError when all are."""
+    train, val = (np.frombuffer(tally.images[split], dtype=np.uint64) for split in SPLITS)
+    both = np.flatnonzero(np.isin(val, train))
+    if not len(both):
+        return
+    twin = source.train[int(np.flatnonzero(train == val[both[0]])[0])].origin
+    example = f"{source.val[int(both[0])].origin} is {twin}"
+    if len(both) == len(val):
+        raise DataError(f"{source.name}: all {len(val):,} val images are in train, such as {example}")
+    text = f"{source.name}: {len(both):,} of {len(val):,} val images are in train, such as {example}"
+    warnings.warn(text, SealRayWarning, stacklevel=4)
 
 
 def _normalisation(source: Source, tally: _Tally) -> tuple[Channels, Channels]:
@@ -228,7 +292,9 @@ def _moments(counts: list[int]) -> tuple[float, float]:
     return total / (255 * pixels), math.sqrt(pixels * squares - total**2) / (255 * pixels)
 
 
-def _existing(to: Path, chosen: _Chosen, encoding: str, progress: Progress | None) -> Dataset:
+def _existing(
+    to: Path, chosen: _Chosen, name: str | None, encoding: str, progress: Progress | None
+) -> Dataset:
     """Load the data set in `to` if it is what was asked for; DataError otherwise."""
     remedy = "choose another folder or remove it"
     try:
@@ -236,10 +302,10 @@ def _existing(to: Path, chosen: _Chosen, encoding: str, progress: Progress | Non
     except DataError as error:
         raise DataError(f"{to} exists already and holds no usable data set ({error}); {remedy}") from error
     source, tally = chosen.source, _tallied(chosen.source, progress)
-    found = (dataset.identity, dataset.encoding, dataset.classes, (dataset.mean, dataset.std))
-    asked = (tally.identity, encoding, source.classes, _normalisation(source, tally))
-    names = ("images or labels", "encoding", "classes", "mean and std")
-    if differing := [name for name, old, new in zip(names, found, asked, strict=True) if old != new]:
+    found = (dataset.identity, dataset.encoding, dataset.classes, (dataset.mean, dataset.std), dataset.name)
+    asked = (tally.identity, encoding, source.classes, _normalisation(source, tally), name or dataset.name)
+    facts = ("images or labels", "encoding", "classes", "mean and std", "name")
+    if differing := [fact for fact, old, new in zip(facts, found, asked, strict=True) if old != new]:
         raise DataError(f"{to} holds another data set: its {', '.join(differing)} differ; {remedy}")
     beton.verify(dataset)
     return dataset

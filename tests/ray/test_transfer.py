@@ -19,7 +19,7 @@ from seal_ray.analysis.run import score_moments
 from seal_ray.analysis.tasks import read_result
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
-from seal_ray.data.sources.builtin import folder
+from seal_ray.data.sources.folder import folder
 from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.sweeps.tune import train_sweep

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -91,6 +92,29 @@ def test_zip_and_folder_are_the_same_data(prepared: Dataset, extracted: Path, tm
     again = prepare(open_source("tiny-imagenet", source=extracted), tmp_path / "again", classes=20)
     assert again.identity == prepared.identity
     assert again.classes == prepared.classes
+
+
+def test_as_people_have_it_it_is_the_same_data(
+    prepared: Dataset, extracted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("sorted") / "data" / "tiny-imagenet-200"
+    shutil.copytree(root_of(extracted), root)
+    annotations = root / "val" / "val_annotations.txt"
+    for line in annotations.read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (root / "val" / wnid).mkdir(exist_ok=True)
+        (root / "val" / "images" / name).rename(root / "val" / wnid / name)
+    (root / "val" / "images").rmdir()
+    annotations.unlink()
+    for images in (root / "train").glob("*/images"):
+        for file in images.iterdir():
+            file.rename(images.parent / file.name)
+    (root / "words.txt").unlink()
+    (root / "wnids.txt").write_bytes(b"\xef\xbb\xbf" + (root / "wnids.txt").read_bytes())
+    again = prepare(open_source("tiny-imagenet", source=root.parents[1]), root.parents[1] / "to", classes=20)
+    assert again.identity == prepared.identity
+    assert [name.id for name in again.classes] == [name.id for name in prepared.classes]
+    assert again.training_identity == prepared.training_identity
 
 
 def test_gray_images_are_read_as_rgb(archive: Path, extracted: Path, prepared: Dataset) -> None:

@@ -28,6 +28,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from seal_ray.data.image_files import is_clutter
 from seal_ray.errors import DataError
 
 AGAIN = "download it again"
@@ -45,25 +46,12 @@ class Tree:
     read: Callable[[str], bytes]
 
 
-def open_tree(path: Path, marker: str) -> Tree:
-    """Open the folder or zip archive at `path`.
-
-    The root is the folder that holds the file `marker`: the top, or the only such folder in it, whatever its
-    name. Raises DataError when there is none or more than one, when the archive is damaged, and when one of
-    its members would lie outside the folder it were extracted to.
-    """
-    if path.is_dir():
-        return _folder(path, marker)
-    if path.is_file():
-        return _zip(path, marker)
-    raise DataError(f"{path} does not exist; give the official zip archive or the folder it was extracted to")
-
-
 def open_files(path: Path, archives: Sequence[str]) -> Tree:
     """All files of the folder or of the one archive (.zip, .tar, .tgz) at `path`, by their path below it.
 
     In a folder the members of the archives that lie at its top and match a pattern of `archives` count as
-    files too, unless they were extracted there. Nothing is extracted. Raises DataError for what is missing
+    files too, unless they were extracted there. What is hidden or was left by other programs counts nowhere.
+    Nothing is extracted. Raises DataError for what is missing
     or damaged, and for a member that would lie outside the folder it were extracted to.
     """
     if path.is_file():
@@ -73,7 +61,7 @@ def open_files(path: Path, archives: Sequence[str]) -> Tree:
         trees = [*map(_archive, (file for file in found if file.is_file())), _folder(path)]
     else:
         raise DataError(f"{path} does not exist; give the official archive or the folder that holds it")
-    readers = {name: tree.read for tree in trees for name in tree.names}
+    readers = {name: tree.read for tree in trees for name in tree.names if not is_clutter(name)}
     if not readers:
         raise DataError(f"{path} holds no files; give the official archive or the folder that holds it")
     return Tree(str(path), frozenset(readers), partial(_read_from, readers))
@@ -93,12 +81,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-def _folder(path: Path, marker: str = "") -> Tree:
-    """The files of a folder, or of the folder in it that holds the file `marker`."""
-    root = path
-    if marker:
-        below = [child.name for child in path.iterdir() if (child / marker).is_file()]
-        root = path / _root(path, marker, [""] if (path / marker).is_file() else below)
+def _folder(root: Path) -> Tree:
     names = (
         (Path(folder) / file).relative_to(root).as_posix()
         for folder, _, files in os.walk(root)
@@ -114,31 +97,22 @@ def _read_file(root: Path, name: str) -> bytes:
         raise DataError(f"{root / name} cannot be read: {error.strerror}") from error
 
 
-def _zip(path: Path, marker: str = "") -> Tree:
-    """The members of a zip archive, or of the folder in it that holds the file `marker`."""
+def _zip(path: Path) -> Tree:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} cannot be read as a zip archive ({error}); {AGAIN}") from error
-    members = archive.infolist()
-    for member in members:
+    for member in archive.infolist():
         _refuse_escape(path, member)
-    files = [member.filename for member in members if not member.is_dir()]
-    prefix = ""
-    if marker:
-        at = re.compile(rf"(?:([^/]+)/)?{re.escape(marker)}")
-        found = [match.group(1) or "" for match in map(at.fullmatch, files) if match]
-        root = _root(path, marker, [""] if "" in found else found)
-        prefix = f"{root}/" if root else ""
-    names = frozenset(file.removeprefix(prefix) for file in files if file.startswith(prefix))
-    return Tree(str(path), names, partial(_read_zipped, path, archive, prefix))
+    names = frozenset(member.filename for member in archive.infolist() if not member.is_dir())
+    return Tree(str(path), names, partial(_read_zipped, path, archive))
 
 
-def _read_zipped(path: Path, archive: zipfile.ZipFile, prefix: str, name: str) -> bytes:
+def _read_zipped(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        return archive.read(prefix + name)
+        return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise DataError(f"{prefix}{name} in {path} cannot be read ({error}); {AGAIN}") from error
+        raise DataError(f"{name} in {path} cannot be read ({error}); {AGAIN}") from error
 
 
 def _refuse_escape(path: Path, member: zipfile.ZipInfo) -> None:
@@ -147,14 +121,6 @@ def _refuse_escape(path: Path, member: zipfile.ZipInfo) -> None:
     if outside or stat.S_ISLNK(member.external_attr >> 16):
         what = "leads outside the archive" if outside else "is a symbolic link"
         raise DataError(f"{path}: its member {member.filename!r} {what}; get the official archive")
-
-
-def _root(path: Path, marker: str, candidates: list[str]) -> str:
-    if not candidates:
-        raise DataError(f"{path} has no {marker}, neither at its top nor one folder below")
-    if len(candidates) > 1:
-        raise DataError(f"{path} has {marker} in several folders: {', '.join(sorted(candidates))}; give one")
-    return candidates[0]
 
 
 def _tar(path: Path) -> Tree:
@@ -221,6 +187,12 @@ def find(tree: Tree, *names: str) -> str:
         if nearest:
             return nearest[0]
     raise DataError(f"{names[0]} is missing in {tree.where}; get it from the official address")
+
+
+def below(tree: Tree, folder: str) -> Tree:
+    """The files of a tree that lie in a folder, "" or a path that ends in a slash, by their path below it."""
+    names = frozenset(name.removeprefix(folder) for name in tree.names if name.startswith(folder))
+    return Tree(tree.where, names, lambda name: tree.read(folder + name))
 
 
 def above(tree: Tree, folder: str) -> str:

@@ -1,33 +1,19 @@
-"""Digits, letters, folders of images, and CIFAR."""
+"""Digits, letters, and CIFAR."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from seal_ray.data.dataset import (
-    ClassName,
-    Pixels,
-    Sample,
-    Source,
-    centre_square,
-    check_size,
-    decode,
-    fifth_of_each_class,
-)
-from seal_ray.data.sources.archives import natural_key
+from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, fifth_of_each_class
 from seal_ray.data.sources.registry import A_FIFTH, source
 from seal_ray.errors import DataError
-from seal_ray.streams import stream
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 SIZE = 32
 """Pixels a side of digits and letters."""
@@ -129,6 +115,10 @@ def _letters_of(fonts: Path, names: tuple[str, ...]) -> list[Sample]:
 
 def _drawn(file: Path, letter: str, turn: int) -> Pixels:
     """(SIZE, SIZE, 3), three equal channels: the letter 55 to 75 % high, within 12 degrees and 6 % of it."""
+    import torch
+
+    from seal_ray.streams import stream
+
     draws = torch.rand(4, generator=stream(0, f"letters {file.stem} {letter}", turn)).tolist()
     side = SIZE * FINER
     height = side * (0.55 + 0.2 * draws[0])
@@ -145,62 +135,6 @@ def _drawn(file: Path, letter: str, turn: int) -> Pixels:
     turned = canvas.rotate(angle, Image.Resampling.BILINEAR, center=(x, y))
     gray = np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BOX))
     return np.repeat(gray[..., None], 3, axis=2)
-
-
-@source(
-    "folder",
-    needs=("a folder of images a class, twice: --train and --val",),
-    licence_note="Your own images: what you may do with them holds for this data set.",
-    split="your own",
-)
-def folder(train: Path, val: Path, size: int) -> Source:
-    """Read two folders with one folder of images a class, laid out as for torchvision's ImageFolder.
-
-    Labels follow the sorted names of the class folders, which must agree between the two. The shorter side
-    of each image is resized to `size` pixels (bilinear, antialiased) and the centre is cut out, both as
-    torchvision does. Raises ConfigError for a size outside 1..4096, DataError for folders that are missing,
-    empty or differ.
-    """
-    check_size(size)
-    names, val_names = _class_folders(train), _class_folders(val)
-    if differing := sorted(set(names) ^ set(val_names)):
-        there, lacking = (train, val) if differing[0] in names else (val, train)
-        raise DataError(f"{there} has a class {differing[0]!r} that {lacking} lacks; the classes must agree")
-    return Source(
-        classes=tuple(ClassName(name, name) for name in names),
-        train=_folder_samples(train, names, size),
-        val=_folder_samples(val, names, size),
-        size=size,
-    )
-
-
-def _class_folders(path: Path) -> list[str]:
-    if not path.is_dir():
-        raise DataError(f"{path} is not a folder; it should hold one folder of images a class")
-    folders = (child.name for child in path.iterdir() if child.is_dir())
-    names = sorted(name for name in folders if not name.startswith("."))
-    if not names:
-        raise DataError(f"{path} holds no folders; it should hold one folder of images a class")
-    return names
-
-
-def _folder_samples(path: Path, names: Sequence[str], size: int) -> list[Sample]:
-    samples = []
-    for label, name in enumerate(names):
-        files = [file for file in (path / name).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise DataError(f"{path / name} holds no images ({' '.join(IMAGE_SUFFIXES)})")
-        for file in sorted(files, key=lambda file: natural_key(file.as_posix())):
-            samples.append(Sample(partial(_read_resized, file, size), label, str(file)))
-    return samples
-
-
-def _read_resized(file: Path, size: int) -> Pixels:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    return centre_square(decode(data, str(file)), size)
 
 
 @source(

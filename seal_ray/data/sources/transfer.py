@@ -16,16 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from seal_ray.data.dataset import (
-    ClassName,
-    Pixels,
-    Sample,
-    Source,
-    centre_square,
-    check_size,
-    decode,
-    fifth_of_each_class,
-)
+from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, fifth_of_each_class
+from seal_ray.data.image_files import Decoder, centre_square, check_size
 from seal_ray.data.sources.archives import (
     Tree,
     above,
@@ -81,7 +73,7 @@ def transfer_source(
 
     def add(lists_of: ListReader) -> ListReader:
         @source(name, **facts)
-        def read(path: Path, size: int = 64, allow_subset: bool = False) -> Source:
+        def read(path: Path, size: int = 64, allow_subset: bool = False, background: str = "white") -> Source:
             """Read what `path` holds, its images cut to squares of `size` pixels.
 
             What the lists name must be there, in the published numbers. With `allow_subset` images may be
@@ -89,16 +81,24 @@ def transfer_source(
             ConfigError for a size outside 1..4096 and DataError that says what is missing.
             """
             check_size(size)
+            decoder = Decoder(background)
             tree, info = open_files(path, archives), SOURCES[name].info
             lists = lists_of(tree)
             lists = _those_there(lists, tree) if allow_subset else _complete(lists, tree)
             _check_counts(lists, info, tree.where, allow_subset)
 
             def samples(images: Sequence[Entry]) -> list[Sample]:
-                return [Sample(partial(_read, tree, at, size, banner), label, at) for at, label in images]
+                cut = partial(_read, tree, decoder, size, banner)
+                return [Sample(partial(cut, at), label, at) for at, label in images]
 
-            note = f"{info.licence_note} Split: {info.split}."
-            return Source(lists.classes, samples(lists.train), samples(lists.val), size, licence_note=note)
+            return Source(
+                lists.classes,
+                samples(lists.train),
+                samples(lists.val),
+                size,
+                licence_note=f"{info.licence_note} Split: {info.split}.",
+                converted=decoder.converted,
+            )
 
         return lists_of
 
@@ -146,8 +146,8 @@ def _check_counts(lists: ImageLists, info: SourceInfo, where: str, allow_subset:
             raise DataError(f"{where} has {count:,} {what} where {info.name} has {expected:,}; {remedy}")
 
 
-def _read(tree: Tree, name: str, size: int, banner: int) -> Pixels:
-    image = decode(tree.read(name), f"{name} in {tree.where}")
+def _read(tree: Tree, decoder: Decoder, size: int, banner: int, name: str) -> Pixels:
+    image = decoder(tree.read(name), f"{name} in {tree.where}")
     if image.height <= banner:
         raise DataError(f"{name} in {tree.where} is {image.height} pixels high, all of them its banner")
     return centre_square(image.crop((0, 0, image.width, image.height - banner)) if banner else image, size)

@@ -131,7 +131,7 @@ def test_every_setting_of_an_evaluation_is_an_option(
         (["trian"], "No such command 'trian'"),
         (["validate"], "Missing argument 'file'"),
         (["plan", SEAL, "--epochs", "5"], "No such option: --epochs"),
-        (["data", "prepare", "digits"], "Missing option '--to'"),
+        (["data", "prepare", "digits"], "digits needs --to"),
         (["data", "prepare", "digits", "--to", "x", "--size", "big"], "Invalid value for '--size'"),
     ],
 )

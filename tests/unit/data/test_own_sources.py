@@ -54,6 +54,7 @@ def plugin(folder: Path, code: str, name: str = "mine.py") -> Path:
     return folder / name
 
 
+@pytest.mark.filterwarnings("default:shapes.*val images are in train")  # of so few places for a shape
 def test_the_source_of_the_readme_is_checked_prepared_and_trained_on(run: object, tmp_path: Path) -> None:
     file, to = plugin(tmp_path, of_docs("source"), "shapes.py"), tmp_path / "shapes"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
@@ -209,7 +210,10 @@ def test_a_label_that_is_no_class_is_not_prepared(tmp_path: Path) -> None:
     ("code", "problem"),
     [
         (source("", name="Mine"), "the source 'Mine': give it a name of small letters, digits, - and _"),
-        (source("", "folder"), "the source 'mine': its parameter folder is none of path, train, val, size"),
+        (
+            source("", "folder"),
+            "the source 'mine': its parameter folder is none of path, train, val, val_share",
+        ),
         (source("", name="digits"), "two classes register the source 'digits'"),
     ],
 )

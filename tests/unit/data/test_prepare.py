@@ -234,9 +234,11 @@ def test_a_selection_the_source_cannot_give_is_refused(source: Source, tmp_path:
 
 
 def test_images_that_are_all_alike_are_refused(source: Source, tmp_path: Path):
-    blank = Sample(lambda: np.full((16, 16, 3), 7, np.uint8), 0, "blank")
+    blank = [
+        Sample(lambda: np.full((16, 16, 3), 7, np.uint8), label, "blank") for label in (0, 0, 1, 1, 2, 2)
+    ]
     with pytest.raises(DataError, match="the same value in all training pixels"):
-        prepare(replace(source, train=[blank] * 3), tmp_path / "set")
+        prepare(replace(source, train=blank), tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,7 +95,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "train/n77 .* wnids.txt does not list",
     ),
     "class listed twice": (lambda f: replace_line(f / "wnids.txt", "n02", "n01"), "wnids.txt .* twice"),
-    "no words": (lambda f: (f / "words.txt").unlink(), "no words.txt"),
     "no annotations": (lambda f: (f / "val/val_annotations.txt").unlink(), "no val/val_annotations.txt"),
     "image without annotation": (
         lambda f: (f / "val/images/val_77.JPEG").write_bytes(b""),
@@ -118,7 +117,19 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "val_annotations.txt .* line 2",
     ),
     "text that is none": (lambda f: (f / "words.txt").write_bytes(b"n01\t\xff"), "words.txt .* UTF-8"),
-    "no wnids": (lambda f: (f / "wnids.txt").unlink(), "has no wnids.txt"),
+    "no wnids": (lambda f: (f / "wnids.txt").unlink(), "wnids.txt is missing in"),
+    "image in two folders": (
+        lambda f: shutil.copy(f / "train/n01/images/n01_3.JPEG", f / "train/n01/n01_3.JPEG"),
+        "train/n01/images/n01_3.JPEG and train/n01/n01_3.JPEG .* have one name",
+    ),
+    "folder of another class than the annotation": (
+        lambda f: shutil.copytree(f / "val/images", f / "val/n01"),
+        "two classes, n01 and n0",
+    ),
+    "val in a folder of an unlisted class": (
+        lambda f: (f / "val/images").rename(f / "val/n77"),
+        "the class n77, which wnids.txt does not list",
+    ),
 }
 
 
@@ -171,7 +182,7 @@ def test_a_damaged_archive_is_refused(tiny_imagenet_folder: Path, tmp_path: Path
 
 def test_several_data_sets_in_one_folder_are_refused(tiny_imagenet_folder: Path):
     shutil.copytree(tiny_imagenet_folder, tiny_imagenet_folder.parent / "copy")
-    with pytest.raises(DataError, match="copy, tiny-imagenet-200"):
+    with pytest.raises(DataError, match=r"wnids.txt twice: copy/.* and tiny-imagenet-200/.*; give one"):
         tiny(tiny_imagenet_folder.parent)
 
 
@@ -249,14 +260,17 @@ def test_folders_that_do_not_fit_are_refused(image_folders: tuple[Path, Path]):
         open_source("folder", train=train, val=val, size=8)
 
 
-def test_a_file_that_is_no_image_is_named_when_it_is_read(image_folders: tuple[Path, Path]):
+def test_a_file_that_is_no_image_though_it_is_called_one_is_named(image_folders: tuple[Path, Path]):
     train, val = image_folders
-    whole = jpeg(smooth_images(1, 32, 0)[0])
-    for content in (b"", b"not an image", whole[: len(whole) // 2]):
+    whole = jpeg(smooth_images(1, 64, 0)[0])
+    for content in (b"", b"not an image", whole[:30]):
         (train / "bee" / "7.jpg").write_bytes(content)
-        broken = open_source("folder", train=train, val=val, size=8).train[10]
         with pytest.raises(DataError, match=r"train/bee/7.jpg is not a readable image"):
-            broken.read()
+            open_source("folder", train=train, val=val, size=8)
+    (train / "bee" / "7.jpg").write_bytes(whole[:-200])  # whose header is whole
+    broken = open_source("folder", train=train, val=val, size=8).train[10]
+    with pytest.raises(DataError, match=r"train/bee/7.jpg is not a readable image"):
+        broken.read()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])
@@ -305,15 +319,21 @@ def test_a_download_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.M
 def test_an_unknown_source_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="did you mean 'tiny-imagenet'"):
         open_source("tinyimagenet")
-    with pytest.raises(ConfigError, match="choose one of tiny-imagenet, digits, letters, folder, cifar10"):
+    with pytest.raises(
+        ConfigError, match="choose one of tiny-imagenet, digits, letters, cifar10, cifar100, folder"
+    ):
         open_source("xyz")
 
 
 def test_options_that_are_missing_or_do_not_apply_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="tiny-imagenet needs --source"):
         open_source("tiny-imagenet")
-    with pytest.raises(ConfigError, match="folder needs --size"):
-        open_source("folder", train=tmp_path, val=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        open_source("folder", download=True)
+    assert str(caught.value) == (
+        "--download does not apply to folder; leave it out. "
+        "folder needs --source (or --train) and --val-share (or --val)"
+    )
     with pytest.raises(ConfigError, match="--download does not apply to digits"):
         open_source("digits", download=True)
     with pytest.raises(ConfigError, match="--size does not apply to cifar10"):

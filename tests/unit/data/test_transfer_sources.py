@@ -652,11 +652,11 @@ def test_every_source_says_what_it_needs_and_what_was_published():
 
 
 def test_prepared_data_sets_are_found_by_their_source(tmp_path: Path):
-    source = subset("mit67", extracted("mit67", tmp_path))
+    source = subset("eurosat", extracted("eurosat", tmp_path))
     for folder in ("one", "two"):
         dataset = prepare(source, tmp_path / "data" / folder)
     assert dataset.licence_note == source.licence_note
     (tmp_path / "data" / "broken").mkdir()
     (tmp_path / "data" / "broken" / "dataset.json").write_text("{}")
-    assert find_prepared(tmp_path / "data") == {"mit67": (tmp_path / "data/one", tmp_path / "data/two")}
+    assert find_prepared(tmp_path / "data") == {"eurosat": (tmp_path / "data/one", tmp_path / "data/two")}
     assert find_prepared(tmp_path / "nowhere") == {}
