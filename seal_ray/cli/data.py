@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,32 +49,32 @@ def list_sources(
 def prepare(
     name: Annotated[str, typer.Argument(help="One of those that `seal-ray data list` shows.")],
     to: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder to write train.beton, val.beton, dataset.json to; must be given."),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The official archive, or a folder.")] = None,
     train_: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--train", help="folder: as --source, a folder of images a class."),
     ] = None,
-    val: Annotated[Optional[Path], typer.Option(help="folder: the same, to validate on.")] = None,  # noqa: UP045
+    val: Annotated[Path | None, typer.Option(help="folder: the same, to validate on.")] = None,
     val_share: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(help="folder: hold out this share of each class, such as 0.1, in place of --val."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Pixels a side; targets: 64, folder: the median of the shorter sides.")
     ] = None,
     background: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="What transparent images are laid on: white, unless black is given."),
     ] = None,
     called: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--name", help="What tags and cards call the data set; folder: the name of --to."),
     ] = None,
-    classes: Annotated[Optional[int], typer.Option(help="Only so many classes, drawn by --seed.")] = None,  # noqa: UP045
-    per_class: Annotated[Optional[int], typer.Option(help="Only so many training images a class.")] = None,  # noqa: UP045
+    classes: Annotated[int | None, typer.Option(help="Only so many classes, drawn by --seed.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="Only so many training images a class.")] = None,
     jpeg: Annotated[bool, typer.Option(help="Store JPEG instead of raw pixels: smaller, slower.")] = False,
     seed: Annotated[int, typer.Option(help="Which classes and images are drawn, and held out.")] = 0,
     allow_subset: Annotated[
@@ -90,29 +90,15 @@ def prepare(
     from seal_ray.data.sources import check_options, open_source
     from seal_ray.plugins import using
 
-    options: dict[str, Any] = {
-        "source": source,
-        "train": train_,
-        "val": val,
-        "val_share": val_share,
-        "size": size,
-    }
-    options |= {"background": background, "download": download, "allow_subset": allow_subset}
+    options: dict[str, Any] = {"source": source, "train": train_, "val": val, "val_share": val_share}
+    options |= {"size": size, "background": background, "download": download, "allow_subset": allow_subset}
     with using(given_files(plugin or [])):
         check_options(name, options, [] if to else ["--to"])
         opened = open_source(name, **options, seed=seed)
     assert to is not None
+    drawn: dict[str, Any] = {"classes": classes, "per_class": per_class, "seed": seed}
     with data_progress(out) as progress:
-        dataset = prepare_source(
-            opened,
-            to,
-            classes=classes,
-            per_class=per_class,
-            jpeg=jpeg,
-            seed=seed,
-            name=called,
-            progress=progress,
-        )
+        dataset = prepare_source(opened, to, **drawn, jpeg=jpeg, name=called, progress=progress)
     counts = ", ".join(f"{file.count} {split}" for split, file in dataset.splits.items())
     lines = [
         f"{to}: {dataset.name}, {len(dataset.classes)} classes, {counts} images of {dataset.size} px",
@@ -133,12 +119,8 @@ def _sizes(dataset: Dataset) -> str:
 
     from seal_ray.data.beton import BetonFile
 
-    counts = [
-        np.bincount(
-            BetonFile.open(dataset.folder / file.file).labels, minlength=len(dataset.classes)
-        ).tolist()
-        for file in dataset.splits.values()
-    ]
+    files = (BetonFile.open(dataset.folder / split.file) for split in dataset.splits.values())
+    counts = [np.bincount(file.labels, minlength=len(dataset.classes)).tolist() for file in files]
     if len(dataset.classes) <= NAMED:
         each = zip(dataset.classes, *counts, strict=True)
         return "train + val: " + ", ".join(f"{one.id} {train:,} + {val:,}" for one, train, val in each)

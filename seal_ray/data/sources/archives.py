@@ -51,8 +51,8 @@ def open_files(path: Path, archives: Sequence[str]) -> Tree:
 
     In a folder the members of the archives that lie at its top and match a pattern of `archives` count as
     files too, unless they were extracted there. What is hidden or was left by other programs counts nowhere.
-    Nothing is extracted. Raises DataError for what is missing
-    or damaged, and for a member that would lie outside the folder it were extracted to.
+    Nothing is extracted. Raises DataError for what is missing or damaged, and for a member that would lie
+    outside the folder it were extracted to.
     """
     if path.is_file():
         trees = [_archive(path)]

@@ -28,7 +28,6 @@ from seal_ray.errors import ConfigError, DataError
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 A_FOLDER_A_CLASS = "it should hold one folder of images a class"
 
-
 Images = dict[str, list[str]]
 """Paths below a root, in natural order, by the name of their class."""
 
@@ -46,7 +45,7 @@ class _Scan:
 @source(
     "folder",
     needs=("a folder of images a class: --source and --val-share, or --train and --val",),
-    one_of=(("path", "train"), ("val_share", "val")),
+    one_of=(("train", "path"), ("val", "val_share")),
     licence_note="Your own images: what you may do with them holds for this data set.",
     split="your own",
 )
@@ -81,6 +80,8 @@ def folder(
         check_size(size)
     decoder, root = Decoder(background), path or train
     assert root is not None
+    if absent := [f"{one} is not a folder" for one in (root, val) if one is not None and not one.is_dir()]:
+        raise DataError(f"{', '.join(absent)}; {A_FOLDER_A_CLASS}")
     if val is None:
         assert val_share is not None
         scans = [_scan(root)]
@@ -147,22 +148,22 @@ def _scan(root: Path) -> _Scan:
             sides.append(side)
     reasons = [f"{len(names)} {why} ({shown(Path(names[0]))})" for why, names in skipped.items()]
     count = sum(map(len, skipped.values()))
-    note = f"skipped {count:,} file{'s' * (count > 1)} in {root}: {', '.join(reasons)}" if count else ""
+    note = (
+        f"skipped {count:,} file{'s' * (count > 1)} in {shown(root)}: {', '.join(reasons)}" if count else ""
+    )
     if empty := [name for name, found in images.items() if not found]:
         raise DataError(f"{root / empty[0]} holds no images" + (f"; {note}" if note else ""))
     return _Scan(root, images, sides, note)
 
 
 def _class_names(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; {A_FOLDER_A_CLASS}")
     names = sorted(child.name for child in root.iterdir() if child.is_dir() and not is_clutter(child.name))
     if not names:
         raise DataError(f"{root} holds no folders; {A_FOLDER_A_CLASS}")
-    if SPLITS.issuperset(names):
+    if SPLITS.issuperset(map(str.lower, names)):
         raise DataError(
-            f"{root} holds {', '.join(names)}, which are no classes; give {root / 'train'} as --train, and "
-            "what is held out as --val"
+            f"{root} holds {' and '.join(names)}, which are no classes; give each by itself, as --train and "
+            "--val"
         )
     check_words(names, f"a folder in {root}")
     return names

@@ -146,12 +146,17 @@ def test_a_class_in_which_nothing_is_left_is_refused_with_what_it_holds(images: 
 
 
 def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
-    for split in ("train", "val"):
+    for split in ("train", "Val"):
         write_classes(tmp_path / "pets" / split)
     with pytest.raises(
-        DataError, match=r"pets holds train, val, which are no classes; give .*pets/train as --train"
+        DataError, match=r"pets holds Val and train, which are no classes; give each by itself"
     ):
         one(tmp_path / "pets")
+
+
+def test_all_folders_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"/a is not a folder, .*/b is not a folder; it should hold"):
+        open_source("folder", train=tmp_path / "a", val=tmp_path / "b")
 
 
 def test_a_class_whose_name_is_not_utf8_is_refused_before_any_image_is_read(images: Path) -> None:
@@ -207,8 +212,8 @@ def test_all_that_is_missing_is_said_at_once_and_before_pytorch_is_imported(imag
         "except SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
     )
     for options, expected in (
-        ((), "folder needs --source (or --train), --val-share (or --val) and --to"),
-        (("--train", images, "--to", "x"), "folder needs --val-share (or --val)"),
+        ((), "folder needs --train (or --source), --val (or --val-share) and --to"),
+        (("--train", images, "--to", "x"), "folder needs --val (or --val-share)"),
         (("--source", images, "--val-share", "2", "--to", "x"), "--val-share 2.0 is not between 0 and 1"),
         (("--source", images, "--val-share", "0.2", "--to", "x" * 65), "--name"),
         (("--train", images, "--val", images, "--to", "x"), "so nothing is held out"),

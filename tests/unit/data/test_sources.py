@@ -332,7 +332,7 @@ def test_options_that_are_missing_or_do_not_apply_are_refused(tmp_path: Path):
         open_source("folder", download=True)
     assert str(caught.value) == (
         "--download does not apply to folder; leave it out. "
-        "folder needs --source (or --train) and --val-share (or --val)"
+        "folder needs --train (or --source) and --val (or --val-share)"
     )
     with pytest.raises(ConfigError, match="--download does not apply to digits"):
         open_source("digits", download=True)
