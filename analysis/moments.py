@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NAMES: tuple[str, ...] = get_args(MomentName)
 """The moments of a generation, in the order in which they come."""
+LAST = "last"
+"""What stands for the last `relearned` moment of each run."""
 LABEL = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 
 

@@ -28,7 +28,7 @@ from seal_ray.analysis.compute import made_by
 from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, find_destination
 from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.finetune import finetune, model_in
-from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, find_runs, sweep_runs
+from seal_ray.analysis.moments import LAST, AnalysedRun, Moment, RunSet, find_runs, sweep_runs
 from seal_ray.analysis.pool import Done, compute_here, compute_on_ray
 from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_scores
 from seal_ray.analysis.scoring import Normalisation, score
@@ -90,9 +90,10 @@ def analyze_moments(
     """Analyse moments of the runs that `path` stands for (see `find_runs`); returns what became of each.
 
     what: names of analyses, of packages, of the plugin files of the runs, and of `plugins`, files which take
-    the place of the runs' copies of the same name. moments: names; None: all that were kept. Only what is
-    missing is computed, by actors on the cluster at `address` or on a local one, or `in_process`; what is
-    wrong with one moment or run fails alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
+    the place of the runs' copies of the same name. moments: names, labels such as g002-relearned, or `last`,
+    the last `relearned` of each run; None: all that were kept. Only what is missing is computed, by actors on
+    the cluster at `address` or on a local one, or `in_process`; what is wrong with one moment or run fails
+    alone. Ctrl-C keeps what is done. ConfigError, ClusterError and
     CheckpointError, before anything starts, for what cannot be asked.
     """
     check_placement(workers, address, in_process)
@@ -402,10 +403,10 @@ def score_moments(
 ) -> list[TaskOutcome]:
     """Evaluate moments of the runs that `path` stands for (see `find_runs`) on each of the data sets.
 
-    data: where the data sets lie that are called by name. moments: names, or labels such as g002-relearned;
-    None: the last `relearned` of each run. Results are `<run>/analysis/<kind>-<target>-gGGG-<moment>.json`;
-    only what is missing is computed, by actors on the cluster at `address` or on a local one, or
-    `in_process`. Of a sweep's file the comparison is written and shown, of anything else the moments. What is
+    data: where the data sets lie that are called by name. moments: as of `analyze_moments`; None: `last`.
+    Results are `<run>/analysis/<kind>-<target>-gGGG-<moment>.json`; only what is missing is computed, by
+    actors on the cluster at `address` or on a local one, or `in_process`. Of a sweep's file the comparison is
+    written and shown, of anything else the moments. What is
     wrong with one moment, run or data set fails alone. ConfigError, ClusterError and CheckpointError, before
     anything starts, for what cannot be asked.
     """
@@ -452,7 +453,7 @@ def plan_evaluations(
             what, moment, key, facts.weights_sha256, facts.epochs, settings, destination=by_name[what]
         )
 
-    return plan_tasks(run_set, list(by_name), moments, make, last=True)
+    return plan_tasks(run_set, list(by_name), moments or [LAST], make)
 
 
 def score_weights(

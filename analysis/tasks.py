@@ -22,7 +22,7 @@ from pydantic import BaseModel, create_model
 
 from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.evaluations import Destination
-from seal_ray.analysis.moments import NAMES, AnalysedRun, Moment, RunSet
+from seal_ray.analysis.moments import LAST, NAMES, AnalysedRun, Moment, RunSet
 from seal_ray.config.document import Document, override
 from seal_ray.config.messages import STRICT, parse
 from seal_ray.config.plugin_files import from_names
@@ -170,8 +170,9 @@ def plan_analyses(
 ) -> TaskPlan:
     """Which tasks there are, which are known, and which are the same work.
 
-    moments: names, or labels such as g002-relearned. ConfigError for one that no run has, saying which there
-    are, and for an analysis that there is not; what is wrong with one run or moment is a failed outcome.
+    moments: names, labels such as g002-relearned, or `last`; None: all. ConfigError for one that no run has,
+    saying which there are, and for an analysis that there is not; what is wrong with one run or moment is a
+    failed outcome.
     """
     known = {run.folder: analyses_of(run.job, plugins) for run in run_set.runs}
     every = {name: kind for of_run in known.values() for name, kind in of_run.items()}
@@ -195,13 +196,8 @@ def plan_tasks(
     what: Sequence[str],
     moments: Sequence[str] | None,
     make: Callable[[str, Moment, AnalysedRun, Dataset], Task],
-    *,
-    last: bool = False,
 ) -> TaskPlan:
-    """The same of tasks of any kind, each made by `make`, which may raise SealRayErrors.
-
-    last: moments None are the last `relearned` of each run, not all.
-    """
+    """The same of tasks of any kind, each made by `make`, which may raise SealRayErrors."""
     _check_moments(run_set, moments)
     failed = [TaskOutcome(run, "", "", "failed", 0.0, text) for run, text in run_set.unreadable.items()]
     tasks: list[Task] = []
@@ -211,11 +207,10 @@ def plan_tasks(
         except SealRayError as error:
             failed.append(TaskOutcome(run.run_id, "", "", "failed", 0.0, str(error)))
             continue
-        names = ["relearned"] if last and moments is None else moments
-        chosen = [one for one in run.moments() if names is None or _asked_for(one, names)]
+        chosen = _chosen(run, moments)
         if not chosen:
-            failed.append(TaskOutcome(run.run_id, "", "", "failed", 0.0, _lacks(run, names)))
-        for moment in chosen[-1:] if last and moments is None else chosen:
+            failed.append(TaskOutcome(run.run_id, "", "", "failed", 0.0, _lacks(run, moments)))
+        for moment in chosen:
             for one in what:
                 try:
                     tasks.append(make(one, moment, run, dataset))
@@ -269,17 +264,19 @@ def task_of(
     return Task(kind.name, moment, key, facts.weights_sha256, facts.epochs, section, others, kind)
 
 
-def _asked_for(moment: Moment, names: Sequence[str]) -> bool:
-    """Whether a moment is among those that are called by name, `relearned`, or label, `g002-relearned`."""
-    return moment.name in names or moment.label in names
+def _chosen(run: AnalysedRun, names: Sequence[str] | None) -> list[Moment]:
+    """The moments of a run that are called by name, `relearned`, by label, `g002-relearned`, or LAST."""
+    kept = run.moments()
+    last = [moment for moment in kept if moment.name == "relearned"][-1:] if LAST in (names or ()) else []
+    return [one for one in kept if names is None or one.name in names or one.label in names or one in last]
 
 
 def _check_moments(run_set: RunSet, moments: Sequence[str] | None) -> None:
     """ConfigError for a name or label that no run of the run_set has a moment of."""
-    kept = [moment for run in run_set.runs for moment in run.moments()]
-    there = [name for name in NAMES if name in {moment.name for moment in kept}]
+    kept = {moment.name for run in run_set.runs for moment in run.moments()}
+    there = [name for name in NAMES if name in kept]
     for name in moments or ():
-        if not any(_asked_for(moment, [name]) for moment in kept):
+        if not any(_chosen(run, [name]) for run in run_set.runs):
             said = f"there are {', '.join(there)}" if there else "no run keeps any"
             raise ConfigError(
                 f"--moments {name}: no run in {run_set.folder} has such a moment; {said} "

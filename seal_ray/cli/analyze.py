@@ -39,7 +39,10 @@ def analyze(
     ] = None,
     moments: Annotated[
         str | None,
-        typer.Option(help="Any of init, forgotten, ascended, relearned; default: all that were kept."),
+        typer.Option(
+            help="Any of init, forgotten, ascended, relearned, labels such as g002-relearned, or last: the "
+            "last relearned of each run; default: all that were kept."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick, for a look, or paper, for a publication.")] = "quick",
     set_: Annotated[
@@ -77,9 +80,7 @@ def run_evaluation(
         Path | None, typer.Option("--evaluation", help="YAML that says what to do.")
     ] = None,
     data: Annotated[Path, typer.Option(help="Where data sets lie that are called by name.")] = Path("data"),
-    moments: Annotated[
-        str | None, typer.Option(help="Names, or labels such as g002-relearned; default: the last relearned.")
-    ] = None,
+    moments: Annotated[str | None, typer.Option(help="As of analyze; default: last.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights from elsewhere (.safetensors or .pth) instead of a run's.")
     ] = None,

@@ -87,6 +87,18 @@ def analysed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return storage, printed
 
 
+def test_last_is_the_last_relearned_moment_of_each_run(trained: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    shutil.copytree(trained, storage)
+    runs = [folder for folder in storage.iterdir() if (folder / "moments").is_dir()]
+    shutil.rmtree(run_of(storage, "seal") / "moments" / "g002-relearned")
+    ends = {run.name: max(one.name for one in run.glob("moments/*-relearned")) for run in runs}
+    assert set(ends.values()) == {"g001-relearned", "g002-relearned"}
+    outcomes, _ = ask(storage, "calibration.bins=3", what=["calibration"], moments=["last"])
+    assert {outcome.run_id: outcome.moment for outcome in outcomes} == ends
+    assert len(outcomes) == len(runs)
+
+
 def network_at(moment: Moment) -> torch.nn.Module:
     recipe = load_job(moment.run / "job.yaml").recipe
     network = build(
