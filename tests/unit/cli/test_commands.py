@@ -27,7 +27,7 @@ from tests.runs import Execution
 from tests.unit.runs.test_summary import make_run
 
 ROOT = Path(__file__).parents[3]
-SEAL = ROOT / "jobs" / "runs" / "quickstart" / "seal.yaml"
+SEAL = ROOT / "tests" / "data" / "seal.yaml"
 COMMANDS = ["train", "validate", "plan", "runs", "doctor", "data prepare"]
 
 

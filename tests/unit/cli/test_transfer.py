@@ -103,7 +103,7 @@ def test_a_plan_says_with_which_weights_a_run_begins(
     (moment,) = (trained / "runs").glob("normal-s0-*/moments/g002-relearned")
     model = f"recipe.model={{arch: resnet18, width: 4, init_from: {moment}}}"
     plan = ["plan", "jobs/runs/quickstart/normal.yaml", "--storage", trained / "tuned", "--set", model]
-    data = ["--set", f"recipe.data.path={trained / 'data/others'}"]
+    data = ["--set", f"recipe.data={{path: {trained / 'data/others'}}}"]
     code, said = run(monkeypatch, capsys, *plan, *data)
     assert code == 0, said
     text = "".join(said.split())
