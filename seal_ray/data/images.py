@@ -12,6 +12,8 @@ from torch import Tensor
 
 from seal_ray.augmentations import Augmentation, Drawn, Mixing
 from seal_ray.data.augment import crop_and_flip, draw, normalise
+from seal_ray.data.dataset import SPLITS as SPLITS
+from seal_ray.data.dataset import Split as Split
 from seal_ray.data.loaders import ArrayLoader, Loader, open_loader
 from seal_ray.data.subset import Indices
 from seal_ray.streams import stream
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from seal_ray.data.beton import Dataset
     from seal_ray.recipe import Augment
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
 Shard = tuple[Tensor, Tensor, Tensor | None]
 """Images (n, 3, H, W), normalised and floating-point, their labels (n,) or, where images are mixed, shares of
 the classes (n, K), and, where there is dropout, the mask of their features (n, features), on the device.

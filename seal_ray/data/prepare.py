@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from seal_ray.data import beton
 from seal_ray.data.beton import Dataset, SplitFile, Subset
-from seal_ray.data.dataset import Channels, Pixels, Sample, Source, check_words
-from seal_ray.data.images import SPLITS
+from seal_ray.data.dataset import SPLITS, Channels, Pixels, Sample, Source, check_words
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from seal_ray.storage.files import sync_folder, write_durably
 
