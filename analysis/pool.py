@@ -22,6 +22,9 @@ from seal_ray.plugins import PluginFile, files_of, loaded_files, using
 RESTARTS = 3
 """How often a task is tried again whose process has died, and a process started again that never came up."""
 
+POLL = 1.0
+"""Seconds after which a driver whose actors are all at work looks around."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -137,8 +140,9 @@ def pool_size(wanted: int | None, tasks: int, processes: int = 1) -> PoolSize:
     return PoolSize(count, 1 / math.ceil(count * processes / gpus) if gpus else 0.0, processes)
 
 
-def compute_on_ray(tasks: Sequence[Task], wanted: int | None) -> Generator[Done]:
-    """Compute tasks on actors, under a Ray that is initialised; yields each as soon as it is done.
+def compute_on_ray(tasks: Sequence[Task], wanted: int | None) -> Generator[Done | None]:
+    """Compute tasks on actors, under a Ray that is initialised; yields each as soon as it is done, and None
+    while none is, so that the caller may stop.
 
     An actor that dies loses the task in its hands, which a new one tries again, RESTARTS times.
     """
@@ -164,8 +168,11 @@ class ActorPool:
         for slot in range(slots.count):
             self._start(slot)
 
-    def work(self) -> Iterator[Done]:
-        """Until every task is done. Actors for which the cluster has no room yet are not waited for."""
+    def work(self) -> Iterator[Done | None]:
+        """Until every task is done; None whenever POLL seconds pass without one.
+
+        Actors for which the cluster has no room yet are not waited for.
+        """
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -174,7 +181,11 @@ class ActorPool:
                 reason = f"no process could be started: {self._last_death}"
                 yield from (Done(task, reason=reason) for task in self._queue.rest())
                 return
-            (answer,), _ = ray.wait(list(self._awaited), num_returns=1)
+            answered, _ = ray.wait(list(self._awaited), num_returns=1, timeout=POLL)
+            if not answered:
+                yield None
+                continue
+            (answer,) = answered
             slot, task = self._awaited.pop(answer)
             done: Done | None
             try:

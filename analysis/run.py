@@ -66,7 +66,8 @@ from seal_ray.sweeps.leaderboard import notes, to_table
 from seal_ray.sweeps.results import SweepRuns, prepare_sweep, track_results, write_results
 from seal_ray.sweeps.tune import concurrency
 
-ComputeTasks = Callable[[Sequence[Task]], Generator[Done]]
+ComputeTasks = Callable[[Sequence[Task]], Generator[Done | None]]
+"""Yields what is done, and None while it waits."""
 
 PAUSE = 5.0
 """Seconds between two looks for moments that have come."""
@@ -199,7 +200,7 @@ def _outcomes(
 ) -> list[TaskOutcome]:
     outcomes = [*planned.failed, *(TaskOutcome.of(task, "known") for task in planned.known)]
 
-    def results() -> Iterator[TaskOutcome]:
+    def results() -> Iterator[TaskOutcome | None]:
         for task in planned.known:
             yield from _copied(task, planned.copies.get(task.key, ()))
         if planned.todo:
@@ -211,8 +212,9 @@ def _outcomes(
             show(failed)
         try:
             for outcome in results():
-                outcomes.append(outcome)
-                show(outcome)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    show(outcome)
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -225,8 +227,8 @@ def _outcomes(
 
 @contextlib.contextmanager
 def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C has been pressed. Python drops a KeyboardInterrupt that falls into a finaliser, of which
-    Ray's handles have some.
+    """Whether Ctrl-C has been pressed: to be asked again and again, because Python drops a KeyboardInterrupt
+    that falls into a finaliser, of which Ray's handles have some.
     """
     pressed = False
 
@@ -245,13 +247,18 @@ def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _worked_off(planned: TaskPlan, work: ComputeTasks) -> Iterator[TaskOutcome]:
-    """The outcomes of what is to do and of its copies; for a damaged moment its equal takes its place."""
+def _worked_off(planned: TaskPlan, work: ComputeTasks) -> Iterator[TaskOutcome | None]:
+    """The outcomes of what is to do and of its copies, and None while there is none; for a damaged moment its
+    equal takes its place.
+    """
     todo, copies = list(planned.todo), dict(planned.copies)
     while todo:
         instead = []
         with contextlib.closing(work(todo)) as finished:
             for done in finished:
+                if done is None:
+                    yield None
+                    continue
                 status: Status = "failed" if done.reason else "computed"
                 yield TaskOutcome.of(done.task, status, done.seconds, done.reason)
                 same = copies.pop(done.task.key, ())

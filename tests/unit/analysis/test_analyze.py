@@ -6,6 +6,8 @@ import io
 import json
 import math
 import shutil
+import signal
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -284,6 +286,27 @@ def test_ctrl_c_keeps_what_is_done(storage: Path, monkeypatch: pytest.MonkeyPatc
     assert printed.endswith("stopped; the same command goes on with what is left\n")
     outcomes, _ = ask(run, what=["calibration"])
     assert statuses(outcomes) == {"known": 2, "computed": 4}
+
+
+def test_ctrl_c_that_falls_into_a_finaliser_counts(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import seal_ray.analysis.pool
+
+    real, lost = seal_ray.analysis.pool.compute_task, []
+
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(*arguments: Any, **named: Any) -> float:
+        Finalised()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    monkeypatch.setattr(seal_ray.analysis.pool, "compute_task", interrupted)
+    outcomes, printed = ask(run_of(storage, "normal"), what=["calibration"])
+    assert [one.exc_type for one in lost] == [KeyboardInterrupt]
+    assert [one.status for one in outcomes if one.status != "stopped"] == ["computed"]
+    assert printed.endswith("stopped; the same command goes on with what is left\n")
 
 
 def test_the_quick_preset_is_the_default() -> None:
