@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.browser.conftest import Open
 
@@ -40,11 +43,10 @@ def test_toggling_a_method_changes_charts_and_tables(visit: Open, report: Path) 
     page = visit(report).page
     chart = page.locator(WIDE)
 
-    def picture() -> bytes:
+    def picture() -> Any:
         page.evaluate("scrollTo(0, 0)")
         page.mouse.move(0, 0)  # what lies below the pointer says its values
-        drawn: bytes = chart.screenshot()
-        return drawn
+        return np.asarray(Image.open(io.BytesIO(chart.screenshot())).convert("RGB"), dtype=int)
 
     before = picture()
     curve = chart.locator('.plot [data-family="2"]')
@@ -56,10 +58,10 @@ def test_toggling_a_method_changes_charts_and_tables(visit: Open, report: Path) 
     assert shown(page, 2) == 0
     assert shown(page, 1) == others
     assert not row.is_visible()
-    assert picture() != before
+    assert abs(picture() - before).max() > 50
     page.get_by_role("checkbox", name="seal").check()
     assert curve.is_visible()
-    assert picture() == before
+    assert abs(picture() - before).max() < 5  # edges of scaled lines are not the same every time
 
 
 def test_hovering_says_the_values(visit: Open, report: Path, sweep: Path) -> None:
