@@ -20,22 +20,17 @@ $(STAMP): pyproject.toml constraints.txt setup.sh
 	@touch $@
 
 ifdef DATA
-quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+quickstart: setup ## Compare plain training, LLF and SEAL on wrong labels: digits, or DATA=tiny-imagenet.zip
 	$(BIN)/seal-ray data prepare tiny-imagenet --source "$(DATA)" --classes 10 --to $(RUN)/data/tiny-imagenet-10
-	$(BIN)/seal-ray sweep jobs/sweeps/laptop.yaml --storage $(RUN)/tiny-imagenet \
-	  --set recipe.data.path=$(RUN)/data/tiny-imagenet-10
-	$(BIN)/seal-ray report $(RUN)/tiny-imagenet -o $(RUN)/report.html
-	$(BIN)/seal-ray runs --storage $(RUN)/tiny-imagenet
+	$(BIN)/seal-ray sweep jobs/sweeps/quickstart-tiny-imagenet.yaml
+	$(BIN)/seal-ray analyze jobs/sweeps/quickstart-tiny-imagenet.yaml --what depth --moments last
+	$(BIN)/seal-ray report jobs/sweeps/quickstart-tiny-imagenet.yaml -o $(RUN)/report.html
 else
-quickstart: setup ## Sweep normal, LLF and SEAL on digits, or on DATA=tiny-imagenet.zip, and compare them
+quickstart: setup ## Compare plain training, LLF and SEAL on wrong labels: digits, or DATA=tiny-imagenet.zip
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
-	$(BIN)/seal-ray data prepare letters --to $(RUN)/data/letters
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
-	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --set curvature.images=100
-	$(BIN)/seal-ray transfer jobs/sweeps/quickstart.yaml --to letters --data $(RUN)/data --in-process
-	$(BIN)/seal-ray fewshot jobs/sweeps/quickstart.yaml --on letters --shots 5,20 --data $(RUN)/data --in-process
+	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --what depth,curvature --moments last --set curvature.images=50
 	$(BIN)/seal-ray report jobs/sweeps/quickstart.yaml -o $(RUN)/report.html
-	$(BIN)/seal-ray runs --storage $(RUN)/digits
 endif
 
 test: setup ## Run the tests that need neither GPU nor network nor outside data
