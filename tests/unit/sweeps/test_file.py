@@ -453,7 +453,7 @@ def test_the_quickstarts_sweep_is_its_runs_with_fresh_seeds_and_a_control() -> N
     found = load_sweep(ROOT / "jobs/sweeps/quickstart.yaml").runs
     assert [run.job.recipe.seed for run in found] == [*range(10, 16)] * 4
     for run in found[::6]:
-        stopped = run.setting["setting"] == "stopped early"
+        stopped = run.setting["setting"] == "stopped"
         alone = load_job(
             ROOT / f"jobs/runs/quickstart/{'normal' if stopped else run.setting['setting']}.yaml",
             ["recipe.seed=10", *["recipe.budget.epochs=12"] * stopped],
