@@ -91,7 +91,7 @@ def _spread(first: HessianOperator, actors: Sequence[Any]) -> HessianOperator:
 
     def products(vectors: Tensor) -> Tensor:
         theirs = [actor.products.remote(vectors) for actor in actors]
-        found = weights[0] * first.products(vectors)
+        found: Tensor = weights[0] * first.products(vectors)
         for weight, answer in zip(weights[1:], theirs, strict=True):
             found.add_(ray.get(answer).to(found), alpha=weight)
         return found
