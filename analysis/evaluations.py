@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
-from seal_ray.config.document import Document, put, read
+from seal_ray.config.document import Document, check_kind, put, read
 from seal_ray.config.messages import STRICT, parse
 from seal_ray.data.beton import Dataset, find_prepared, load_dataset
 from seal_ray.data.sources import OPTIONS, SOURCES, required
@@ -112,7 +112,9 @@ def is_evaluation(path: str | Path) -> bool:
 
 def load_evaluation(path: str | Path) -> Evaluation:
     """The evaluation in a YAML file. ConfigError lists every problem with its file:line."""
-    return _parse(read(path))
+    document = read(path)
+    check_kind(document, path, "evaluation")
+    return _parse(document)
 
 
 def transfer_kind(mode: str | None, file: Path | None) -> EvaluationKind:
@@ -133,6 +135,7 @@ def make_evaluation(kind: EvaluationKind, file: Path | None = None, **given: Any
     if file is None and given.get("targets") is None:
         raise ConfigError(f"{option}: name data sets, such as {option} flowers102, or give --evaluation FILE")
     document = Document({"kind": kind}, {(): "the options"}) if file is None else read(file)
+    check_kind(document, file or option, "evaluation")
     found = document.value.get("kind")
     if found in EVALUATIONS and found != kind:
         mode = " --mode finetune" if found == "finetune" else " --mode probe" if kind == "finetune" else ""

@@ -24,7 +24,7 @@ from pydantic import (
 from torch import nn
 
 from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
-from seal_ray.config.document import dump, override, read
+from seal_ray.config.document import check_kind, dump, override, read
 from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name_in, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
@@ -362,6 +362,7 @@ def load_job(path: str | AnyPath, overrides: Sequence[str] = (), plugins: Sequen
     anything else is checked. ConfigError lists every problem with its file:line or override.
     """
     document = override(read(path), overrides)
+    check_kind(document, path, "run")
     files = [*named_files(document, path), *given_files(plugins)]
     value = {"name": storage_path(path).stem, **document.value, "plugins": by_name(files)}
     with using(files):

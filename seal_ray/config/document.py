@@ -52,6 +52,25 @@ def read(path: str | AnyPath) -> Document:
     return Document(value, reader.places)
 
 
+COMMANDS = {
+    "evaluation": "seal-ray transfer|fewshot SWEEP.yaml --evaluation",
+    "sweep": "seal-ray sweep",
+    "run": "seal-ray train",
+}
+"""What takes a file of each kind; `validate` takes all."""
+
+
+def check_kind(document: Document, path: str | AnyPath, wanted: str) -> None:
+    """ConfigError for a file that is clearly of another kind: says of which, and what takes it."""
+    marks = {"evaluation": "kind", "sweep": "axes", "run": "recipe"}
+    found = next((kind for kind, key in marks.items() if key in document.value), wanted)
+    if found != wanted:
+        has = f"has {marks[found]}" if wanted == "run" else f"has no {marks[wanted]} but {marks[found]}"
+        place = document.places[(marks[found],)]
+        said = f"{has}, so it describes {'an' if found == 'evaluation' else 'a'} {found}, not what is wanted here"
+        raise ConfigError(f"{place}: {said}; run `{COMMANDS[found]} {path}`")
+
+
 def dump(value: object) -> str:
     """Plain data as YAML 1.2 that `read` reads back: inner lists and mappings on one line, keys in order."""
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, Strict, model_validator
 
-from seal_ray.config.document import Document, Keys, at, dotted, override, put, read
+from seal_ray.config.document import Document, Keys, at, check_kind, dotted, override, put, read
 from seal_ray.config.messages import STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.errors import ConfigError
@@ -157,6 +157,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequenc
     file:line: of the sweep, of its base, and of each run.
     """
     document = override(read(path), overrides)
+    check_kind(document, path, "sweep")
     base = _read_base(document, Path(path))
     files = [*named_files(document, path), *given_files(plugins)]
     files += named_files(base, Path(path).parent / str(document.value.get("base", "")))

@@ -348,3 +348,40 @@ def test_the_module_is_the_command() -> None:
     assert found.stderr.startswith("error: ")
     assert "recipe.seed" in found.stderr
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "said"),
+    [
+        (
+            "train",
+            "sweeps/laptop.yaml",
+            r"laptop\.yaml:\d+: has axes, so it is the file of a sweep, not of a run: "
+            r"`seal-ray sweep jobs/sweeps/laptop\.yaml`",
+        ),
+        (
+            "train",
+            "evaluations/letters-fewshot.yaml",
+            r"letters-fewshot\.yaml:\d+: has kind, .* of an evaluation",
+        ),
+        (
+            "sweep",
+            "runs/laptop/llf.yaml",
+            r"llf\.yaml:\d+: has no axes but recipe, .*`seal-ray train jobs/runs",
+        ),
+        (
+            "sweep",
+            "evaluations/letters-fewshot.yaml",
+            r"has no axes but kind, .* SWEEP\.yaml --evaluation jobs",
+        ),
+        ("transfer runs --evaluation", "runs/laptop/llf.yaml", r"has no kind but recipe, .*`seal-ray train"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(
+    run: Any, monkeypatch: pytest.MonkeyPatch, command: str, file: str, said: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    ended = run(*command.split(), f"jobs/{file}")
+    assert ended.code == 2
+    assert re.search(said, " ".join(ended.err.split()))
+    assert ended.err.count("\n") <= 3
