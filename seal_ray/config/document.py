@@ -67,8 +67,8 @@ def check_kind(document: Document, path: str | AnyPath, wanted: str) -> None:
     if found != wanted:
         has = f"has {marks[found]}" if wanted == "run" else f"has no {marks[wanted]} but {marks[found]}"
         place = document.places[(marks[found],)]
-        said = f"{has}, so it describes {'an' if found == 'evaluation' else 'a'} {found}, not what is wanted here"
-        raise ConfigError(f"{place}: {said}; run `{COMMANDS[found]} {path}`")
+        what = f"{'an' if found == 'evaluation' else 'a'} {found}, not a {wanted}"
+        raise ConfigError(f"{place}: {has}, so it is {what}; run `{COMMANDS[found]} {path}`")
 
 
 def dump(value: object) -> str:

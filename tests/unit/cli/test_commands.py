@@ -356,24 +356,11 @@ def test_the_module_is_the_command() -> None:
         (
             "train",
             "sweeps/laptop.yaml",
-            r"laptop\.yaml:\d+: has axes, so it is the file of a sweep, not of a run: "
-            r"`seal-ray sweep jobs/sweeps/laptop\.yaml`",
+            r"\.yaml:\d+: has axes, so .* a sweep, .*`seal-ray sweep jobs/sweeps/lap",
         ),
-        (
-            "train",
-            "evaluations/letters-fewshot.yaml",
-            r"letters-fewshot\.yaml:\d+: has kind, .* of an evaluation",
-        ),
-        (
-            "sweep",
-            "runs/laptop/llf.yaml",
-            r"llf\.yaml:\d+: has no axes but recipe, .*`seal-ray train jobs/runs",
-        ),
-        (
-            "sweep",
-            "evaluations/letters-fewshot.yaml",
-            r"has no axes but kind, .* SWEEP\.yaml --evaluation jobs",
-        ),
+        ("train", "evaluations/letters-fewshot.yaml", r"fewshot\.yaml:\d+: has kind, .* an evaluation"),
+        ("sweep", "runs/laptop/llf.yaml", r"has no axes but recipe, .* a run, .*`seal-ray train jobs/runs"),
+        ("sweep", "evaluations/letters-fewshot.yaml", r"no axes but kind, .* SWEEP\.yaml --evaluation jobs"),
         ("transfer runs --evaluation", "runs/laptop/llf.yaml", r"has no kind but recipe, .*`seal-ray train"),
     ],
 )

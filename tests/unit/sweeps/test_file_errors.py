@@ -106,7 +106,7 @@ BAD = {
     "mode list without one": (
         "mode: list\naxes: {seed: [1]} #!\n",
         "axes",
-        "mode list needs a list of settings",
+        "mode list needs settings, a list or label: setting",
     ),
     "random without samples": (
         "mode: random\naxes: {seed: [1]}\n",
