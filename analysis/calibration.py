@@ -16,7 +16,7 @@ from seal_ray.analysis.base import Analysis, Result
 from seal_ray.analysis.features import extract
 from seal_ray.analysis.moments import AnalysedRun, Moment, tracked_epochs
 from seal_ray.config.messages import STRICT
-from seal_ray.errors import DataError
+from seal_ray.metrics import check_logits, expected_calibration_error, per_class_accuracy
 from seal_ray.phases.schedule import Position
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath
@@ -112,31 +112,10 @@ def _forgetting(run: AnyPath, positions: Sequence[Position]) -> tuple[dict[str, 
     return numbers, found.events.numpy().astype(np.int32)
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy, in [0, 1].
-
-    sum_b n_b / N |accuracy_b - confidence_b| over `bins` equal-width bins ((b - 1) / bins, b / bins] of the
-    largest softmax probability. logits: (N, classes); labels: (N,). Computed in float64.
-    Source: Guo et al., ICML 2017, arXiv 1706.04599, eq. 3.
-    """
-    _check(logits, labels)
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
-    edges = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
-    surplus = (prediction == labels).double() - confidence
-    gaps = surplus.new_zeros(bins).index_add_(0, torch.bucketize(confidence, edges), surplus)
-    return float(gaps.abs().sum() / len(labels))
-
-
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """Mean of -log p(label), in nats, in float64. logits: (N, classes); labels: (N,)."""
-    _check(logits, labels)
+    check_logits(logits, labels)
     return float(F.cross_entropy(logits.double(), labels))
-
-
-def per_class_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The share of each class's examples predicted rightly, float64 (classes,); nan for an absent class."""
-    count = torch.bincount(labels, minlength=classes)
-    return torch.bincount(labels[predictions == labels], minlength=classes).double() / count
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +141,3 @@ def forgetting_events(correct: Tensor) -> Forgetting:
     Source: Toneva et al., ICLR 2019, arXiv 1812.05159, section 3 (there at each presentation of an example).
     """
     return Forgetting(events=(correct[:-1] & ~correct[1:]).sum(dim=0), learned=correct.any(dim=0))
-
-
-def _check(logits: Tensor, labels: Tensor) -> None:
-    if not len(labels) or len(logits) != len(labels):
-        raise DataError(
-            f"{len(logits)} rows of logits for {len(labels)} labels; give one for each, at least 1"
-        )

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from seal_ray.analysis.calibration import per_class_accuracy
 from seal_ray.analysis.logistic import MAX_ITERATIONS, minimise
 from seal_ray.errors import ConfigError, DataError
+from seal_ray.metrics import per_class_accuracy
 from seal_ray.streams import stream
 
 DECAYS = tuple(10 ** (exponent / 2) for exponent in range(-10, 2))

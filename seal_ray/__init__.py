@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from seal_ray.methods import Method as Method
     from seal_ray.methods import learn as learn
     from seal_ray.methods import method as method
+    from seal_ray.metrics import metric as metric
     from seal_ray.networks import network as network
     from seal_ray.phases.edits import EditContext as EditContext
     from seal_ray.phases.edits import Reinit as Reinit
@@ -66,6 +67,7 @@ _HOMES = {
     "seal_ray.data.images": "Images",
     "seal_ray.data.sources": "source",
     "seal_ray.methods": "LEARN Method learn method",
+    "seal_ray.metrics": "metric",
     "seal_ray.networks": "network",
     "seal_ray.phases.edits": "EditContext Reinit",
     "seal_ray.phases.losses": "loss",

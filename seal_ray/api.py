@@ -12,7 +12,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -190,7 +190,7 @@ def fit(
     from seal_ray.training.run import Execution
 
     execution = execution or Execution()
-    held = asdict(execution)
+    held = dict(vars(execution))
     keep, tracking = Keep(moments=held.pop("moments")), Tracking(wandb="off")
     placement = Placement(storage=str(storage), keep=keep, tracking=tracking, **held)
     planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))

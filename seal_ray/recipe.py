@@ -29,6 +29,7 @@ from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
+from seal_ray.metrics import METRICS, Metric
 from seal_ray.networks import (
     COMMON,
     NETWORKS,
@@ -316,8 +317,18 @@ class Placement(BaseModel):
     track_examples: bool = Field(
         default=False, description="keep which validation images each evaluation had right"
     )
+    metrics: Annotated[tuple[Annotated[Metric, Choice(METRICS)], ...], Strict(False)] = Field(
+        default=(), description="what else to compute at each evaluation; a row holds it as val_NAME"
+    )
     retries: int = Field(default=3, ge=0, description="restarts of failed workers")
     tracking: Tracking = Field(default=Tracking(), description="where metrics go")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [metric.name for metric in self.metrics]
+        twice = [f"metrics.{i}: {name} is there twice" for i, name in enumerate(names) if name in names[:i]]
+        refuse("Placement", [f"{problem}, and a row has one val_NAME of it; remove one" for problem in twice])
+        return self
 
     @property
     def min_workers(self) -> int:
@@ -376,27 +387,31 @@ def received_job(data: Mapping[str, Any]) -> Job:
 
 
 def check_sendable(job: Job) -> None:
-    """ConfigError when `received_job` would not find what the recipe names."""
+    """ConfigError when `received_job` would not find what the recipe or the placement names."""
     files = from_names(job.plugins)
     digests = {file.digest for file in files}
-    for field, registry, name, found in chosen(job.recipe):
+    metrics = [
+        (f"placement.metrics.{i}", METRICS, metric.name, type(metric))
+        for i, metric in enumerate(job.placement.metrics)
+    ]
+    for field, registry, name, found in [*chosen(job.recipe), *metrics]:
         with using(files):
             known = registry.get(name) is found
         if not known or not {file.digest for file in files_of(found)} <= digests:
             raise ConfigError(
-                f"recipe.{field}: {found.__qualname__} is not among what the job's workers load; decorate it "
+                f"{field}: {found.__qualname__} is not among what the job's workers load; decorate it "
                 f"with @seal_ray.{registry.kind} and name its file in the job's YAML: `plugins: [./mine.py]`"
             )
 
 
 def chosen(recipe: Recipe) -> Iterator[tuple[str, Registry[Any], str, Any]]:
     """What a recipe chooses by name of what plugin files may add: field, registry, name, and what it is."""
-    yield "method", METHODS, recipe.method.name, type(recipe.method)
+    yield "recipe.method", METHODS, recipe.method.name, type(recipe.method)
     if not recipe.model.arch.startswith(TIMM):
-        yield "model", NETWORKS, recipe.model.arch, type(recipe.model).factory
-    yield "loss", LOSSES, recipe.loss.name, type(recipe.loss)
+        yield "recipe.model", NETWORKS, recipe.model.arch, type(recipe.model).factory
+    yield "recipe.loss", LOSSES, recipe.loss.name, type(recipe.loss)
     for i, change in enumerate(recipe.augment.then):
-        yield f"augment.then.{i}", AUGMENTATIONS, change.name, type(change)
+        yield f"recipe.augment.then.{i}", AUGMENTATIONS, change.name, type(change)
 
 
 def dump_job(job: Job) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import multiprocessing
 import tempfile
 import traceback
@@ -29,6 +30,7 @@ from seal_ray.data.prepare import check_labels, prepare, source_identity
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
+from seal_ray.metrics import Metric
 from seal_ray.networks import Parts, build, stage_parameters
 from seal_ray.networks.resnet import MIDDLE, STAGES
 from seal_ray.phases.losses import RecipeLoss
@@ -129,6 +131,19 @@ def loss_checks(loss: RecipeLoss, *, ranks: bool = False) -> Iterator[CheckResul
         ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
         *_training(lambda: tiny_recipe(loss=loss, augment=augment), 16, ranks),
     )
+
+
+def check_metric(metric: Metric) -> None:
+    """Check what training relies on. CheckFailed lists every promise that the metric breaks.
+
+    It is a finite float, a pure function of logits and labels, which it leaves as they are.
+    """
+    _require(f"the metric {type(metric).__name__}", metric_checks(metric))
+
+
+def metric_checks(metric: Metric) -> Iterator[CheckResult]:
+    """The same, each promise when it was checked; nothing is checked after one that is broken."""
+    return _results(("is a finite float, a pure function of logits and labels", lambda: _measured(metric)))
 
 
 def check_network(arch: str, *, size: int = 32, ranks: bool = False, **fields: Any) -> None:
@@ -381,6 +396,20 @@ def _averaged(loss: RecipeLoss) -> str:
     if not torch.isclose(value, shared, rtol=1e-4):
         return f"of classes is {value:g}, of the same as shares (N, K) of classes {shared:g}"
     return ""
+
+
+def _measured(metric: Metric) -> str:
+    logits, labels = torch.randn(60, 3, generator=stream(0, "logits")), torch.arange(60) % 3
+    given, found = (logits.clone(), labels.clone()), []
+    for seed in (0, 1):
+        with _disturbed(seed):
+            found.append(metric(*given))
+    one, other = found
+    if not isinstance(one, float) or not math.isfinite(one):
+        return f"is {one!r} and no finite float"
+    if not (torch.equal(given[0], logits) and torch.equal(given[1], labels)):
+        return "changes the logits or labels that it is given"
+    return "" if one == other else f"of the same logits is {one:g}, then {other:g}; nothing may be drawn"
 
 
 def _weights_drawn(arch: str, fields: dict[str, Any]) -> str:

@@ -35,6 +35,10 @@ LISTS = {
         ("optimizer", "seal_ray.phases.optimizers", "OPTIMIZERS"),
         "List the optimizers, as `methods` does.",
     ),
+    "metrics": (
+        ("metric", "seal_ray.metrics", "METRICS"),
+        "List the metrics that `placement.metrics` may hold, as `methods` does.",
+    ),
     "analyses": (
         ("analysis", "seal_ray.analysis", "ANALYSES"),
         "List the analyses: what each computes, its settings with defaults and ranges, and where it is from.",
@@ -107,6 +111,7 @@ def check(
     from seal_ray.config.plugin_files import given_files
     from seal_ray.data.sources import SOURCES
     from seal_ray.methods import METHODS
+    from seal_ray.metrics import METRICS
     from seal_ray.networks import NETWORKS
     from seal_ray.phases.losses import LOSSES
     from seal_ray.plugins import Registry, using
@@ -117,6 +122,7 @@ def check(
         augmentation_checks,
         loss_checks,
         method_checks,
+        metric_checks,
         network_checks,
         source_checks,
     )
@@ -126,6 +132,7 @@ def check(
         (NETWORKS, lambda arch, _: network_checks(arch, size=size, ranks=ranks)),
         (AUGMENTATIONS, lambda _, cls: augmentation_checks(cls(), ranks=ranks)),
         (LOSSES, lambda _, cls: loss_checks(cls(), ranks=ranks)),
+        (METRICS, lambda _, cls: metric_checks(cls())),
         (ANALYSES, lambda _, cls: analysis_checks(cls)),
         (SOURCES, lambda name, _: source_checks(name, source=source)),
     ]

@@ -192,6 +192,7 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         eval_every=placement.eval_every,
         moments=placement.keep.moments,
         track_examples=placement.track_examples,
+        metrics=placement.metrics,
     )
     if world.leads:
         store.record_start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from seal_ray.data.augment import normalise
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import intra_op_threads
-from seal_ray.errors import Diverged
+from seal_ray.errors import Diverged, SealRayWarning
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.weights import pinned
@@ -32,6 +33,7 @@ from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.data.images import Shard
+    from seal_ray.metrics import Metric
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store
 
@@ -87,7 +89,7 @@ def _epochs(
             lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
             set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
             trained = train_epoch(run, optimizer, backward, phase, position)
-            scores = evaluate(run) if run.evaluates(phase, position) else NOT_EVALUATED
+            scores = evaluate(run) if run.evaluates(phase, position) else {}
             row = describe(run, optimizer, phase, position, trained, scores)
             yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
             if run.stopped:
@@ -189,6 +191,8 @@ def _updates(run: Run, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], N
 def evaluate(run: Run) -> dict[str, Any]:
     """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
 
+    Then the metrics that the execution asks for, on the leader.
+
     The images are cut into the same batches for any number of workers, and reduced in index order.
     """
     started = time.perf_counter()
@@ -198,6 +202,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     batches = torch.arange(len(labels)).split(EVALUATION_BATCH)
     mine = batches[run.world.rank :: run.world.workers]
     results = torch.zeros(len(labels), 3, dtype=run.dtype, device=device)
+    metrics = run.execution.metrics
+    kept = results.new_zeros(len(labels), run.images.classes if metrics else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
     for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
         images = normalise(pixels.to(device), run.images.mean, run.images.std, run.memory_format, run.dtype)
@@ -209,15 +215,36 @@ def evaluate(run: Run) -> dict[str, Any]:
         loss = F.cross_entropy(logits, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)
         results[indices[0] : indices[-1] + 1] = scores
+        if metrics:
+            kept[indices[0] : indices[-1] + 1] = logits
     totals = run.world.total(results)
     run.right = totals[:, 1] > 0
+    measured = {}
+    if metrics:
+        every = run.world.total(kept).cpu()
+        measured = run.world.lead(lambda: {f"val_{m.name}": _measured(m, every, labels) for m in metrics})
     loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
     return {
         "val_loss": loss,
         "val_top1": 100 * top1,
         "val_top5": 100 * top5,
+        **measured,
         "seconds_eval": round(time.perf_counter() - started, 3),
     }
+
+
+def _measured(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
+    """What a metric gives; None, with a warning, where it fails or is not finite: training goes on."""
+    try:
+        value = float(metric(logits, labels))
+        problem = f"is {value}"
+    except Exception as error:
+        value, problem = math.nan, f"fails: {type(error).__name__}: {error}"
+    if math.isfinite(value):
+        return value
+    text = f"the metric {metric.name} {problem}; val_{metric.name} is null there"
+    warnings.warn(text, SealRayWarning, stacklevel=2)
+    return None
 
 
 NOT_EVALUATED: dict[str, Any] = {"val_loss": None, "val_top1": None, "val_top5": None, "seconds_eval": 0.0}
@@ -243,6 +270,8 @@ def describe(
         "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
         "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
         **{key: value for key, value in asdict(trained).items() if value is not None},
+        **NOT_EVALUATED,
+        **{f"val_{metric.name}": None for metric in run.execution.metrics},
         **scores,
         "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),
         "weight_norm_late": _norm(run.parts.parameters(run.network, "late")),

@@ -29,6 +29,7 @@ from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, o
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
+    from seal_ray.metrics import Metric
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store
 
@@ -41,7 +42,7 @@ class Execution:
     """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
 
     threads: of an operation on the CPU. moments: which to keep. track_examples: whether to keep
-    which validation images each evaluation had right.
+    which validation images each evaluation had right. metrics: what else each evaluation computes.
     """
 
     threads: int = 1
@@ -52,6 +53,7 @@ class Execution:
     eval_every: int = 1
     moments: tuple[str, ...] = ("ascended", "relearned")
     track_examples: bool = False
+    metrics: tuple[Metric, ...] = ()
 
 
 EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")

@@ -22,6 +22,7 @@ CORE = [
     "runs.lineage",
     "phases.losses",
     "methods",
+    "metrics",
     "networks",
     "training.optimizer",
     "plugins",

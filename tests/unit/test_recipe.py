@@ -52,6 +52,7 @@ placement:
   keep: {moments: [ascended, relearned], checkpoints: 2}
   eval_every: 1
   track_examples: false
+  metrics: []
   retries: 3
   tracking: {wandb: auto, project: seal-ray, entity: null}
 analyses: []

@@ -12,13 +12,9 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss, recall_score
 from torch import Tensor
 
-from seal_ray.analysis.calibration import (
-    expected_calibration_error,
-    forgetting_events,
-    negative_log_likelihood,
-    per_class_accuracy,
-)
+from seal_ray.analysis.calibration import forgetting_events, negative_log_likelihood
 from seal_ray.errors import DataError
+from seal_ray.metrics import expected_calibration_error, per_class_accuracy
 
 
 def drawn(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import pytest
 
 from seal_ray.augmentations import AUGMENTATIONS
 from seal_ray.methods import METHODS
+from seal_ray.metrics import METRICS
 from seal_ray.phases.losses import LOSSES
 from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.recipe import load_job
@@ -57,7 +58,12 @@ def test_the_augmentation_of_the_readme_and_a_loss_keep_their_promises(run: obje
 
 @pytest.mark.parametrize(
     ("command", "registry"),
-    [("augmentations", AUGMENTATIONS), ("losses", LOSSES), ("optimizers", OPTIMIZERS)],
+    [
+        ("augmentations", AUGMENTATIONS),
+        ("losses", LOSSES),
+        ("optimizers", OPTIMIZERS),
+        ("metrics", METRICS),
+    ],
 )
 def test_other_choices_are_listed_as_methods_are(run: object, command: str, registry: Any) -> None:
     ended: Ended = run(command)  # type: ignore[operator]

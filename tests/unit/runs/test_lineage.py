@@ -459,6 +459,7 @@ PLACEMENTS: dict[str, Any] = {
     "keep": {"moments": (), "checkpoints": 7},
     "eval_every": 5,
     "track_examples": True,
+    "metrics": ("ece",),
     "retries": 0,
     "tracking": {"wandb": "off", "project": "p", "entity": "e"},
 }

@@ -75,6 +75,7 @@ def logged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     placement = {
         "keep": {"moments": ["init", "forgotten", "ascended", "relearned"]},
         "track_examples": True,
+        "metrics": ["balanced_accuracy", "ece"],
         "tracking": {"wandb": "offline"},
     }
     seal = {"name": "seal", "ascent_rate": 0.5, "forget": "llf"}
