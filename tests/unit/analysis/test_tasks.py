@@ -108,7 +108,7 @@ def test_a_change_of_what_one_analysis_finds_makes_its_old_results_unknown_alone
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {what: keys(trained, what) for what in ("depth", "curvature")}
-    monkeypatch.setattr(Curvature, "version", 3)
+    monkeypatch.setattr(Curvature, "version", Curvature.version + 1)
     assert keys(trained, "curvature").isdisjoint(before["curvature"])
     assert keys(trained, "depth") == before["depth"]
 
