@@ -118,10 +118,6 @@ def first_section(study: Study, target: Calls) -> Section:
         f"Validation top-1 after each epoch{_over_seeds(found, 'band')}. "
         f"Strips: the phases of each setting, darker and lighter by generation{key}."
     )
-    if any(run.result.epochs_shared for one in shown for run in one.runs):
-        caption += (
-            " Where settings begin alike their curves lie on each other: those epochs were trained once."
-        )
     if len(shown) < len(study.settings):
         base = ", the baseline among them" * bool(study.baseline)
         caption += f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}."
@@ -129,7 +125,7 @@ def first_section(study: Study, target: Calls) -> Section:
     stops = [one for one in shown if one.stopped is not None]
     for one in stops:
         base = study.settings[one.stopped].name if one.stopped is not None else ""
-        caption += f" {one.name} (dotted) is {base} with {one.line.epochs:,} epochs."
+        caption += f" Level line: where {one.name} ended, which is {base} with {one.line.epochs:,} epochs."
     figure = _figure(
         found, axes, "Validation accuracy over epochs", caption, ribbons, width=FIRST, height=300
     )

@@ -18,7 +18,7 @@ from seal_ray.reports.charts import line_style
 from seal_ray.reports.curves import drawn
 from seal_ray.reports.study import Study, find_source, read_study
 from seal_ray.reports.svg import element, path, svg
-from seal_ray.reports.words import answer, methods, question, unbroken, warnings
+from seal_ray.reports.words import answer, footnote, methods, question, unbroken, warnings
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 
@@ -100,6 +100,7 @@ def render(study: Study, target: Calls) -> str:
     page = environment.get_template("page.html.j2").render(
         study=study,
         question=unbroken(question(study)),
+        footnote=unbroken(footnote(study)),
         claims=[(unbroken(claim.head), unbroken(claim.rest)) for claim in answer(study)],
         methods_said=methods(study),
         first=accuracy.first_section(study, target),

@@ -70,7 +70,9 @@ def answer(study: Study) -> tuple[Claim, ...]:
     found = [(one, difference) for one, difference in differing if difference is not None]
     found.sort(key=lambda one: (told(one[1]) == 0, -one[1].mean))  # what can be told first
     if found:
-        claims = [*_compared(study, found), *_stopping(study, found), *_memorising(study)]
+        stopping = list(_stopping(study, found))
+        leads = [lead for lead, _ in stopping if lead is not None]
+        claims = [*leads, *_compared(study, found), *(claim for _, claim in stopping), *_memorising(study)]
     else:
         claims = [*_alone(study, finished), *_memorising(study)]
     if _goes_on(study):
@@ -185,8 +187,10 @@ def _least(found: Difference) -> str:
     return f", with which p cannot fall below {found.smallest_p:.3g}" if few else ""
 
 
-def _stopping(study: Study, found: Found) -> Iterator[Claim]:
+def _stopping(study: Study, found: Found) -> Iterator[tuple[Claim | None, Claim]]:
     """What baselines reach that stop sooner, and how their rivals compare with that.
+
+    Before it what it takes back of their comparisons with the baseline itself, if anything.
 
     Of settings for which that was trained, and of the best end of a generation where it is above the last.
     """
@@ -199,10 +203,16 @@ def _stopping(study: Study, found: Found) -> Iterator[Claim]:
                 continue
             claim = _verdict(f"{base.name} {said}", top1, base, than, gain)
             against = [(one, d) for one, _ in rivals if (d := compared(one.top1, top1)) is not None]
-            gains = [told(d) > 0 for _, d in against]
-            vain = told(gain) > 0 and any(told(d) > 0 for _, d in rivals) and not any(gains)
-            head = f"{claim.head}: no setting is shown to end higher" if vain else claim.head
-            yield Claim(head, " ".join(filter(None, (claim.rest, chosen, _against(against)))))
+            higher = [(one.name, d.n) for one, d in rivals if told(d) > 0]
+            lead = None
+            if told(gain) > 0 and higher and not any(told(d) > 0 for _, d in against):
+                names, plural = [name for name, _ in higher], len(higher) > 1
+                beat = "seem" if min(n for _, n in higher) < SIGNIFICANCE_FROM else "beat"
+                beat += "s" * (not plural) + " to beat" * (beat == "seem")
+                but = f"but {'are' if plural else 'is'} not shown to beat it {said}."
+                lead = Claim(f"{_listed(names, 'and')} {beat} {base.name}, {but}")
+            rest = " ".join(filter(None, (claim.rest, chosen, _against(against))))
+            yield lead, Claim(claim.head, rest)
 
 
 def _stops(study: Study, base: SettingFacts) -> Iterator[tuple[str, str, dict[int, float], str]]:
@@ -257,7 +267,18 @@ def _memorising(study: Study) -> Iterator[Claim]:
         p = max(difference.p or 0.0 for _, difference in fewer)
         named = _listed([one.name for one, _ in fewer], "and")
         rest = f"{named} {verb} fewer than the baseline (p {'≤' if plural else '='} {p:.3g})."
+    rest = f"Of the training images with wrong labels, those predicted as labelled. {rest}".rstrip()
     yield Claim(f"Wrong labels memorised by the end: {_listed(each, 'and')}.", rest)
+
+
+def footnote(study: Study) -> str:
+    """What stands in the answer's brackets, and how small its p can be."""
+    differences = [line.difference for line in study.lines if line.difference is not None]
+    floors = [one.smallest_p for one in differences if one.smallest_p is not None]
+    least = (
+        f", which cannot be below {min(floors):.3g}, uncorrected for several comparisons" if floors else ""
+    )
+    return f"In brackets: 95 % intervals of differences, paired by seed, and p{least}."
 
 
 def methods(study: Study) -> dict[str, str]:

@@ -161,7 +161,7 @@ def test_the_first_screen_has_answer_figure_and_control(tmp_path: Path) -> None:
         ["seal", "48", "6", "85.20 (83.72 … 86.68)", "+16.50 (+14.51 … +18.49)", "", "0.0312"],
     ]  # 68.7 -+ 2.5706 sqrt(14 / 5 / 6), and so on
     assert page.index("seal ends 16.5 points higher than normal") < page.index('id="accuracy"')
-    assert "normal 12 (dotted) is normal with 12 epochs." in reader.text["accuracy"]
+    assert "Level line: where normal 12 ended, which is normal with 12 epochs." in reader.text["accuracy"]
     assert "Plain training" in page[: page.index("<main>")]
 
 
