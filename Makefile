@@ -29,8 +29,7 @@ else
 quickstart: setup ## Compare plain training, LLF and SEAL on wrong labels: digits, or DATA=tiny-imagenet.zip
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
-	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --what depth,curvature --moments last \
-	  --set curvature.images=40 --set curvature.steps=10
+	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --what depth,curvature --moments last --set curvature.steps=10
 	$(BIN)/seal-ray report jobs/sweeps/quickstart.yaml -o $(RUN)/report.html
 endif
 
