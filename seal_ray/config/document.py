@@ -52,7 +52,7 @@ def read(path: str | AnyPath) -> Document:
     return Document(value, reader.places)
 
 
-COMMANDS = {
+TAKEN_BY = {
     "evaluation": "seal-ray transfer|fewshot SWEEP.yaml --evaluation",
     "sweep": "seal-ray sweep",
     "run": "seal-ray train",
@@ -68,7 +68,7 @@ def check_kind(document: Document, path: str | AnyPath, wanted: str) -> None:
         has = f"has {marks[found]}" if wanted == "run" else f"has no {marks[wanted]} but {marks[found]}"
         place = document.places[(marks[found],)]
         what = f"{'an' if found == 'evaluation' else 'a'} {found}, not a {wanted}"
-        raise ConfigError(f"{place}: {has}, so it is {what}; run `{COMMANDS[found]} {path}`")
+        raise ConfigError(f"{place}: {has}, so it is {what}; run `{TAKEN_BY[found]} {path}`")
 
 
 def dump(value: object) -> str:

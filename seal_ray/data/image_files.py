@@ -21,12 +21,12 @@ LARGEST = 4096
 BACKGROUNDS = ("white", "black")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, as far as Pillow was built with it; its other readers take text and programs for images."""
-SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 """Files of these names are meant as images: one that cannot be read is an error."""
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+PIXEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes whose values have a meaning in 8-bit RGB; grey of 16 bits has, too."""
 LEFT_BEHIND = (
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"),
@@ -67,7 +67,7 @@ def shorter_side(file: Path) -> int | None:
             except DataError:
                 raise
             except Exception as error:  # Pillow's parsers raise nearly anything
-                if file.suffix.lower() in SUFFIXES:
+                if file.suffix.lower() in IMAGE_SUFFIXES:
                     raise _unreadable(where, error) from error
                 return None
     except OSError as error:
@@ -140,7 +140,7 @@ def _is_grey16(image: Image.Image) -> bool:
 
 
 def _check_mode(image: Image.Image, where: str) -> None:
-    if image.mode not in MODES and not _is_grey16(image):
+    if image.mode not in PIXEL_MODES and not _is_grey16(image):
         raise DataError(
             f"{where} is of mode {image.mode}, whose values have no scale to 0..255; save it with 8 bits a "
             "channel, or as grey of 16 bits"

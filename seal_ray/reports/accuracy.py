@@ -17,7 +17,7 @@ from seal_ray.runs.sharing import branchings, shapes
 from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
 from seal_ray.sweeps.statistics import Estimate
 
-FIRST = 620
+FIRST_WIDTH = 620
 """Width of the chart beside the answer, in CSS pixels."""
 SHORT = 5
 """Settings of the table below the answer at most."""
@@ -127,7 +127,7 @@ def first_section(study: Study, target: Calls) -> Section:
         base = study.settings[one.stopped].name if one.stopped is not None else ""
         caption += f" Level line: where {one.name} ended, which is {base} with {one.line.epochs:,} epochs."
     figure = _figure(
-        found, axes, "Validation accuracy over epochs", caption, ribbons, width=FIRST, height=300
+        found, axes, "Validation accuracy over epochs", caption, ribbons, width=FIRST_WIDTH, height=300
     )
     return Section("accuracy", title, (figure, _short_table(study)))
 

@@ -18,7 +18,7 @@ MANY = 4
 
 
 @dataclass(frozen=True)
-class Claim:
+class Statement:
     """What comes out, and the numbers it stands on."""
 
     head: str
@@ -56,7 +56,7 @@ def _trained_on(study: Study) -> str:
     return "".join(said)
 
 
-def answer(study: Study) -> tuple[Claim, ...]:
+def answer(study: Study) -> tuple[Statement, ...]:
     """What the differences allow to say: with few seeds not much, and that is said.
 
     Beside the baseline itself, what it reaches when it stops sooner: see `_stopping`.
@@ -65,7 +65,7 @@ def answer(study: Study) -> tuple[Claim, ...]:
     if not finished:
         statuses = [run.result.status for run in study.runs]
         counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
-        return (Claim(f"No answer yet: no run has finished ({_listed(counts, 'and')})."),)
+        return (Statement(f"No answer yet: no run has finished ({_listed(counts, 'and')})."),)
     differing = [(one, one.line.difference) for one in finished if one.stopped is None]
     found = [(one, difference) for one, difference in differing if difference is not None]
     found.sort(key=lambda one: (told(one[1]) == 0, -one[1].mean))  # what can be told first
@@ -91,7 +91,7 @@ def _within(top1: Estimate) -> str:
     return alike(top1) or f"95 % interval {top1.low:.2f} to {top1.high:.2f}, {seeds(top1.n)}"
 
 
-def _alone(study: Study, finished: Sequence[SettingFacts]) -> Iterator[Claim]:
+def _alone(study: Study, finished: Sequence[SettingFacts]) -> Iterator[Statement]:
     """The best of settings of which none could be compared."""
     tops = [(one, one.line.top1) for one in finished if one.line.top1 is not None]
     best, top1 = max(tops, key=lambda one: one[1].mean)
@@ -99,7 +99,7 @@ def _alone(study: Study, finished: Sequence[SettingFacts]) -> Iterator[Claim]:
         only = "" if len(study.settings) == 1 else "Only this setting has finished."
         nothing = only or "There is nothing to compare it with."
         head = f"{best.name} reaches {top1.mean:.2f} % after {best.line.epochs:,} epochs"
-        yield Claim(head, f"({_within(top1)}). {nothing}")
+        yield Statement(head, f"({_within(top1)}). {nothing}")
         return
     if not study.baseline:
         why = "there is no baseline"
@@ -107,7 +107,7 @@ def _alone(study: Study, finished: Sequence[SettingFacts]) -> Iterator[Claim]:
         why = "only baselines have finished"
     else:
         why = "the baseline has finished none of their seeds"
-    yield Claim(
+    yield Statement(
         f"{best.name} has the highest mean of {len(finished)} settings: {top1.mean:.2f} %",
         f"({_within(top1)}); {why}, so no difference was tested, and being the best of several it is biased "
         "upwards.",
@@ -117,12 +117,12 @@ def _alone(study: Study, finished: Sequence[SettingFacts]) -> Iterator[Claim]:
         yield BUDGETS_DIFFER
 
 
-BUDGETS_DIFFER = Claim("Budgets differ,", "so that a difference may be one of compute.")
+BUDGETS_DIFFER = Statement("Budgets differ,", "so that a difference may be one of compute.")
 
 Found = Sequence[tuple[SettingFacts, Difference]]
 
 
-def _compared(study: Study, found: Found) -> Iterator[Claim]:
+def _compared(study: Study, found: Found) -> Iterator[Statement]:
     """The verdicts."""
     left = [one for one in study.settings if one.line.difference is None and not one.line.is_baseline]
     if len(found) >= MANY:
@@ -138,17 +138,21 @@ def _compared(study: Study, found: Found) -> Iterator[Claim]:
         yield BUDGETS_DIFFER
 
 
-def _not(study: Study, left: Sequence[SettingFacts], what: str) -> list[Claim]:
+def _not(study: Study, left: Sequence[SettingFacts], what: str) -> list[Statement]:
     """Which settings the answer is not of."""
     names = [one.name for one in left]
     if len(names) > MANY:
         names = [*names[: MANY - 1], f"{len(names) - MANY + 1} more"]
     return (
-        [Claim(f"{_listed(names, 'and')}: not {what}{' yet' if _goes_on(study) else ''}.")] if names else []
+        [Statement(f"{_listed(names, 'and')}: not {what}{' yet' if _goes_on(study) else ''}.")]
+        if names
+        else []
     )
 
 
-def _verdict(name: str, top1: Mapping[int, float], base: SettingFacts, than: str, found: Difference) -> Claim:
+def _verdict(
+    name: str, top1: Mapping[int, float], base: SettingFacts, than: str, found: Difference
+) -> Statement:
     """How accuracies by seed compare with those of a baseline, which is called `than`."""
     means = ""
     if top1.keys() == base.top1.keys():
@@ -156,11 +160,11 @@ def _verdict(name: str, top1: Mapping[int, float], base: SettingFacts, than: str
         means = f": {own} against {theirs} %"
     if not (way := told(found)):
         head = f"No difference between {name} and {than} can be told:"
-        return Claim(head, f"{_points(found)} ({_sure(found)}, {seeds(found.n)}{_least(found)}){means}.")
+        return Statement(head, f"{_points(found)} ({_sure(found)}, {seeds(found.n)}{_least(found)}){means}.")
     proof = found.n >= SIGNIFICANCE_FROM
     head = f"{name} {'ends' if proof else 'seems to end'} {number(abs(found.mean), _form(found))} points "
     head += f"{'higher' if way > 0 else 'lower'} than {than}{'' if proof else ', no proof'}"
-    return Claim(head, f"({_sure(found)}, {seeds(found.n)}{_least(found)}){means}.")
+    return Statement(head, f"({_sure(found)}, {seeds(found.n)}{_least(found)}){means}.")
 
 
 def _form(found: Difference) -> str:
@@ -187,7 +191,7 @@ def _least(found: Difference) -> str:
     return f", with which p cannot fall below {found.smallest_p:.3g}" if few else ""
 
 
-def _stopping(study: Study, found: Found) -> Iterator[tuple[Claim | None, Claim]]:
+def _stopping(study: Study, found: Found) -> Iterator[tuple[Statement | None, Statement]]:
     """What baselines reach that stop sooner, and how their rivals compare with that.
 
     Before it what it takes back of their comparisons with the baseline itself, if anything.
@@ -210,9 +214,9 @@ def _stopping(study: Study, found: Found) -> Iterator[tuple[Claim | None, Claim]
                 beat = "seem" if min(n for _, n in higher) < SIGNIFICANCE_FROM else "beat"
                 beat += "s" * (not plural) + " to beat" * (beat == "seem")
                 but = f"but {'are' if plural else 'is'} not shown to beat it {said}."
-                lead = Claim(f"{_listed(names, 'and')} {beat} {base.name}, {but}")
+                lead = Statement(f"{_listed(names, 'and')} {beat} {base.name}, {but}")
             rest = " ".join(filter(None, (claim.rest, chosen, _against(against))))
-            yield lead, Claim(claim.head, rest)
+            yield lead, Statement(claim.head, rest)
 
 
 def _stops(study: Study, base: SettingFacts) -> Iterator[tuple[str, str, dict[int, float], str]]:
@@ -252,7 +256,7 @@ def _against(found: Found) -> str:
     return f"Against that, {'; '.join(said)}." if said else ""
 
 
-def _memorising(study: Study) -> Iterator[Claim]:
+def _memorising(study: Study) -> Iterator[Statement]:
     """How much of wrong labels was memorised by the end, where that was noted and settings are few."""
     lines = [(one, line) for one, line in zip(study.settings, memorised(study), strict=False) if line.top1]
     if not lines or len(lines) > MANY + 1:
@@ -268,7 +272,7 @@ def _memorising(study: Study) -> Iterator[Claim]:
         named = _listed([one.name for one, _ in fewer], "and")
         rest = f"{named} {verb} fewer than the baseline (p {'≤' if plural else '='} {p:.3g})."
     rest = f"Of the training images with wrong labels, those predicted as labelled. {rest}".rstrip()
-    yield Claim(f"Wrong labels memorised by the end: {_listed(each, 'and')}.", rest)
+    yield Statement(f"Wrong labels memorised by the end: {_listed(each, 'and')}.", rest)
 
 
 def footnote(study: Study) -> str:
@@ -305,7 +309,7 @@ def told(difference: Difference) -> int:
     return 1 if difference.mean > 0 else -1
 
 
-def _counted(compared: Found, asked: int) -> Claim:
+def _counted(compared: Found, asked: int) -> Statement:
     """The verdicts on many comparisons, of so many that were asked for."""
     ways = [told(difference) for _, difference in compared]
     up, down = [one.name for (one, _), way in zip(compared, ways, strict=True) if way > 0], ways.count(-1)
@@ -314,7 +318,7 @@ def _counted(compared: Found, asked: int) -> Claim:
     which = f" ({_listed(up[:3], 'and')}{', ...' if len(up) > 3 else ''})" if up else ""
     verb = "seem" if few else "are"
     of = f"{len(compared)} (of {asked})" if len(compared) < asked else str(asked)
-    return Claim(
+    return Statement(
         f"Of {of} settings compared with the baseline {len(up)} {verb} higher{which} and {down} lower;",
         f"of {unclear} no difference can be told. No p is corrected for the number of comparisons"
         + (f", and with n < {SIGNIFICANCE_FROM} none could fall below 0.05." if few else "."),

@@ -25,10 +25,10 @@ from seal_ray.data.sources.archives import natural_key
 from seal_ray.data.sources.registry import source
 from seal_ray.errors import ConfigError, DataError
 
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
+SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 A_FOLDER_A_CLASS = "it should hold one folder of images a class"
 
-Images = dict[str, list[str]]
+ImagesByClass = dict[str, list[str]]
 """Paths below a root, in natural order, by the name of their class."""
 
 
@@ -37,7 +37,7 @@ class _Scan:
     """What a folder of classes holds. sides: the shorter one of each image. note: what was left out."""
 
     root: Path
-    images: Images
+    images: ImagesByClass
     sides: list[int]
     note: str
 
@@ -98,7 +98,7 @@ def folder(
             f"{len(sides) * 3 * size**2 / 1e9:.2g} GB raw; --size sets another"
         )
 
-    def samples(root: Path, images: Images) -> list[Sample]:
+    def samples(root: Path, images: ImagesByClass) -> list[Sample]:
         return [
             Sample(partial(_read, root / name, size, decoder), label, shown(root / name))
             for label, class_ in enumerate(names)
@@ -132,7 +132,7 @@ def _alike(train: Path, val: Path) -> list[_Scan]:
 
 
 def _scan(root: Path) -> _Scan:
-    images: Images = {name: [] for name in _class_names(root)}
+    images: ImagesByClass = {name: [] for name in _class_names(root)}
     sides, skipped = [], defaultdict(list)
     for name in sorted(_files(root), key=natural_key):
         if is_clutter(name):
@@ -160,7 +160,7 @@ def _class_names(root: Path) -> list[str]:
     names = sorted(child.name for child in root.iterdir() if child.is_dir() and not is_clutter(child.name))
     if not names:
         raise DataError(f"{root} holds no folders; {A_FOLDER_A_CLASS}")
-    if SPLITS.issuperset(map(str.lower, names)):
+    if SPLIT_NAMES.issuperset(map(str.lower, names)):
         raise DataError(
             f"{root} holds {' and '.join(names)}, which are no classes; give each by itself, as --train and "
             "--val"
@@ -180,7 +180,7 @@ def _files(root: Path) -> Iterator[str]:
             yield from ((Path(place) / name).relative_to(root).as_posix() for name in (*files, *links))
 
 
-def _divided(images: Images, share: float, seed: int) -> tuple[Images, Images]:
+def _divided(images: ImagesByClass, share: float, seed: int) -> tuple[ImagesByClass, ImagesByClass]:
     """The images of each class to train on and to hold out."""
     train, val = {}, {}
     for class_, names in images.items():
