@@ -117,7 +117,8 @@ class Reader:
 
     def __post_init__(self) -> None:
         """Put what the repository ships into the folder."""
-        (self.folder / "jobs").symlink_to(ROOT / "jobs")
+        if not (self.folder / "jobs").exists():
+            (self.folder / "jobs").symlink_to(ROOT / "jobs")
 
     def follow(self, page: Path) -> None:
         """Do what a page says, after the pages that it goes on from."""
