@@ -8,6 +8,7 @@ process. A comment `after: PAGE` at the top names the page that a page goes on f
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,13 @@ NEEDS = {
     "ray": "Ray on this machine: run by `make test-ray`",
 }
 MARKS = {"sh": {"needs"}, "python": {"needs", "file", "quotes"}, "yaml": {"file"}, "text": set[str]()}
+FOLLOW = """
+import sys
+from pathlib import Path
+from tests.documents import Reader
+folder, available, page, *read = sys.argv[1:]
+Reader(Path(folder), available.split(","), set(map(Path, read))).follow(Path(page))
+"""
 MARK = re.compile(r"<!-- (\w+): (.+) -->")
 
 
@@ -129,6 +137,20 @@ class Reader:
             if block.mark != "quotes" and (not block.needs or block.needs in self.available):
                 self._do(block, names)
         self.read.add(page)
+
+    def follow_alone(self, page: Path, **environment: str) -> None:
+        """The same in a process of the reader's own: what Ray, W&B and plugin files leave in it ends with it."""
+        path = os.pathsep.join(map(str, (self.folder, ROOT)))
+        subprocess.run(
+            [sys.executable, "-c", FOLLOW, self.folder, ",".join(self.available), page, *self.read],
+            cwd=self.folder,
+            env={**os.environ, **environment, "PYTHONPATH": path},
+            check=True,
+        )
+        followed: Path | None = page
+        while followed is not None:
+            self.read.add(followed)
+            followed = page_before(followed)
 
     def _do(self, block: Block, names: dict[str, Any]) -> None:
         if block.file:

@@ -59,7 +59,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_can_be_followed(page: Path, there: Reader) -> None:
-    there.follow(page)
+    there.follow_alone(page)
 
 
 @pytest.mark.parametrize("block", PARSED, ids=str)
