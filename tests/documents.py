@@ -139,7 +139,7 @@ class Reader:
         self.read.add(page)
 
     def follow_alone(self, page: Path, **environment: str) -> None:
-        """The same in a process of the reader's own: what Ray, W&B and plugin files leave in it ends with it."""
+        """The same in a process of its own: what Ray, W&B and plugin files leave in it ends with it."""
         path = os.pathsep.join(map(str, (self.folder, ROOT)))
         subprocess.run(
             [sys.executable, "-c", FOLLOW, self.folder, ",".join(self.available), page, *self.read],
