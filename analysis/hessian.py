@@ -264,12 +264,8 @@ class _FastSecondDerivatives(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._convolution: tuple[Any, ...] = (
-            None,
-            None,
-            None,
-            None,
-        )  # the last one without bias, and of what
+        # The output of the last convolution without bias; its images, weight and geometry.
+        self._convolution: tuple[Any, ...] = (None, None, None, None)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

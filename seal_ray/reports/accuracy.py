@@ -122,10 +122,10 @@ def first_section(study: Study, target: Calls) -> Section:
         base = ", the baseline among them" * bool(study.baseline)
         caption += f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}."
     axes = Axes("epochs trained", "top-1 %", whole=True, x_range=(0, max(one.x[-1] for one in found)))
-    stops = [one for one in shown if one.stopped is not None]
-    for one in stops:
-        base = study.settings[one.stopped].name if one.stopped is not None else ""
-        caption += f" Level line: where {one.name} ended, which is {base} with {one.line.epochs:,} epochs."
+    for one in shown:
+        if one.stopped is not None:
+            which = f"{study.settings[one.stopped].name} with {one.line.epochs:,} epochs"
+            caption += f" Level line: where {one.name} ended, which is {which}."
     figure = _figure(
         found, axes, "Validation accuracy over epochs", caption, ribbons, width=FIRST_WIDTH, height=300
     )

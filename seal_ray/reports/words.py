@@ -192,9 +192,8 @@ def _least(found: Difference) -> str:
 
 
 def _stopping(study: Study, found: Found) -> Iterator[tuple[Statement | None, Statement]]:
-    """What baselines reach that stop sooner, and how their rivals compare with that.
-
-    Before it what it takes back of their comparisons with the baseline itself, if anything.
+    """What baselines reach that stop sooner, and how their rivals compare with that; before each the sentence
+    that the answer begins with, where rivals beat the baseline alone.
 
     Of settings for which that was trained, and of the best end of a generation where it is above the last.
     """
