@@ -23,13 +23,11 @@ ifdef DATA
 quickstart: setup ## Compare plain training, LLF and SEAL on wrong labels: digits, or DATA=tiny-imagenet.zip
 	$(BIN)/seal-ray data prepare tiny-imagenet --source "$(DATA)" --classes 10 --to $(RUN)/data/tiny-imagenet-10
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart-tiny-imagenet.yaml
-	$(BIN)/seal-ray analyze jobs/sweeps/quickstart-tiny-imagenet.yaml --what depth --moments last
 	$(BIN)/seal-ray report jobs/sweeps/quickstart-tiny-imagenet.yaml -o $(RUN)/report.html
 else
 quickstart: setup ## Compare plain training, LLF and SEAL on wrong labels: digits, or DATA=tiny-imagenet.zip
 	$(BIN)/seal-ray data prepare digits --to $(RUN)/data/digits
 	$(BIN)/seal-ray sweep jobs/sweeps/quickstart.yaml
-	$(BIN)/seal-ray analyze jobs/sweeps/quickstart.yaml --what depth,curvature --moments last --set curvature.steps=10
 	$(BIN)/seal-ray report jobs/sweeps/quickstart.yaml -o $(RUN)/report.html
 endif
 

@@ -41,6 +41,7 @@ from seal_ray.analysis.tasks import (
     TaskOutcome,
     TaskPlan,
     copy_result,
+    load_settings,
     plain,
     plan_analyses,
     plan_tasks,
@@ -56,9 +57,9 @@ from seal_ray.distributed.launch import Planned, ray_session
 from seal_ray.distributed.workers import check_resources
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.plugins import PluginFile
-from seal_ray.recipe import Job
+from seal_ray.recipe import Analyses, Job
 from seal_ray.runs.export import Loaded, load_weights
-from seal_ray.runs.folder import Store
+from seal_ray.runs.folder import ENDED, Store
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 from seal_ray.sweeps.file import is_sweep, load_sweep
@@ -321,7 +322,7 @@ def _said(outcome: TaskOutcome) -> str:
 @contextlib.contextmanager
 def analysing_run(planned: Planned, rich: Console) -> Iterator[None]:
     """The analyses that a run asks for, while the block trains it or after it."""
-    if not planned.job.analyses:
+    if not planned.job.analyses.what:
         yield
         return
     find = functools.partial(find_runs, planned.store.folder)
@@ -335,7 +336,7 @@ def analysing_sweep(
 ) -> Iterator[None]:
     """The analyses that a sweep asks for, while the block trains its runs or after it."""
     job = runs.planned[0].job
-    if not job.analyses:
+    if not job.analyses.what:
         yield
         return
     find = functools.partial(sweep_runs, runs)
@@ -357,10 +358,10 @@ def _analysing(find: Callable[[], RunSet], job: Job, rich: Console, *, runs: int
     """
     import ray
 
-    total, what = ray.cluster_resources(), job.analyses
+    total, asked = ray.cluster_resources(), job.analyses
     free = int(total.get("GPU" if check_resources(job) else "CPU", 0)) - runs * job.placement.max_workers
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(find, what, free, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(find, asked, free, over), daemon=True)
     if free > 0:
         watcher.start()
     try:
@@ -369,31 +370,50 @@ def _analysing(find: Callable[[], RunSet], job: Job, rich: Console, *, runs: int
         over.set()
     if free > 0:
         watcher.join()
-    analyse_after(find, what, rich)
+    analyse_after(find, asked, rich)
 
 
 def analyse_after(
-    find: Callable[[], RunSet], what: Sequence[str], rich: Console, *, in_process: bool = False
+    find: Callable[[], RunSet], asked: Analyses, rich: Console, *, in_process: bool = False
 ) -> None:
     """What is left to analyse once training has ended; nothing, where it was only stopped."""
     try:
         run_set = find()
+        if any(_status(one) == "stopped" for one in run_set.runs):
+            rich.print("analyses: the rest is made when training goes on", markup=False)
+            return
+        outcomes = _analyze(run_set, rich, asked, in_process=in_process)
     except SealRayError as error:
         rich.print(f"analyses: none: {error}", markup=False)
         return
-    if any(Store(one.folder, one.run_id).status().get("status") == "stopped" for one in run_set.runs):
-        rich.print("analyses: the rest is made when training goes on", markup=False)
-        return
-    outcomes = analyze_runs(run_set, rich, what, in_process=in_process)
     rich.print(f"analyses: {summary(outcomes)}", markup=False)
 
 
-def _watch(find: Callable[[], RunSet], what: Sequence[str], free: int, over: threading.Event) -> None:
+def _watch(find: Callable[[], RunSet], asked: Analyses, free: int, over: threading.Event) -> None:
     """Do what there is to do until it is over; the last call, after training, says what went wrong."""
     quiet = Console(file=io.StringIO())
     while not over.wait(PAUSE):
         with contextlib.suppress(SealRayError):
-            analyze_runs(find(), quiet, what, workers=free)
+            run_set = find()
+            if LAST in (asked.moments or ()):  # which is known of runs that have ended
+                ended = tuple(one for one in run_set.runs if _status(one) in ENDED)
+                run_set = replace(run_set, runs=ended)
+            _analyze(run_set, quiet, asked, workers=free)
+
+
+def _analyze(run_set: RunSet, rich: Console, asked: Analyses, **options: Any) -> list[TaskOutcome]:
+    """What a job asks for."""
+    overrides = [
+        f"{name}.{field}={json.dumps(value)}"
+        for name, fields in asked.settings.items()
+        for field, value in fields.items()
+    ]
+    settings = load_settings(asked.preset, overrides)
+    return analyze_runs(run_set, rich, asked.what, asked.moments, settings, **options)
+
+
+def _status(run: AnalysedRun) -> str:
+    return str(Store(run.folder, run.run_id).status().get("status", ""))
 
 
 def score_moments(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     Json,
     SerializerFunctionWrapHandler,
     Strict,
+    ValidationError,
     create_model,
     model_serializer,
     model_validator,
@@ -60,8 +62,6 @@ MomentName = Literal["init", "forgotten", "ascended", "relearned"]
 
 ANALYSES: Registry[Analysis] = Registry("analysis", home="seal_ray.analysis")
 """What can be computed from a moment."""
-
-AnalysisName = Annotated[str, name_in(ANALYSES)]
 
 
 class DataSettings(BaseModel):
@@ -341,6 +341,70 @@ class Placement(BaseModel):
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
+def _listed(value: object) -> object:
+    """One name is short for a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
+LISTED = BeforeValidator(_listed)
+
+
+class Analyses(BaseModel):
+    """What to compute from a run's moments, as `seal-ray analyze` is told by its options.
+
+    settings: fields of each analysis by its name, over those of the preset.
+    """
+
+    model_config = STRICT
+
+    what: Annotated[tuple[Annotated[str, name_in(ANALYSES)], ...], Strict(False), LISTED] = Field(
+        default=(), description="names of `seal-ray analyses`, or of the run's plugin files"
+    )
+    moments: Annotated[tuple[str, ...] | None, Strict(False), LISTED] = Field(
+        default=None, description="such as relearned, g002-ascended, or last; null: all that are kept"
+    )
+    preset: Literal["quick", "paper"] = Field(default="quick", description="for a look, or for a publication")
+    settings: dict[str, dict[str, Any]] = Field(
+        default={}, description="settings of an analysis by its name, such as curvature: {steps: 10}"
+    )
+
+    @model_validator(mode="after")
+    def _are_known(self) -> Self:
+        refuse("Analyses", list(_unusable(self)))
+        return self
+
+
+def _unusable(analyses: Analyses) -> Iterator[str]:
+    """What no field can tell alone, as `field.path: what is wrong`."""
+    names = get_args(MomentName)
+    for i, moment in enumerate(analyses.moments or ()):
+        if moment != "last" and re.sub(r"^g\d{3,}-", "", moment) not in names:
+            there = ", ".join(names)
+            yield f"moments.{i}: {moment!r} is not one of {there}, last, or such as g002-relearned"
+    for name, given in analyses.settings.items():
+        if name not in analyses.what:
+            yield f"settings.{name}: is not among `what`; add it there, or remove it here"
+            continue
+        kind = ANALYSES[name]
+        known = kind.Settings.model_fields
+        for field in given.keys() - known.keys():
+            has = ", ".join(known) or "none"
+            yield f"settings.{name}.{field}: {name} has no such setting (settings: {has})"
+        preset = (analyses.preset == "paper" and kind.paper) or kind.Settings()
+        usable = {field: value for field, value in given.items() if field in known}
+        try:
+            kind.Settings.model_validate({**preset.model_dump(), **usable})
+        except ValidationError as error:
+            for found in error.errors():
+                path = ".".join(map(str, ("settings", name, *found["loc"])))
+                yield f"{path}: {found['msg'][0].lower()}{found['msg'][1:]}"
+
+
+def _by_option(value: object) -> object:
+    """Names are short for `what`."""
+    return {"what": value} if isinstance(value, str | list | tuple) else value
+
+
 class Job(BaseModel):
     """A recipe, where to run it, and what to call it: the contents of a job file.
 
@@ -355,8 +419,10 @@ class Job(BaseModel):
     )
     recipe: Recipe = Field(description="what to compute")
     placement: Placement = Field(default=Placement(), description="where to compute it")
-    analyses: Annotated[tuple[AnalysisName, ...], Strict(False)] = Field(
-        default=(), description="what to compute from its moments, beside training where there is room"
+    analyses: Annotated[Analyses, BeforeValidator(_by_option)] = Field(
+        default=Analyses(),
+        description="what to compute from its moments, beside training where there is room: names, or what, "
+        "moments, preset and settings",
     )
 
     @model_validator(mode="after")

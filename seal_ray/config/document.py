@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
 
 from seal_ray.errors import ConfigError
 from seal_ray.storage.paths import AnyPath, storage_path
@@ -26,6 +27,8 @@ Keys = tuple[str | int, ...]
 
 TAG = "tag:yaml.org,2002:"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+UNQUOTABLE = re.compile(r"^[?:]|\x85")
+"""Text that the library writes without quotes and then does not read back."""
 MAX_VALUES = 10_000
 """Values in one file, aliases expanded: far above any use, far below what exhausts memory."""
 
@@ -71,10 +74,19 @@ def check_kind(document: Document, path: str | AnyPath, wanted: str) -> None:
         raise ConfigError(f"{place}: {has}, so it is {what}; run `{TAKEN_BY[found]} {path}`")
 
 
+class _Representer(SafeRepresenter):
+    def represent_str(self, data: str) -> Any:
+        """Text in quotes also where the library leaves them out and cannot read it back, as `?0`."""
+        return self.represent_scalar(f"{TAG}str", data, style='"' if UNQUOTABLE.search(data) else None)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def dump(value: object) -> str:
     """Plain data as YAML 1.2 that `read` reads back: inner lists and mappings on one line, keys in order."""
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
-    yaml.width = 110
+    yaml.width, yaml.Representer = 110, _Representer
     yaml.representer.default_flow_style = None
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.dump(value, text)

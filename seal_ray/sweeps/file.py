@@ -25,7 +25,7 @@ from seal_ray.config.messages import STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import using
-from seal_ray.recipe import AnalysisName, Job, Recipe
+from seal_ray.recipe import Job, Recipe
 
 MAX_RUNS = 10_000
 DISTRIBUTIONS = ("uniform", "log_uniform", "integer")
@@ -83,8 +83,8 @@ class SweepFile(BaseModel):
         description="leaderboard: also the accuracy at the end of so many generations, the first included",
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
-    analyses: Annotated[tuple[AnalysisName, ...], Strict(False)] | None = Field(
-        default=None, description="what to compute from moments; default: what base says"
+    analyses: list[str] | dict[str, Any] | None = Field(
+        default=None, description="as a run's, what to compute from moments; default: what base says"
     )
 
     @model_validator(mode="after")

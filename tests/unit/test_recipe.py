@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from seal_ray.config.document import override, read
+from seal_ray.config.document import dump, override, read
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS
 from seal_ray.methods.llf import Llf
@@ -55,7 +55,7 @@ placement:
   metrics: []
   retries: 3
   tracking: {wandb: auto, project: seal-ray, entity: null}
-analyses: []
+analyses: {what: [], moments: null, preset: quick, settings: {}}
 """
 
 
@@ -146,6 +146,18 @@ def test_strategies_cover_every_method():
     assert set(FIELDS) == set(METHODS)
     for name, method in METHODS.items():
         assert set(FIELDS[name]) | {"split_at"} == {field.name for field in fields(method)}
+
+
+INDICATORS = [*"?:-,[]{}#&*!|>'\"%@` \t0a", "\x85", "\u2028", "\xe9"]
+
+
+@pytest.mark.parametrize("first", INDICATORS)
+def test_text_that_begins_like_yaml_is_read_back(tmp_path: Path, first: str) -> None:
+    texts = [first, *(f"{first}{second}{end}" for second in INDICATORS for end in ("", "0"))]
+    path = tmp_path / "texts.yaml"
+    path.write_text(dump({"nested": {"texts": texts, "mapping": {str(i): t for i, t in enumerate(texts)}}}))
+    assert read(path).value["nested"]["mapping"] == {str(i): text for i, text in enumerate(texts)}
+    assert read(path).value["nested"]["texts"] == texts
 
 
 @settings(max_examples=60, deadline=None)
@@ -264,7 +276,7 @@ def all_models(model):
 
 def test_every_field_is_described_and_every_model_closed():
     models = list(all_models(Job))
-    assert len(models) == 8
+    assert len(models) == 9
     for model in models:
         assert model.model_config["extra"] == "forbid"
         assert model.__doc__

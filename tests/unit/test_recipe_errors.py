@@ -68,6 +68,27 @@ BAD = {
         "optimizer",
         "did you mean recipe.optimizer?",
     ),
+    "an analysis that there is not": (job(rest="analyses: [dpth] #!"), "analyses.0", "did you mean"),
+    "a moment that no generation has": (
+        job(rest="analyses: {what: depth, moments: [last, g001-first]} #!"),
+        "analyses.moments.1",
+        "'g001-first' is not one of init, forgotten, ascended, relearned, last",
+    ),
+    "settings of an analysis that is not made": (
+        job(rest="analyses:\n  what: depth\n  settings:\n    curvature: {steps: 9} #!"),
+        "analyses.settings.curvature",
+        "is not among `what`",
+    ),
+    "a setting that an analysis does not have": (
+        job(rest="analyses:\n  what: depth\n  settings:\n    depth:\n      neighbours: 9 #!"),
+        "analyses.settings.depth.neighbours",
+        "depth has no such setting (settings: k,",
+    ),
+    "a setting out of range": (
+        job(rest="analyses:\n  what: depth\n  settings:\n    depth:\n      k: 0 #!"),
+        "analyses.settings.depth.k",
+        "greater than or equal to 1",
+    ),
     "misspelt and too high up": (
         job(recipe="label_smothing: 0.1 #!"),
         "recipe.label_smothing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from seal_ray.sweeps.tune import run_sweep
 from tests.sweeps import screen, small_sweep
 
 
-def sweep(data: Path, folder: Path) -> SweepRuns:
+def sweep(data: Path, folder: Path, analyses: Any = ("calibration",)) -> SweepRuns:
     axes = {"method": {"normal": "normal", "llf": "llf"}}
-    return small_sweep(data, folder / "runs", axes=axes, analyses=["calibration"])
+    return small_sweep(data, folder / "runs", axes=axes, analyses=analyses)
 
 
 def train(runs: SweepRuns, rich: Console) -> None:
@@ -29,7 +30,7 @@ def train(runs: SweepRuns, rich: Console) -> None:
 
 def test_a_sweep_that_asks_for_analyses_ends_with_them(digits: Path, tmp_path: Path) -> None:
     runs = sweep(digits, tmp_path)
-    assert {one.job.analyses for one in runs.planned} == {("calibration",)}
+    assert {one.job.analyses.what for one in runs.planned} == {("calibration",)}
     console, printed = screen()
     train(runs, console)
     made = sorted(path.name for path in (tmp_path / "runs").glob("*/analysis/*.json"))
@@ -38,14 +39,31 @@ def test_a_sweep_that_asks_for_analyses_ends_with_them(digits: Path, tmp_path: P
     assert "analyses: 5 computed, 1 copied" in printed.getvalue()
 
 
+def test_which_moments_and_how_is_said_beside_what(digits: Path, tmp_path: Path) -> None:
+    asked = {"what": "depth", "moments": "last", "settings": {"depth": {"k": 7}}}
+    runs = sweep(digits, tmp_path, asked)
+    train(runs, screen()[0])
+    made = sorted((tmp_path / "runs").glob("*/analysis/*.json"))
+    assert [path.name for path in made] == ["depth-g002-relearned.json"] * 2
+    assert [json.loads(path.read_text())["settings"]["k"] for path in made] == [7, 7]
+
+
+def test_a_moment_that_no_run_has_is_said_and_the_sweep_ends_well(digits: Path, tmp_path: Path) -> None:
+    runs = sweep(digits, tmp_path, {"what": "calibration", "moments": "ascended"})
+    console, printed = screen()
+    train(runs, console)
+    assert "analyses: none: --moments ascended: no run in" in printed.getvalue()
+    assert {one.store.status()["status"] for one in runs.planned} == {"finished"}
+
+
 def test_what_was_stopped_is_analysed_when_it_has_gone_on(digits: Path, tmp_path: Path) -> None:
     runs = sweep(digits, tmp_path)
     console, printed = screen()
-    analyse_after(lambda: sweep_runs(runs), ("calibration",), console, in_process=True)
+    analyse_after(lambda: sweep_runs(runs), runs.planned[0].job.analyses, console, in_process=True)
     assert "analyses: none: " in printed.getvalue()  # nothing has begun
     train(runs, console)
     runs.planned[0].store.set_status("stopped")
-    analyse_after(lambda: sweep_runs(runs), ("calibration",), console, in_process=True)
+    analyse_after(lambda: sweep_runs(runs), runs.planned[0].job.analyses, console, in_process=True)
     assert "analyses: the rest is made when training goes on" in printed.getvalue()
 
 

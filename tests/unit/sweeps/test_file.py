@@ -343,9 +343,9 @@ def test_tracking_is_short_for_that_of_the_placement(tmp_path: Path) -> None:
 
 def test_analyses_are_those_of_base_unless_the_sweep_names_its_own(tmp_path: Path) -> None:
     (run,) = sweep(tmp_path, "axes: {seed: [1]}\nanalyses: [depth]\n").runs
-    assert run.job.analyses == ("depth",)
+    assert run.job.analyses.what == ("depth",)
     (run,) = sweep(tmp_path, "axes: {seed: [1]}\n").runs
-    assert run.job.analyses == ()
+    assert run.job.analyses.what == ()
 
 
 def test_overrides_change_every_run_or_the_sweep(tmp_path: Path) -> None:
