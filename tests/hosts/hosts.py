@@ -35,6 +35,7 @@ SETTINGS = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(int(PATIENCE)),  # a busy machine may need it for an epoch
 }
 
 
