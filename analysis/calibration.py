@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from seal_ray.analysis.base import Analysis, Result
+from seal_ray.analysis.base import Analysis, Result, analysis
 from seal_ray.analysis.features import extract
 from seal_ray.analysis.moments import AnalysedRun, Moment, tracked_epochs
 from seal_ray.config.messages import STRICT
@@ -36,6 +36,7 @@ class CalibrationSettings(BaseModel):
     bins: int = Field(default=15, ge=1, description="bins of the calibration error")
 
 
+@analysis
 class Calibration(Analysis):
     """How far confidences can be trusted (Guo et al., ICML 2017, arXiv 1706.04599), accuracy by class, how
     often images were forgotten (Toneva et al., ICLR 2019, arXiv 1812.05159).

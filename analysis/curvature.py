@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import BaseModel, Field, Strict
 from torch import Tensor, nn
 
-from seal_ray.analysis.base import Analysis, Result, Seed
+from seal_ray.analysis.base import Analysis, Result, Seed, analysis
 from seal_ray.analysis.hessian import HessianOperator, hessian_operator, rounding_errors
 from seal_ray.analysis.lanczos import (
     Density,
@@ -76,6 +76,7 @@ class CurvatureSettings(BaseModel):
     seed: Seed = 0
 
 
+@analysis
 class Curvature(Analysis):
     """The Hessian of the training loss: its extreme eigenvalues, trace, spectral density (Ghorbani et al.,
     ICML 2019, arXiv 1901.10159) and adaptive sharpness (Kwon et al., ICML 2021, arXiv 2102.11600).

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from seal_ray.analysis.base import Analysis, Result, Seed
+from seal_ray.analysis.base import Analysis, Result, Seed, analysis
 from seal_ray.analysis.features import Features, extract, probes
 from seal_ray.analysis.neighbours import nearest, vote
 from seal_ray.config.messages import STRICT
@@ -51,6 +51,7 @@ class DepthSettings(BaseModel):
     seed: Seed = 0
 
 
+@analysis
 class Depth(Analysis):
     """From which place in the network on k-NN probes agree with its prediction, of images of both splits
     (Baldock, Maennel and Neyshabur, NeurIPS 2021, arXiv 2106.09647).

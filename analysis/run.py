@@ -23,7 +23,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from seal_ray.analysis import BUILT_IN
 from seal_ray.analysis.compute import made_by
 from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, find_destination
 from seal_ray.analysis.figures import write_figures
@@ -57,7 +56,7 @@ from seal_ray.distributed.launch import Planned, ray_session
 from seal_ray.distributed.workers import check_resources
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.plugins import PluginFile
-from seal_ray.recipe import Analyses, Job
+from seal_ray.recipe import BUILT_IN_ANALYSES, Analyses, Job
 from seal_ray.runs.export import Loaded, load_weights
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.storage.files import saving, write_durably
@@ -80,7 +79,7 @@ def analyze_moments(
     path: AnyPath,
     rich: Console,
     *,
-    what: Sequence[str] = BUILT_IN,
+    what: Sequence[str] = BUILT_IN_ANALYSES,
     moments: Sequence[str] | None = None,
     settings: AnalysisSettings | None = None,
     storage: str | None = None,

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from seal_ray.analysis.base import Analysis, Result, Seed
+from seal_ray.analysis.base import Analysis, Result, Seed, analysis
 from seal_ray.analysis.depth import balanced_subset
 from seal_ray.config.messages import STRICT
 from seal_ray.errors import ConfigError
@@ -37,6 +37,7 @@ class SimilaritySettings(BaseModel):
     seed: Seed = 0
 
 
+@analysis
 class Similarity(Analysis):
     """How far weights moved, how alike representations are (CKA: Kornblith et al., ICML 2019, arXiv
     1905.00414), and the loss barrier between generations (Frankle et al., ICML 2020, arXiv 1912.05671).

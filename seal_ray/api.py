@@ -227,12 +227,13 @@ def train_each(
     jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
 ) -> Generator[TrainingOutcome]:
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
-    from seal_ray.analysis.run import analysing_run
     from seal_ray.distributed.launch import launch, prepare_job, ray_session
-    from seal_ray.tracking.terminal import RunProgress
 
     console = _shown(console)
     planned = [prepare_job(job) for job in jobs]
+    from seal_ray.analysis.run import analysing_run
+    from seal_ray.tracking.terminal import RunProgress
+
     with ray_session(address):
         for one in planned:
             with analysing_run(one, console):
@@ -257,13 +258,14 @@ def sweep(
     in_process: one run after the other in this process, without Ray. What cannot be trained is an error
     before anything starts; what goes wrong with a run later is in `runs` of the leaderboard.
     """
-    from seal_ray.analysis.run import analysing_sweep
-    from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
-    from seal_ray.sweeps.tune import run_sweep
 
     runs, console = prepare_sweep(load_sweep(file, overrides, plugins)), _shown(console)
+    from seal_ray.analysis.run import analysing_sweep
+    from seal_ray.analysis.scores import widen_results
+    from seal_ray.sweeps.tune import run_sweep
+
     run_sweep(
         runs,
         console,

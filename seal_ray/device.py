@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-
-import torch
+from typing import TYPE_CHECKING
 
 from seal_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def usable_cores() -> int:
@@ -19,6 +21,8 @@ def usable_cores() -> int:
 @contextlib.contextmanager
 def intra_op_threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads an operation, which decides the last bits of sums on a CPU."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -35,6 +39,8 @@ def prepare_process(device: torch.device, *, deterministic: bool, precision: str
     algorithms and cudnn's benchmarking, and only precision `tf32` lets matrix products and convolutions use
     TF32. A CPU is deterministic as it is.
     """
+    import torch
+
     torch.set_num_threads(1)
     if device.type != "cuda":
         return
@@ -49,6 +55,8 @@ def prepare_process(device: torch.device, *, deterministic: bool, precision: str
 
 def dtype_of(precision: str) -> torch.dtype:
     """What weights, images and losses are kept in."""
+    import torch
+
     return torch.float64 if precision == "fp64" else torch.float32
 
 
@@ -56,6 +64,8 @@ def check_precision(precision: str, device: torch.device) -> None:
     """ConfigError when the device has no fast tf32 or bf16 and the precision is that."""
     if precision in ("fp32", "fp64"):
         return
+    import torch
+
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, TypeVar, runtime_checkable
 
-import torch
 from annotated_types import Ge
-from torch import Tensor
 
 from seal_ray.errors import DataError
 from seal_ray.plugins import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAKEN = ("loss", "top1", "top5")
 """What `val_` stands before in every row."""
@@ -76,6 +77,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
     largest softmax probability. logits: (N, classes); labels: (N,). Computed in float64.
     Source: Guo et al., ICML 2017, arXiv 1706.04599, eq. 3.
     """
+    import torch
+
     check_logits(logits, labels)
     confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
     edges = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
@@ -86,8 +89,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
 
 def per_class_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The share of each class's examples predicted rightly, float64 (classes,); nan for an absent class."""
-    count = torch.bincount(labels, minlength=classes)
-    return torch.bincount(labels[predictions == labels], minlength=classes).double() / count
+    count = labels.bincount(minlength=classes)
+    return labels[predictions == labels].bincount(minlength=classes).double() / count
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:

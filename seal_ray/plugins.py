@@ -72,15 +72,18 @@ class PluginFile:
 class Registry(Mapping[str, type[T]]):
     """The classes of one kind by name: those of packages, and those of the plugin files in use.
 
-    home: the package that registers the built-in ones, which is imported when somebody looks.
+    built_in: the module that registers each built-in one, which is imported when its class is asked for; so
+    names are told without importing what the classes need.
     """
 
-    def __init__(self, kind: str, home: str = "") -> None:
-        self.kind, self._home = kind, home
+    def __init__(self, kind: str, built_in: Mapping[str, str] | None = None) -> None:
+        self.kind, self._built_in = kind, built_in or {}
         self._classes: dict[str, dict[str, type[T]]] = {}  # by module, then by name
 
     def add(self, name: str, found: C) -> C:
         """Register a class. ConfigError when another one has its name; the same one again takes its place."""
+        if found.__module__ != self._built_in.get(name, found.__module__):
+            import_module(self._built_in[name])
         for module, classes in self._classes.items():
             if module == found.__module__ or not module.startswith(MODULE):
                 self._check_same(name, classes.get(name), found)
@@ -112,17 +115,20 @@ class Registry(Mapping[str, type[T]]):
         return list(self._classes.get(file.module, {}).values())
 
     def __getitem__(self, name: str) -> type[T]:
+        if name in self._built_in:
+            import_module(self._built_in[name])
         return self._seen()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._seen())
+        return iter(dict.fromkeys([*self._built_in, *self._seen()]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self._seen()
 
     def __len__(self) -> int:
-        return len(self._seen())
+        return len(list(iter(self)))
 
     def _seen(self) -> dict[str, type[T]]:
-        if self._home:
-            import_module(self._home)
         installed_packages()
         seen: dict[str, type[T]] = {}
         for module, classes in self._classes.items():

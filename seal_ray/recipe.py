@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-import torch
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,7 +22,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from torch import nn
 
 from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
 from seal_ray.config.document import check_kind, dump, override, read
@@ -52,6 +50,9 @@ from seal_ray.plugins import Registry, files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from seal_ray.analysis.base import Analysis
 
 MAX_EPOCHS = 100_000
@@ -60,7 +61,11 @@ MAX_SEED = 2**63 - 1
 MomentName = Literal["init", "forgotten", "ascended", "relearned"]
 """A named checkpoint that is kept for analysis."""
 
-ANALYSES: Registry[Analysis] = Registry("analysis", home="seal_ray.analysis")
+BUILT_IN_ANALYSES = ("depth", "curvature", "similarity", "calibration")
+"""Those of the package, each a module of `seal_ray.analysis`, in the order in which they are made."""
+ANALYSES: Registry[Analysis] = Registry(
+    "analysis", {name: f"seal_ray.analysis.{name}" for name in BUILT_IN_ANALYSES}
+)
 """What can be computed from a moment."""
 
 
@@ -519,6 +524,8 @@ def check_images(model: Model, size: int) -> None:
 @functools.lru_cache(maxsize=16)
 def _reads(factory: Factory, arguments: str, size: int) -> None:
     """On a network without weights, if its passes need none, else on one with weights."""
+    import torch
+
     made: list[Callable[[], nn.Module]] = [
         lambda: _outline(factory, arguments),
         lambda: build(factory, classes=2, generator=torch.Generator(), **json.loads(arguments)),
@@ -558,7 +565,9 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     for name in ("init_sha256", "new_head"):
         if getattr(recipe.model, name) and recipe.model.init_from is None:
             yield f"model.{name}: is about the weights that model.init_from names; give that, or leave it out"
-    if recipe.optimizer.own != type(recipe.optimizer)().own:  # else torch, which loads its compiler, is right
+    if not recipe.optimizer.is_checked:
+        import torch
+
         try:
             torch_optimizer(recipe.optimizer, [torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:

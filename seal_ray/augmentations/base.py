@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from seal_ray.plugins import Registry
 
-Drawn = tuple[Tensor, ...]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Drawn = tuple["Tensor", ...]
 """What is drawn for one shard: on the CPU when drawn, on the device when applied."""
 
 
@@ -47,8 +48,17 @@ class Mixing(Augmentation, Protocol):
 
 A = TypeVar("A", bound=type)
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
-"""The augmentations that recipes may list."""
+AUGMENTATIONS: Registry[Augmentation] = Registry(
+    "augmentation",
+    {
+        "cutout": "seal_ray.augmentations.mixing",
+        "mixup": "seal_ray.augmentations.mixing",
+        "cutmix": "seal_ray.augmentations.mixing",
+        "colour_jitter": "seal_ray.augmentations.colour",
+        "randaugment": "seal_ray.augmentations.randaugment",
+    },
+)
+"""The augmentations that recipes may list; those of the package in the order in which they are shown."""
 
 
 def augmentation(cls: A) -> A:

@@ -95,18 +95,21 @@ def plan(
     from seal_ray.distributed.launch import prepare_job
     from seal_ray.recipe import load_job
     from seal_ray.sweeps.file import is_sweep, load_sweep
-    from seal_ray.sweeps.plan import make_plan, measured_speed, plan_sweep
     from seal_ray.sweeps.results import prepare_sweep
 
     assignments, plugins = overrides(set_, workers, storage), plugin or []
     if is_sweep(file):
         runs = prepare_sweep(load_sweep(file, assignments, plugins), open_or_assume)
+        from seal_ray.sweeps.plan import measured_speed, plan_sweep
+
         speed = measured_speed(runs) if measure else images_per_second
         parts = sweep_plan_table(plan_sweep(runs, speed), runs)
     elif images_per_second or measure:
         raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
     else:
         planned = prepare_job(load_job(file, assignments, plugins), open_data=open_or_assume)
+        from seal_ray.sweeps.plan import make_plan
+
         parts = plan_table(make_plan(planned), planned)
     for part in parts:
         out.print(part)

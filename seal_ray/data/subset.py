@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from seal_ray.errors import ConfigError
 from seal_ray.streams import stream
@@ -21,6 +20,8 @@ def training_indices(labels: Indices, per_class: int | None) -> Indices:
     """
     if per_class is None:
         return np.arange(len(labels))
+    import torch
+
     shuffled = torch.randperm(len(labels), generator=stream(0, "per_class")).numpy()
     chosen = []
     for label in np.unique(labels):
@@ -47,6 +48,8 @@ def noisy_labels(labels: Indices, classes: int, fraction: float) -> Indices:
 
     The same wrong labels for every seed and method, so that methods are compared on the same data.
     """
+    import torch
+
     generator = stream(0, "label_noise")
     wrong = int(Fraction(str(fraction)) * len(labels))  # in exact decimals: 0.29 of 100 is 29
     chosen = torch.randperm(len(labels), generator=generator).numpy()[:wrong]

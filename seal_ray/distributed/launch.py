@@ -27,14 +27,6 @@ from seal_ray.data.dataset import Labels
 from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
 from seal_ray.distributed.session import check_hosts
-from seal_ray.distributed.workers import (
-    LEFT,
-    check_resources,
-    room_that_stays,
-    train_run,
-    trainer,
-    worker_counts,
-)
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.recipe import Job, check_images, check_sendable, dump_job
 from seal_ray.runs.folder import ENDED, Store
@@ -138,6 +130,8 @@ def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
     workers would not have: before anything starts. SIGTERM and Ctrl-C
     ask the run to stop at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
+    from seal_ray.distributed.workers import check_resources
+
     before = planned.store.status()
     if before.get("status") in ENDED:
         console.note(f"{planned.run_id}: {before['status']} already, nothing to train")
@@ -178,6 +172,8 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
 
 def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> dict[str, str]:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
+    from seal_ray.distributed.workers import LEFT, room_that_stays, train_run, trainer, worker_counts
+
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
     assignment = planned.assignment(token)

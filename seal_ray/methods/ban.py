@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt
-from torch import nn
 
 from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.losses import Distill
 from seal_ray.phases.schedule import Budget, Phase
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
 class Succeed:
     """The network becomes the carried `teacher`; a freshly initialised one takes its place."""
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Replace every parameter and buffer by a new draw of the network's own initialisation."""
         state = network.state_dict()

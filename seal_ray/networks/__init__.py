@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.networks.registry import COMMON as COMMON
@@ -17,7 +14,6 @@ from seal_ray.networks.registry import network_fields as network_fields
 
 # isort: split
 from seal_ray.networks.resnet import RESNETS as RESNETS
-from seal_ray.networks.resnet import ResNet as ResNet
 from seal_ray.networks.stages import Parts as Parts
 from seal_ray.networks.stages import classifier as classifier
 from seal_ray.networks.stages import loose_parameters as loose_parameters
@@ -26,8 +22,9 @@ from seal_ray.networks.stages import stage_parameters as stage_parameters
 from seal_ray.networks.stages import stages as stages
 from seal_ray.networks.stages import weighted_layers as weighted_layers
 
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fields: Any) -> nn.Module:
@@ -37,6 +34,8 @@ def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fi
     torch's generator seeded by `generator`. arch: its name, or what makes it. fields: those of the network,
     see `network_fields`. ConfigError when it cannot be built with them.
     """
+    import torch
+
     before = generator.get_state()
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
@@ -51,6 +50,8 @@ def build(arch: str | Factory, *, classes: int, generator: torch.Generator, **fi
 
 def outline(arch: str | Factory, *, classes: int, **fields: Any) -> nn.Module:
     """A network's shapes and names without its weights. Raises as build."""
+    import torch
+
     factory = factory_of(arch) if isinstance(arch, str) else arch
     try:
         with torch.device("meta"):

@@ -6,15 +6,16 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from seal_ray.errors import ConfigError
 from seal_ray.networks import timm
 from seal_ray.plugins import Registry
 
-Factory = Callable[..., nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
+
+Factory = Callable[..., "nn.Module"]
 """Makes a network: called with `classes` and the fields, by name."""
 F = TypeVar("F", bound=Factory)
 

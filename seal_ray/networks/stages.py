@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from seal_ray.errors import ConfigError
 from seal_ray.networks import timm
 
-CONTAINERS = (nn.Sequential, nn.ModuleList)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def weighted_layers(network: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
     """Name and module of each convolution and linear layer: the layers that edits re-draw or prune."""
+    from torch import nn
+
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             yield name, module
@@ -25,6 +26,8 @@ def loose_parameters(network: nn.Module) -> list[str]:
     """Names of the parameters that belong to no convolution, linear or norm layer, such as a class token, a
     position embedding, a layer's scale.
     """
+    from torch import nn
+
     return [
         f"{path}.{name}" if path else name
         for path, module in network.named_modules()
@@ -39,6 +42,8 @@ def classifier(network: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:
     The last linear layer of what `get_classifier()` gives, which may be a convolution of pooled maps itself,
     else the network's last one. ConfigError when there is none.
     """
+    from torch import nn
+
     method: Any = getattr(network, "get_classifier", None)
     given = method() if method else network
     within = {*given.modules()} if isinstance(given, nn.Module) else set()
@@ -58,15 +63,18 @@ def residual_blocks(network: nn.Module) -> tuple[str, ...]:
     members = [
         f"{name}.{member}" if name else member
         for name, module in network.named_modules()
-        if isinstance(module, CONTAINERS) and _holds_blocks(module)
+        if _holds_blocks(module)
         for member, _ in module.named_children()
     ]
     return tuple(name for name in members if not any(other.startswith(f"{name}.") for other in members))
 
 
-def _holds_blocks(container: nn.Module) -> bool:
-    members = list(container.children())
-    return bool(members) and all(any(m.children()) and not isinstance(m, CONTAINERS) for m in members)
+def _holds_blocks(module: nn.Module) -> bool:
+    from torch import nn
+
+    containers, members = (nn.Sequential, nn.ModuleList), list(module.children())
+    inside = all(any(member.children()) and not isinstance(member, containers) for member in members)
+    return isinstance(module, containers) and bool(members) and inside
 
 
 def stage_parameters(network: nn.Module) -> dict[str, tuple[str, ...]]:

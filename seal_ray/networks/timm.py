@@ -11,12 +11,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREFIX = "timm/"
 OURS = ("self", "num_classes", "in_chans", "device", "dtype")
@@ -47,6 +47,8 @@ def factory(arch: str) -> Callable[..., nn.Module]:
         given = {name: value for name, value in fields.items() if value is not None}
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **given)
         return network
+
+    import torch
 
     with torch.device("meta"):
         of_class = inspect.signature(type(make(2)).__init__).parameters.values()

@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-import torch
 from annotated_types import Interval
-from torch import Tensor, nn
 
 from seal_ray.networks import Parts, loose_parameters, weighted_layers
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+State = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def _new_weights(network: nn.Module, context: EditContext, init: str) -> State:
 
     Drawn for all layers, whichever are used, so the draw of one layer does not depend on the part.
     """
+    import torch
+
     rng = context.rng("edit")
     if init == "model":
         fresh = context.fresh(rng)
@@ -58,7 +62,7 @@ def _new_weights(network: nn.Module, context: EditContext, init: str) -> State:
     drawn = {}
     for name, layer in weighted_layers(network):
         weight = torch.empty(layer.weight.shape)
-        drawn[f"{name}.weight"] = nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=rng)
+        drawn[f"{name}.weight"] = torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=rng)
     return drawn
 
 
@@ -74,16 +78,18 @@ class Reinit:
     part: str
     init: Literal["reference", "model"] = "reference"
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Replace the weights of the part."""
+        import torch
+
         drawn = _new_weights(network, context, self.init)
         if loose := loose_parameters(network):
             fresh = context.fresh(context.rng("edit of loose parameters"))
             drawn |= {name: fresh[name] for name in loose}
         for name, parameter in network.named_parameters():
             if name in drawn and context.parts.holds(self.part, name):
-                parameter.copy_(drawn[name])
+                with torch.no_grad():
+                    parameter.copy_(drawn[name])
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class MaskedReinit:
 
     def masks(self, network: nn.Module, context: EditContext) -> dict[str, Tensor]:
         """Boolean masks of the kept weights, keyed by parameter name, shaped as the weights."""
+        import torch
+
         rng = context.fixed_rng("mask")
         kept = {}
         for name, layer in weighted_layers(network):
@@ -116,15 +124,17 @@ class MaskedReinit:
             kept[f"{name}.weight"] = mask
         return kept
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Replace the weights outside the mask by a draw of the network's own initialisation."""
+        import torch
+
         drawn = _new_weights(network, context, "model")
         masks = self.masks(network, context)
         for name, layer in weighted_layers(network):
             key = f"{name}.weight"
             device = layer.weight.device
-            layer.weight.copy_(torch.where(masks[key].to(device), layer.weight, drawn[key].to(device)))
+            with torch.no_grad():
+                layer.weight.copy_(torch.where(masks[key].to(device), layer.weight, drawn[key].to(device)))
 
 
 @dataclass(frozen=True)
@@ -136,9 +146,10 @@ class Prune:
 
     share: Annotated[float, Interval(gt=0, lt=1)] = 0.3
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Zero the smallest weights of each layer."""
+        import torch
+
         share = Fraction(str(self.share))  # exact, so that 0.7 of 90 is 63
         for _, layer in weighted_layers(network):
             # In logical order on the CPU: memory format and device must not decide ties.
@@ -146,4 +157,5 @@ class Prune:
             smallest = flat.abs().argsort(stable=True)[: math.floor(share * flat.numel())]
             flat = flat.clone()
             flat[smallest] = 0
-            layer.weight.copy_(flat.view(layer.weight.shape))
+            with torch.no_grad():
+                layer.weight.copy_(flat.view(layer.weight.shape))

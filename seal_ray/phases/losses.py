@@ -5,15 +5,16 @@ Labels are classes (N,), or, of images that are mixed, the shares of the classes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, TypeVar, runtime_checkable
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from annotated_types import Ge, Gt, Lt
-from torch import Tensor
 
 from seal_ray.plugins import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -51,7 +52,9 @@ class SmoothedCrossEntropy:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over N; of a mixed image, the mean by its shares."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 class Loss(Protocol):
@@ -96,10 +99,12 @@ class Distill:
         self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
         """The mean loss; `teacher_logits` (N, K) carry no gradient."""
+        from torch.nn.functional import kl_div
+
         assert teacher_logits is not None
-        soft = F.kl_div(
-            F.log_softmax(logits / self.temperature, dim=1),
-            F.log_softmax(teacher_logits / self.temperature, dim=1),
+        soft = kl_div(
+            (logits / self.temperature).log_softmax(dim=1),
+            (teacher_logits / self.temperature).log_softmax(dim=1),
             reduction="batchmean",
             log_target=True,
         )
@@ -122,8 +127,10 @@ class ConfidentError:
         self, logits: Tensor, labels: Tensor, *, recipe_loss: RecipeLoss, teacher_logits: Tensor | None
     ) -> Tensor:
         """The mean loss; the wrong class is chosen without gradient, ties to the smaller class."""
+        from torch.nn.functional import cross_entropy
+
         if labels.ndim == 1:
-            others = logits.detach().scatter(1, labels[:, None], -torch.inf)
+            others = logits.detach().scatter(1, labels[:, None], -math.inf)
         else:
-            others = logits.detach().masked_fill(labels > 0, -torch.inf)
-        return F.cross_entropy(logits, others.argmax(dim=1))
+            others = logits.detach().masked_fill(labels > 0, -math.inf)
+        return cross_entropy(logits, others.argmax(dim=1))

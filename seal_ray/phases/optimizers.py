@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import GenericAlias
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
 from annotated_types import Ge, Gt, Lt
 
 from seal_ray.phases.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 REFUSED = {
     "lbfgs": "LBFGS computes the loss again inside a step, which a step over shards and workers cannot",
@@ -21,7 +23,54 @@ REFUSED = {
     "sparseadam": "SparseAdam needs sparse gradients, which networks for images do not have",
 }
 """Classes of torch.optim that cannot be used, and why."""
-_SET_BY_US = {"params", "maximize", "foreach", "capturable", "differentiable", "fused"}
+BETAS = (0.9, 0.999)
+TORCH: Mapping[str, Mapping[str, Any]] = {
+    "AdamW": {"lr": 1e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+    "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0},
+    "Adafactor": {"lr": 1e-2, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
+    "Adagrad": {
+        "lr": 1e-2,
+        "lr_decay": 0.0,
+        "weight_decay": 0.0,
+        "initial_accumulator_value": 0.0,
+        "eps": 1e-10,
+    },
+    "Adam": {
+        "lr": 1e-3,
+        "betas": BETAS,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "amsgrad": False,
+        "decoupled_weight_decay": False,
+    },
+    "Adamax": {"lr": 2e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.0},
+    "ASGD": {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0},
+    "NAdam": {
+        "lr": 2e-3,
+        "betas": BETAS,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "momentum_decay": 4e-3,
+        "decoupled_weight_decay": False,
+    },
+    "RAdam": {
+        "lr": 1e-3,
+        "betas": BETAS,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "decoupled_weight_decay": False,
+    },
+    "RMSprop": {
+        "lr": 1e-2,
+        "alpha": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "centered": False,
+    },
+}
+"""The arguments of the classes of torch.optim, with its defaults, so that a recipe is read without torch."""
+_CLASSES = {"sgd": "SGD", **{name.lower(): name for name in TORCH}}
 
 
 @dataclass(frozen=True)
@@ -33,7 +82,6 @@ class Optimizer:
     """
 
     name: ClassVar[str]
-    kind: ClassVar[type[Any]]
 
     lr: Annotated[float, Gt(0)] = 0.1
     weight_decay: Annotated[float, Ge(0)] = 5e-4
@@ -47,6 +95,11 @@ class Optimizer:
         return Schedule(self.schedule, self.lr, self.warmup_share)
 
     @property
+    def is_checked(self) -> bool:
+        """Whether torch takes the fields, which their types alone do not say: it takes its defaults."""
+        return self.own == type(self)().own
+
+    @property
     def own(self) -> dict[str, Any]:
         """The fields that only this optimizer has: arguments of torch's constructor."""
         shared = {item.name for item in fields(Optimizer)}
@@ -58,23 +111,27 @@ class Sgd(Optimizer):
     """SGD with momentum, Nesterov's or not: v <- m v + g; w <- w - lr v (Nesterov: w - lr (g + m v))."""
 
     name: ClassVar[str] = "sgd"
-    kind: ClassVar[type[Any]] = torch.optim.SGD
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     nesterov: bool = False
+
+    @property
+    def is_checked(self) -> bool:
+        """Nesterov's needs a momentum."""
+        return self.momentum > 0 or not self.nesterov
 
 
 class _ByName(Mapping[str, type[Optimizer]]):
     """The optimizers by torch's name in small letters, however it is written."""
 
     def __getitem__(self, name: str) -> type[Optimizer]:
-        return Sgd if name.lower() == Sgd.name else _of_torch(_kinds()[name.lower()])
+        return Sgd if name.lower() == Sgd.name else _of_torch(_CLASSES[name.lower()])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_kinds())
+        return iter(_CLASSES)
 
     def __len__(self) -> int:
-        return len(_kinds())
+        return len(_CLASSES)
 
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = _ByName()
@@ -86,42 +143,33 @@ def torch_optimizer(optimizer: Optimizer, groups: list[Any]) -> torch.optim.Opti
 
     ValueError, in torch's words, for fields that are out of range or do not go together.
     """
-    made: torch.optim.Optimizer = optimizer.kind(groups, lr=0.0, **optimizer.own)
+    import torch
+
+    kind = getattr(torch.optim, _CLASSES[optimizer.name])
+    made: torch.optim.Optimizer = kind(groups, lr=0.0, **optimizer.own)
     return made
 
 
 @functools.cache
-def _kinds() -> dict[str, Any]:
-    """The usable classes of torch.optim by name in small letters, the usual ones first."""
-    classes = [cls for cls in vars(torch.optim).values() if inspect.isclass(cls)]
-    named = {cls.__name__.lower(): cls for cls in classes if issubclass(cls, torch.optim.Optimizer)}
-    order = ["sgd", "adamw", *sorted(named.keys() - {"sgd", "adamw", "optimizer"} - REFUSED.keys())]
-    return {name: named[name] for name in order}
-
-
-@functools.cache
-def _of_torch(cls: Any) -> type[Optimizer]:
+def _of_torch(name: str) -> type[Optimizer]:
     """The value of a class of torch.optim: its constructor's arguments, with torch's defaults."""
-    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     hints = inspect.get_annotations(Optimizer, eval_str=True)
     made = [
-        (name, hints.get(name) or _type(default), field(default=_plain(default)))
-        for name, default in defaults.items()
-        if name not in _SET_BY_US
+        (argument, hints.get(argument) or _type(default), field(default=default))
+        for argument, default in TORCH[name].items()
     ]
     namespace = {
         "__module__": __name__,
-        "__doc__": f"torch.optim.{cls.__name__}, with torch's defaults.",
-        "name": cls.__name__.lower(),
-        "kind": cls,
+        "__doc__": f"torch.optim.{name}, with torch's defaults.",
+        "name": name.lower(),
     }
-    return make_dataclass(cls.__name__, made, bases=(Optimizer,), namespace=namespace, frozen=True)
+    return make_dataclass(name, made, bases=(Optimizer,), namespace=namespace, frozen=True)
 
 
 def __getattr__(name: str) -> type[Optimizer]:
     """The value of a class of torch.optim, where pickle looks for it."""
-    if name.lower() in _kinds() and hasattr(torch.optim, name):
-        return _of_torch(getattr(torch.optim, name))
+    if name in TORCH:
+        return _of_torch(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -130,7 +178,3 @@ def _type(default: Any) -> Any:
     if isinstance(default, tuple):
         return GenericAlias(tuple, tuple(float | None if item is None else _type(item) for item in default))
     return bool if isinstance(default, bool) else float
-
-
-def _plain(default: Any) -> Any:
-    return float(default) if isinstance(default, int) and not isinstance(default, bool) else default

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
-import torch
 from annotated_types import Gt
-from torch import nn
 
 from seal_ray.networks import weighted_layers
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Gradients(Protocol):
@@ -64,6 +65,8 @@ class Sam:
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """Two passes a step."""
+        import torch
+
         moved = list(part(self.part))
 
         def step(gradients: Gradients, update: Callable[[], None]) -> None:
@@ -72,7 +75,7 @@ class Sam:
                 grads = [p.grad for p in moved if p.grad is not None]
                 held = [p for p in moved if p.grad is not None]
                 kept = [p.clone() for p in held]
-                scale = self.rho / (nn.utils.get_total_norm(grads) + 1e-12)
+                scale = self.rho / (torch.nn.utils.get_total_norm(grads) + 1e-12)
                 for p, g in zip(held, grads, strict=True):
                     p.add_(g * scale)
             gradients(first_pass=False)

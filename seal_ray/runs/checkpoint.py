@@ -9,17 +9,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import CheckpointError
 from seal_ray.phases.edits import State as State
 from seal_ray.phases.schedule import Position, Row
 from seal_ray.storage.files import remove_folder, write_durably
 from seal_ray.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SNAPSHOT_FORMAT = 1
 
@@ -44,6 +43,8 @@ class Snapshot:
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over sorted (name, dtype, shape, C-order bytes) of parameters and buffers."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -103,6 +104,8 @@ def read_manifest(folder: AnyPath) -> dict[str, Any]:
 
 def read_snapshot(folder: AnyPath, run_id: str) -> Snapshot:
     """Read a snapshot of this run, every checksum verified. CheckpointError says what is wrong."""
+    from safetensors.torch import load
+
     manifest = read_manifest(folder)
     if manifest["run_id"] != run_id:
         raise CheckpointError(f"{folder}: belongs to run {manifest['run_id']}, not to {run_id}")
@@ -139,6 +142,8 @@ def remove_snapshot(folder: AnyPath) -> None:
 
 
 def _tensors(state: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
 
 

@@ -23,8 +23,6 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from seal_ray.errors import ConfigError
 from seal_ray.phases.losses import SmoothedCrossEntropy
 from seal_ray.phases.optimizers import Sgd
@@ -182,7 +180,11 @@ def _is_known(cls: Any) -> bool:
     torch's Module counts as known.
     """
     module = cls.__module__.partition(".")[0]
-    if module == __name__.partition(".")[0] or cls is nn.Module:
+    if module == __name__.partition(".")[0]:
+        return True
+    from torch import nn
+
+    if cls is nn.Module:
         return True
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     of_python = file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
@@ -192,6 +194,8 @@ def _is_known(cls: Any) -> bool:
 @functools.cache
 def _source_sha256(cls: Any) -> str:
     """Digest of the source of a class or function, as it was when first asked."""
+    from torch import nn
+
     kind = "model" if inspect.isfunction(cls) or issubclass(cls, nn.Module) else "method"
     if "<locals>" in cls.__qualname__:
         raise ConfigError(

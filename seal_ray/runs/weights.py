@@ -12,16 +12,14 @@ import pickle  # nosec B403
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load
-from torch import Tensor, nn
-
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import classifier
 from seal_ray.runs.checkpoint import State, read_manifest, read_snapshot, weights_sha256
 from seal_ray.storage.paths import AnyPath, storage_path
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from seal_ray.recipe import Model, Recipe
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -58,6 +56,8 @@ def read_weights(path: str) -> State:
     or more. Raises ConfigError for another kind of file, CheckpointError for one that holds anything but
     tensors, is damaged or is not there, and for values that are not finite.
     """
+    import torch
+
     place = storage_path(path)
     if place.is_dir():
         state = read_snapshot(place, read_manifest(place)["run_id"]).weights
@@ -149,6 +149,9 @@ def _fitting(network: nn.Module, model: Model) -> tuple[State, int | None]:
 
 
 def _read_file(path: AnyPath) -> Mapping[str, Tensor]:
+    import torch
+    from safetensors.torch import load
+
     if path.suffix not in SUFFIXES:
         raise ConfigError(
             f"{path}: weights are read from {', '.join(SUFFIXES[:-1])} and {SUFFIXES[-1]} files, and from "
@@ -175,6 +178,6 @@ def _read_file(path: AnyPath) -> Mapping[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(t, Tensor) for t in held.values()):
+    if not isinstance(held, Mapping) or not all(isinstance(t, torch.Tensor) for t in held.values()):
         raise CheckpointError(f"{path}: is no state dict, names with a tensor each; save state_dict() alone")
     return held

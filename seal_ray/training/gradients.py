@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from seal_ray.networks import NORMS, Norm
 from seal_ray.phases.schedule import owner
 from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from seal_ray.phases.schedule import Phase
     from seal_ray.training.run import Run
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Backward = Callable[[Sequence["Shard"], Tensor | None], None]
 
 
@@ -45,7 +45,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     by_hand = world.workers > 1 and len(losses) > 1
     wrapped = _wrap(run, moved, partials) if world.workers > 1 and not by_hand else None
     teacher = run.teacher() if phase.loss.teacher else None
-    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    norms = [module for module in network.modules() if isinstance(module, Norm)]
 
     def values(
         forward: nn.Module, shard: Shard, index: int, outcome: Tensor | None, *, moves: bool

@@ -18,7 +18,8 @@ from seal_ray.data.images import Images, TrainingEpoch, augmentation_draws, drop
 from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
-from seal_ray.networks import FeatureMask, Parts, ResNet
+from seal_ray.networks import FeatureMask, Parts
+from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
 from seal_ray.runs.checkpoint import Snapshot

@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.nn.modules.module import register_module_forward_hook
 
 from seal_ray.data.images import dropout_masks, epoch_order
-from seal_ray.networks import FeatureMask, ResNet, build
+from seal_ray.networks import FeatureMask, build
+from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
 from seal_ray.streams import stream

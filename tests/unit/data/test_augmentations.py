@@ -14,16 +14,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from seal_ray.augmentations import (
-    AUGMENTATIONS,
-    Augmentation,
-    ColourJitter,
-    Cutmix,
-    Cutout,
-    Mixup,
-    RandAugment,
-)
-from seal_ray.augmentations.randaugment import CHANGES
+from seal_ray.augmentations import AUGMENTATIONS, Augmentation
+from seal_ray.augmentations.colour import ColourJitter
+from seal_ray.augmentations.mixing import Cutmix, Cutout, Mixup
+from seal_ray.augmentations.randaugment import CHANGES, RandAugment
 from seal_ray.streams import stream
 
 SIZE = (19, 16)
