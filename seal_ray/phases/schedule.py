@@ -133,8 +133,8 @@ class Schedule:
     """Learning rate over one cycle (a generation, or the whole budget): linear warm-up, then decay.
 
     cosine: lr/2 * (1 + cos(pi * (e - w) / (n - w))); step: x0.1 at n/2 and again at 3n/4; constant.
-    e is the epoch in the cycle, n its length, w = `warmup_share` of n in epochs; in the warm-up the rate
-    is lr * (e + 1) / w. Source: SEAL's published training code (restarted every generation).
+    e is the epoch in the cycle, n its length, w = `warmup_share` of n in epochs, 0 where n is 1; in the
+    warm-up the rate is lr * (e + 1) / w. Source: SEAL's published training code (restarted every generation).
     """
 
     name: Literal["cosine", "step", "constant"] = "cosine"
@@ -143,7 +143,8 @@ class Schedule:
 
     def rate(self, epoch: int, length: int) -> float:
         """Learning rate of `epoch` (0-based) in a cycle of `length` epochs; ConfigError as epochs_of."""
-        warmup = epochs_of(self.warmup_share, length, "optimizer.warmup_share")
+        alone = length == 1 and self.warmup_share < 1
+        warmup = 0 if alone else epochs_of(self.warmup_share, length, "optimizer.warmup_share")
         if epoch < warmup:
             return self.lr * (epoch + 1) / warmup
         if self.name == "cosine":

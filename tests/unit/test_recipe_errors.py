@@ -471,11 +471,6 @@ BAD = {
         "recipe.optimizer.warmup_share",
         "0.98 of 16 epochs is 16",
     ),
-    "default warm-up fills the generation": (
-        "recipe: #!\n  data: {path: x}\n  method: llf\n  budget: {epochs: 4, generation_length: 1}\n",
-        "recipe.optimizer.warmup_share",
-        "0.125 of 1 epochs is 1",
-    ),
     "uneven shards": (
         job(recipe="batch_size: 32\n  shards: 3 #!"),
         "recipe.shards",

@@ -74,6 +74,14 @@ def test_a_cycle_warms_up_and_then_never_rises(name: str, length: int, share: fl
     assert rates[warmup] == pytest.approx(0.1 * (0.1 if name == "step" and 2 * warmup >= length else 1))
 
 
+@pytest.mark.parametrize("name", ["cosine", "step", "constant"])
+def test_a_cycle_of_one_epoch_has_no_warm_up(name: str) -> None:
+    for share in (0.0, 0.125, 0.9):
+        assert Schedule(name, 0.1, share).rate(0, 1) == 0.1  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="1 of 1 epochs is 1, which leaves nothing"):
+        Schedule(name, 0.1, 1.0).rate(0, 1)  # type: ignore[arg-type]
+
+
 def test_step_decays_twice_in_every_generation() -> None:
     schedule, budget = Schedule("step", 0.1, 0.125), Budget(480, 160)
     for generation in range(3):
