@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
 from seal_ray.config.document import Document, check_kind, put, read
-from seal_ray.config.messages import STRICT, parse
+from seal_ray.config.messages import PATH, STRICT, parse
 from seal_ray.data.beton import Dataset, find_prepared, load_dataset
 from seal_ray.data.sources import OPTIONS, SOURCES, required
 from seal_ray.data.staging import open_dataset
@@ -33,7 +33,7 @@ TARGET_OPTIONS: Mapping[EvaluationKind, str] = {"transfer": "--to", "finetune": 
 """The option that names the targets."""
 
 Targets = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
+    tuple[Annotated[str, Field(min_length=1), PATH], ...],
     Strict(False),
     Field(min_length=1, description=WHICH_DATA),
 ]

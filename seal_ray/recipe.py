@@ -25,7 +25,7 @@ from pydantic import (
 
 from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
 from seal_ray.config.document import check_kind, dump, override, read
-from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, STRICT, Choice, name_in, parse, refuse
+from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, PATH, STRICT, Choice, name_in, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
@@ -74,7 +74,7 @@ class DataSettings(BaseModel):
 
     model_config = STRICT
 
-    path: str = Field(
+    path: Annotated[str, PATH] = Field(
         min_length=1, description="folder of the prepared data set, or s3://bucket/path (gs, az) of a copy"
     )
     per_class: int | None = Field(default=None, ge=1, description="training images a class; null: all")
@@ -98,7 +98,7 @@ class Model(BaseModel):
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="share of the pooled features dropped while training"
     )
-    init_from: str | None = Field(
+    init_from: Annotated[str, PATH] | None = Field(
         default=None,
         min_length=1,
         description="weights to begin with, a moment's folder or a state dict; null: drawn from the seed",
@@ -307,7 +307,7 @@ class Placement(BaseModel):
     use_gpu: bool | Literal["auto"] = Field(
         default="auto", description="auto: if the cluster has one a worker"
     )
-    storage: str = Field(
+    storage: Annotated[str, PATH] = Field(
         default="runs", min_length=1, description="folder of the run folders, or s3://bucket/path (gs, az)"
     )
     loader: Literal["ffcv", "torch"] = Field(default="ffcv", description="what reads the images")

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 import seal_ray
 from seal_ray.cli import analyze, data, jobs, plugins, run, sweep
-from seal_ray.cli.options import out, say_what_is_loaded
+from seal_ray.cli.options import out, replaced, say_what_is_loaded
 from seal_ray.errors import SealRayError
 
 FIRST = ("doctor", "data")
@@ -19,6 +19,10 @@ FIRST = ("doctor", "data")
 
 class InOrder(TyperGroup):
     """Lists commands in the order of work; groups of commands would come last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Every command's words, with the home folder in place of `~` also after `--option=`."""
+        return super().parse_args(ctx, [replaced(word) for word in args])
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 
-from seal_ray.storage.paths import storage_path
+from seal_ray.storage.paths import storage_path, with_home
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
@@ -67,6 +67,17 @@ def trust_plugins(target: Any, trusted: bool) -> None:
 
     if trusted:
         trust(target)
+
+
+def replaced(word: str) -> str:
+    """A word of the command line as a path is written, see `with_home`, if it can be one.
+
+    What assigns, as `--set FIELD=VALUE` does, is left to who reads it.
+    """
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if "=" in value or not ("/" in value or value.startswith(("~", "$"))):
+        return word
+    return option + equals + with_home(value)
 
 
 def say_what_is_loaded() -> None:

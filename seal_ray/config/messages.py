@@ -39,6 +39,7 @@ from pydantic_core import (
 
 from seal_ray.config.document import Document, Keys, at, dotted
 from seal_ray.errors import ConfigError
+from seal_ray.storage.paths import storage_path, with_home
 
 ModelClass = TypeVar("ModelClass", bound=BaseModel)
 
@@ -147,6 +148,18 @@ are as strict either way.
 
 CONFIG_ERROR = WrapValidator(_config_error)
 """Around a field whose type raises ConfigError("field: what is wrong"): makes it an error of that field."""
+
+
+def _as_path(text: str) -> str:
+    try:
+        storage_path(text)
+        return with_home(text)
+    except ConfigError as error:
+        raise _custom(str(error)) from None
+
+
+PATH = AfterValidator(_as_path)
+"""Field metadata: a path, or s3://bucket/path, with the home folder in place of `~`."""
 
 
 def name_in(options: Mapping[str, type]) -> AfterValidator:

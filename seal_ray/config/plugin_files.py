@@ -14,7 +14,7 @@ from seal_ray.config.document import Document, Keys
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import PluginFile, using
 from seal_ray.storage.files import write_durably
-from seal_ray.storage.paths import AnyPath, ObjectPath, listed, storage_path
+from seal_ray.storage.paths import AnyPath, ObjectPath, listed, storage_path, with_home
 
 FOLDER = "plugins"
 """Where the copies lie in a run's folder."""
@@ -105,6 +105,7 @@ def _below(folder: AnyPath, entry: object) -> PluginFile:
     """The file that an entry of a YAML file in `folder` names."""
     if not isinstance(entry, str) or not entry:
         raise ConfigError(f"must be a file, such as ./mine.py, not {entry!r}")
+    entry = with_home(entry)
     path = PurePosixPath(entry)
     if "://" in entry or path.is_absolute():
         raise ConfigError(

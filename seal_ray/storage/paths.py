@@ -41,6 +41,7 @@ PART, UPLOADS = 5 << 20, 2
 ASKED_AT_ONCE = 16
 """Requests about several objects that are under way together."""
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
 SERVICES = {
     "s3": ("S3", "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     "gs": ("Google Cloud Storage", "GOOGLE_APPLICATION_CREDENTIALS"),
@@ -234,14 +235,14 @@ AnyPath = Path | ObjectPath
 def storage_path(place: str | AnyPath) -> AnyPath:
     """A path, or `s3://bucket/path`, as it is called on the command line and in YAML files; also gs, az.
 
-    ConfigError for another scheme, and for a URI that holds more than bucket and path, of which nothing is
-    repeated: it might be a secret.
+    ConfigError as `with_home`, for another scheme, and for a URI that holds more than bucket and path, of
+    which nothing is repeated: it might be a secret.
     """
     if not isinstance(place, str):
         return place
     scheme, separator, _ = place.partition("://")
     if not separator:
-        return Path(place)
+        return Path(with_home(place))
     if scheme not in SERVICES:
         known = ", ".join(f"{one}://" for one in SERVICES)
         raise ConfigError(f"{scheme}://...: is none of {known}; give a folder, or s3://BUCKET/PATH")
@@ -256,7 +257,32 @@ def storage_path(place: str | AnyPath) -> AnyPath:
         raise ConfigError(
             f"{place}: {parsed.netloc!r} cannot be a bucket's name; give {scheme}://BUCKET/PATH"
         )
+    _refuse_variables(place)
     return ObjectPath(parsed.netloc, scheme=scheme) / parsed.path.strip("/")
+
+
+def with_home(path: str) -> str:
+    """What a person wrote for a path, with the home folder in place of `~` or `~NAME`, as a shell has it.
+
+    Variables are refused and not replaced: a file that holds one would name another folder for each person
+    and host, and where it is not set a folder in the root. ConfigError for one, and for nobody's home. A URI
+    stays as it is.
+    """
+    if "://" in path:
+        return path
+    _refuse_variables(path)
+    full = os.path.expanduser(path)  # noqa: PTH111 - a Path drops what a URI and `./` have
+    if full.startswith("~"):
+        raise ConfigError(f"{path}: is nobody's home folder here; for a folder of that name write ./{path}")
+    return full
+
+
+def _refuse_variables(path: str) -> None:
+    if found := VARIABLE.search(path):
+        raise ConfigError(
+            f"{path}: {found[0]} is no folder's name and is not replaced; write the path out, or give it on "
+            "the command line without single quotes, where the shell replaces it"
+        )
 
 
 def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:
@@ -279,7 +305,7 @@ def check_bucket(path: ObjectPath) -> None:
 def cache_folder() -> Path:
     """Where this host keeps what lies elsewhere: SEAL_RAY_CACHE, or ~/.cache/seal-ray."""
     named = os.environ.get("SEAL_RAY_CACHE")
-    return Path(named).absolute() if named else Path.home() / ".cache" / "seal-ray"
+    return Path(with_home(named)).absolute() if named else Path.home() / ".cache" / "seal-ray"
 
 
 def on_this_host(folder: AnyPath) -> Path:

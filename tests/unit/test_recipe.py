@@ -98,6 +98,10 @@ FIELDS = {
 }
 
 
+PLACES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="$~:"), min_size=1)
+"""Paths in which nothing is replaced."""
+
+
 @st.composite
 def recipes(draw):
     name = draw(st.sampled_from(sorted(METHODS)))
@@ -107,7 +111,7 @@ def recipes(draw):
     length, shards = draw(st.integers(8, 200)), draw(st.integers(1, 64))
     return Recipe(
         data={
-            "path": draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)),
+            "path": draw(PLACES),
             "per_class": draw(st.none() | st.integers(1, 500)),
             "label_noise": draw(st.floats(0, 1, exclude_max=True)),
         },
@@ -116,7 +120,7 @@ def recipes(draw):
             "stem": draw(st.sampled_from(["imagenet", "cifar"])),
             "width": draw(st.integers(1, 128)),
             "dropout": draw(st.floats(0, 1, exclude_max=True)),
-            "init_from": draw(st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)),
+            "init_from": draw(st.none() | PLACES),
         },
         method=method,
         budget=Budget(length * draw(st.integers(1, 12)), length),
