@@ -18,7 +18,7 @@ from seal_ray.recipe import Job, MomentName, load_job
 from seal_ray.runs.checkpoint import State, read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
-from seal_ray.storage.paths import AnyPath, listed, storage_path
+from seal_ray.storage.paths import AnyPath, check_outlives_job, listed, storage_path
 
 if TYPE_CHECKING:
     from seal_ray.sweeps.results import SweepRuns
@@ -148,6 +148,7 @@ def find_runs(place: str | AnyPath, storage: str | None = None) -> RunSet:
         raise ConfigError(f"--storage: {path} is no YAML file, so it says itself where its runs are")
     if isinstance(path, Path) and path.is_file():
         return _of_file(path, storage)
+    check_outlives_job(path, "the folder of runs")
     if (path / "job.yaml").is_file():
         folder = path.resolve()
         return _run_set(folder.name, folder, [folder])

@@ -3,7 +3,7 @@
 What is sent is this package as it is here, so that the cluster runs the same code and needs only its
 dependencies, and the YAML files with the plugin files that they name, each at its place below the working
 directory. Nothing else is: data and storage are named by paths that the cluster's hosts see, keys and tokens
-are the cluster's own.
+are the cluster's own, or those variables of the environment that the user names.
 
 The same job has the same name, `<name>-<8 hex digits>`: of what is computed and where it is stored. The
 run id would do as well, but needs the data, which may be on the cluster only. Ray never accepts a
@@ -81,8 +81,13 @@ class JobSpec:
 
     @property
     def entrypoint(self) -> str:
-        """The command. `exec` leaves no shell between Ray, which sends signals, and the driver."""
-        return shlex.join(["exec", "python", "-m", "seal_ray", self.kind, *self.arguments])
+        """The command. `exec` leaves no shell between Ray, which sends signals, and the driver.
+
+        A head that was started without its environment activated often has a python3 only; that one then says
+        what it lacks.
+        """
+        words = shlex.join(["-m", "seal_ray", self.kind, *self.arguments])
+        return f'exec "$(command -v python || command -v python3)" {words}'
 
 
 def training_spec(
@@ -320,8 +325,42 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def submit(client: Any, spec: JobSpec, note: Callable[[str], None]) -> str:
-    """Start the job, or attach to the one that does the same; returns its submission id."""
+def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> dict[str, str]:
+    """Environment variables for a job: of files first, then those given as NAME=VALUE, or NAME as it is here.
+
+    A file has one such line a variable; values are taken as they stand, and # begins a comment line.
+    ConfigError names the variable or the line, and never says what stands there: it may be a secret.
+    """
+    lines = [(f"--env-file: {file}:{number}", line) for file in files for number, line in _lines(file)]
+    found = {}
+    for where, text in [*lines, *((f"--env {number}", text) for number, text in enumerate(given, 1))]:
+        name, equals, value = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ConfigError(f"{where}: is not NAME=VALUE, or NAME of a variable that is set here")
+        if not equals and name not in os.environ:
+            raise ConfigError(f"{where}: {name} is not set here; give {name}=VALUE, or set it first")
+        found[name] = value if equals else os.environ[name]
+    return found
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """The lines of a file that are neither empty nor comments, and their numbers."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"--env-file: {file} cannot be read: {said}") from None
+    return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+
+
+def submit(
+    client: Any, spec: JobSpec, note: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> str:
+    """Start the job, or attach to the one that does the same; returns its submission id.
+
+    environment: variables for all processes of the job, see `job_environment`.
+    """
+    environment = environment or {}
     with tempfile.TemporaryDirectory(prefix="seal-ray-submit-") as scratch:
         for place, source in sent_files(spec).items():
             (Path(scratch) / place).parent.mkdir(parents=True, exist_ok=True)
@@ -331,16 +370,18 @@ def submit(client: Any, spec: JobSpec, note: Callable[[str], None]) -> str:
             running = [job for job in held.values() if job.status not in JOB_ENDED]
             if running:
                 found = running[-1]
-                note(f"{found.submission_id}: is {_status(found)} already, attached to it")
+                kept = "; its environment stays as it is" if environment else ""
+                note(f"{found.submission_id}: is {_status(found)} already, attached to it{kept}")
                 return str(found.submission_id)
             attempt = f"{spec.name}-a{max(held, default=0) + 1}"
-            if _start(client, spec, attempt, scratch):
+            if _start(client, spec, attempt, scratch, environment):
                 note(f"{attempt}: submitted")
                 return attempt
 
 
-def _start(client: Any, spec: JobSpec, attempt: str, folder: str) -> bool:
+def _start(client: Any, spec: JobSpec, attempt: str, folder: str, environment: Mapping[str, str]) -> bool:
     """Start a job; False when somebody else has just used its id."""
+    variables = {**RAY_SETTINGS, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_TIMEOUT), **environment}
     deadline = time.monotonic() + AGENT_TIMEOUT
     while True:
         with _cluster_errors(client.get_address()):
@@ -348,10 +389,7 @@ def _start(client: Any, spec: JobSpec, attempt: str, folder: str) -> bool:
                 client.submit_job(
                     entrypoint=spec.entrypoint,
                     submission_id=attempt,
-                    runtime_env={
-                        "working_dir": folder,
-                        "env_vars": {**RAY_SETTINGS, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_TIMEOUT)},
-                    },
+                    runtime_env={"working_dir": folder, "env_vars": variables},
                     metadata={METADATA_KEY: spec.kind, "file": str(spec.files[0]), "work": spec.name},
                 )
                 return True

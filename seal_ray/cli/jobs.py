@@ -52,6 +52,15 @@ def submit(
     share: Annotated[bool, typer.Option("--share/--no-share", help="sweep: train common work once.")] = True,
     follow: Annotated[bool, typer.Option("--follow", help="Show what the job prints until it ends.")] = False,
     plugin: Plugins = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable of the job's environment: NAME as it is set here, or NAME=VALUE. Repeatable."
+        ),
+    ] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option(help="A file of such lines; # begins a comment. Repeatable.")
+    ] = None,
 ) -> None:
     """Train or analyse on a Ray cluster, as a job. The same again attaches to it while it runs, else goes on.
 
@@ -60,6 +69,7 @@ def submit(
     from seal_ray import jobs
     from seal_ray.errors import ConfigError
 
+    environment = jobs.job_environment(env or [], env_file or [])
     options = ["--concurrent", str(concurrent)] if concurrent else []
     options += [] if share else ["--no-share"]
     if options and kind != "sweep":
@@ -78,7 +88,7 @@ def submit(
         words += ["--storage", storage] if storage else []
         spec = jobs.analysis_spec(kind, file, _given(context, kind, [str(file), *words]))
     client = jobs.connect(address)
-    job = jobs.submit(client, spec, note)
+    job = jobs.submit(client, spec, note, environment)
     if follow and jobs.follow(client, job, pass_on) != "succeeded":
         raise typer.Exit(1)
 

@@ -35,7 +35,15 @@ from seal_ray.runs.sharing import RunKeys, branch, run_keys
 from seal_ray.runs.weights import beginning, pinned
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
-from seal_ray.storage.paths import AnyPath, ObjectPath, check_bucket, on_this_host, storage_path
+from seal_ray.storage.paths import (
+    RAY_JOB,
+    AnyPath,
+    ObjectPath,
+    check_bucket,
+    check_outlives_job,
+    on_this_host,
+    storage_path,
+)
 from seal_ray.tracking.terminal import RunProgress
 from seal_ray.tracking.wandb import wandb_mode
 
@@ -115,6 +123,7 @@ def _storage(storage: str) -> AnyPath:
         folder = storage_path(storage).resolve()
     except ConfigError as error:
         raise ConfigError(f"placement.storage: {error}") from None
+    check_outlives_job(storage, "placement.storage")
     if isinstance(folder, ObjectPath):
         check_bucket(folder)
     elif folder.exists() and not folder.is_dir():
@@ -219,7 +228,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     In a Ray job it is the cluster that runs the job.
     """
-    if address is None and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if address is None and RAY_JOB in os.environ:
         address = "auto"
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)

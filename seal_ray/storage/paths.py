@@ -49,6 +49,9 @@ SERVICES = {
 }
 """Of each scheme the service's name, and the environment variables that lead there."""
 
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The environment variable by which a process knows that it is the driver of a Ray job."""
+
 Version = dict[str, str]
 """Which of the objects put in one place it is: what obstore calls e_tag, version."""
 
@@ -283,6 +286,22 @@ def _refuse_variables(path: str) -> None:
             f"{path}: {found[0]} is no folder's name and is not replaced; write the path out, or give it on "
             "the command line without single quotes, where the shell replaces it"
         )
+
+
+def check_outlives_job(place: str | AnyPath, name: str) -> None:
+    """ConfigError for a folder that would be lost with the Ray job that this process belongs to.
+
+    A job runs in a copy of what was sent with it, which Ray deletes. name: what the folder is called.
+    """
+    path = storage_path(place)
+    if RAY_JOB not in os.environ or isinstance(path, ObjectPath):
+        return
+    if path.is_absolute() and not any(part.startswith("_ray_pkg_") for part in path.resolve().parts):
+        return
+    raise ConfigError(
+        f"{name}: {place} is in the folder of this Ray job, which is deleted with it; give the absolute path "
+        f"of a folder that all hosts of the cluster see, such as /mnt/{path.name or 'runs'}, or s3://BUCKET/PATH"
+    )
 
 
 def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:

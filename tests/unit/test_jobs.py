@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +22,16 @@ from typer.testing import CliRunner
 from seal_ray import jobs
 from seal_ray.cli import app
 from seal_ray.errors import ClusterError, ConfigError
-from seal_ray.jobs import JobSpec, analysis_spec, attempts, connect, sent_files, training_spec
+from seal_ray.jobs import (
+    JobSpec,
+    analysis_spec,
+    attempts,
+    connect,
+    job_environment,
+    sent_files,
+    training_spec,
+)
+from seal_ray.storage.paths import RAY_JOB
 
 RUN = {
     "recipe": {
@@ -30,6 +43,7 @@ RUN = {
 }
 SWEEP = {"base": "../runs/run.yaml", "axes": {"method": ["normal", "llf"]}, "seeds": 2}
 TOKEN = "sesame-sesame-sesame"
+SECRET = "0123456789-sesame"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +67,7 @@ def run(*overrides: str) -> JobSpec:
 def test_the_command_of_a_job_is_that_of_the_user() -> None:
     spec = training_spec("train", Path("runs/run.yaml"), ["recipe.method={name: llf}"], ["--workers", "1"])
     words = shlex.split(spec.entrypoint)
-    assert words[:5] == ["exec", "python", "-m", "seal_ray", "train"]
+    assert words[:5] == ["exec", "$(command -v python || command -v python3)", "-m", "seal_ray", "train"]
     assert words[5:8] == ["runs/run.yaml", "--set", "recipe.method={name: llf}"]
     assert words[8:] == ["--workers", "1", "--address", "auto"]
 
@@ -121,6 +135,49 @@ def test_paths_that_end_with_the_job_are_refused() -> None:
     run("placement.storage=s3://bucket/runs")
 
 
+COMMANDS = [
+    ["train", "runs/run.yaml"],
+    ["sweep", "sweeps/sweep.yaml"],
+    ["analyze", "sweeps/sweep.yaml"],
+    ["transfer", "sweeps/sweep.yaml", "--to", "/data/y"],
+    ["fewshot", "runs/run.yaml", "--on", "/data/y"],
+]
+FOLDERS = [
+    ["analyze", "kept"],
+    ["transfer", "kept", "--to", "/data/y"],
+    ["fewshot", "kept", "--on", "/data/y"],
+]
+
+
+@pytest.mark.parametrize("place", ["kept", "{here}/kept"])
+@pytest.mark.parametrize("words", [*COMMANDS, *FOLDERS], ids=" ".join)
+def test_within_a_ray_job_nothing_is_stored_where_it_is_deleted(
+    words: list[str], place: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = here / "_ray_pkg_0123456789abcdef"  # as Ray calls the folder that a job is in
+    shutil.copytree(here, package)
+    (package / "kept").mkdir()
+    monkeypatch.chdir(package)
+    monkeypatch.setenv(RAY_JOB, "{}")
+    place = place.format(here=package)
+    words = [place if word == "kept" else word for word in words]
+    given = [] if place in words else ["--storage", place]
+    done = CliRunner().invoke(app, [*words, *given])
+    assert isinstance(done.exception, ConfigError)
+    assert f"{place} is in the folder of this Ray job, which is deleted with it" in str(done.exception)
+    assert "/mnt/kept, or s3://BUCKET/PATH" in str(done.exception)
+    assert not any((package / "kept").iterdir())
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_within_a_ray_job_a_folder_that_stays_is_taken(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RAY_JOB, "{}")
+    done = CliRunner().invoke(app, [*words, "--storage", str(tmp_path / "kept")])
+    assert "/data/x" in str(done.exception)  # the next thing that is not there
+
+
 def test_an_analysis_of_a_sweep_is_sent_with_its_evaluation(here: Path) -> None:
     (here / "cars.yaml").write_text("kind: transfer\ntargets: [cars]\n")
     options = {"--evaluation": [str(here / "cars.yaml")], "--data": ["/mnt/data"], "--workers": ["2"]}
@@ -156,7 +213,7 @@ def test_an_analysis_that_would_not_find_its_things_on_the_cluster_is_refused() 
 def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[JobSpec] = []
     monkeypatch.setattr("seal_ray.jobs.connect", lambda address: address)
-    monkeypatch.setattr("seal_ray.jobs.submit", lambda client, spec, note: sent.append(spec))
+    monkeypatch.setattr("seal_ray.jobs.submit", lambda client, spec, *_: sent.append(spec))
     words = ["submit", "analyze", "/mnt/runs", "--address", "http://h:1", "--what", "depth", "--workers", "2"]
     done = CliRunner().invoke(app, [*words, "--set", "depth.k=3", "--set", "depth.seed=1"])
     assert done.exit_code == 0, done.output
@@ -172,6 +229,104 @@ def test_the_options_of_an_analysis_are_passed_on(monkeypatch: pytest.MonkeyPatc
     )
     assert "--what: is no option of this" in str(done.exception)
     assert len(sent) == 1
+
+
+def test_an_environment_is_of_files_and_of_what_is_given(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROM_HERE", "a value = of mine")
+    (here / "keys.env").write_text(
+        "# of W&B\n\nA=1\n  B= two words # and this\nFROM_HERE\nC='quoted'\nEMPTY=\n"
+    )
+    assert job_environment(["B=2", "D=x=y"], [here / "keys.env"]) == {
+        "A": "1",
+        "B": "2",
+        "FROM_HERE": "a value = of mine",
+        "C": "'quoted'",
+        "EMPTY": "",
+        "D": "x=y",
+    }
+    assert job_environment(files=[here / "keys.env"])["B"] == " two words # and this"
+    assert job_environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "said"),
+    [
+        (["A=1", "my key=sesame"], "", "--env 2: is not NAME=VALUE"),
+        (["=sesame"], "", "--env 1: is not NAME=VALUE"),
+        (["sesame-opens"], "", "--env 1: is not NAME=VALUE"),
+        (["NOT_SET_HERE"], "", "--env 1: NOT_SET_HERE is not set here"),
+        ([], "A=1\n\nexport B=sesame\n", "keys.env:3: is not NAME=VALUE"),
+        ([], "NOT_SET_HERE\n", "keys.env:1: NOT_SET_HERE is not set here"),
+        ([], "A=\udcff", "keys.env cannot be read: it is not UTF-8"),
+        ([], None, "keys.env cannot be read: No such file"),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_said_without_its_values(
+    given: list[str], lines: str | None, said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+    if lines is not None:
+        (here / "keys.env").write_text(lines, errors="surrogateescape")
+    with pytest.raises(ConfigError) as error:
+        job_environment(given, [] if given else [Path("keys.env")])
+    assert said in str(error.value)
+    assert "sesame" not in str(error.value)
+
+
+def test_the_environment_given_to_submit_is_the_job_s_and_nothing_shows_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, str]] = []
+    running = SimpleNamespace(submission_id="", status=SimpleNamespace(value="RUNNING"))
+
+    class Client:
+        """Runs what it is sent, for ever."""
+
+        def list_jobs(self) -> list[SimpleNamespace]:
+            return [running] if sent else []
+
+        def get_address(self) -> str:
+            return "http://h:1"
+
+        def submit_job(self, entrypoint: str, submission_id: str, **given: dict[str, dict[str, str]]) -> None:
+            assert SECRET not in entrypoint + str(given["metadata"])
+            running.submission_id = submission_id
+            sent.append(given["runtime_env"]["env_vars"])
+
+    monkeypatch.setattr("seal_ray.jobs.connect", lambda address: Client())
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    (here / "keys.env").write_text(f"AWS_SECRET_ACCESS_KEY={SECRET}\nAWS_REGION=eu-central-1\n")
+    words = ["submit", "train", "runs/run.yaml", "--address", "http://h:1"]
+    words += ["--env", "WANDB_API_KEY", "--env", "WANDB_PROJECT=mine", "--env-file", "keys.env"]
+    printed = [CliRunner().invoke(app, words).output for _ in range(2)]
+    assert "submitted" in printed[0]
+    assert "attached to it; its environment stays as it is" in printed[1]
+    assert SECRET not in "".join(printed)
+    [variables] = sent
+    assert variables.items() >= {
+        ("WANDB_API_KEY", SECRET),
+        ("WANDB_PROJECT", "mine"),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_REGION", "eu-central-1"),
+        ("RAY_JOB_STOP_WAIT_TIME_S", str(jobs.STOP_TIMEOUT)),
+    }
+
+
+def test_a_python_without_the_package_s_dependencies_says_what_it_lacks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "seal_ray", "train", "run.yaml"],  # without what is installed
+        cwd=Path(jobs.__file__).parents[1],
+        env={},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said.startswith(
+        f"error: {sys.executable} (Python {platform.python_version()}) cannot run seal_ray"
+    )
+    assert "it lacks pydantic, ray, torch, typer: use the Python of an environment that has seal-ray" in said
+    assert "start Ray on every host from one that is activated" in said
 
 
 def test_attempts_at_the_same_work_are_told_by_their_number() -> None:
