@@ -261,7 +261,7 @@ def frequency_section(study: Study, target: Calls) -> Section:
     )
     caption = (
         "Last top-1 over how often something is forgotten: the shorter a generation, the further right. "
-        "Means over seeds with their 95 % intervals where there are several; lines join equal epochs."
+        "Means over seeds with their 95 % intervals from three on; lines join equal epochs."
     )
     return Section("frequency", title, (_figure(found, axes, title, caption, dots=True, height=290),))
 

@@ -181,6 +181,8 @@ def _sure(found: Difference) -> str:
     """The interval of a difference and p."""
     if found.p is None:
         return "no interval"
+    if found.low is None or found.high is None:
+        return f"no interval, p = {found.p:.3g}"
     low, high = (number(v, "+" + _form(found)) for v in (found.low, found.high))
     return f"{alike(found) or f'{low} … {high}'}, p = {found.p:.3g}"
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seal_ray.errors import ConfigError
-from seal_ray.sweeps.statistics import Difference, Estimate, estimate, paired
+from seal_ray.sweeps.statistics import INTERVAL_FROM, Difference, Estimate, estimate, paired
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+NO_INTERVAL = f"no interval below {INTERVAL_FROM} seeds"
 WithInterval = TypeVar("WithInterval", Estimate, Difference)
 
 
@@ -246,7 +247,7 @@ def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | N
         heads = [*_headings(axes), "seeds", *(f"{heading} %" for heading in times)]
         text += "\n" + _aligned([heads, *rows], len(axes))
         text += "".join(f"\n{_escape(meaning)}\n" for meaning in meanings(lines))
-    return text
+    return text + (f"\n{NO_INTERVAL}\n" if _without_interval(lines) else "")
 
 
 def _aligned(table: Sequence[Sequence[str]], words: int) -> str:
@@ -327,9 +328,9 @@ def notes(lines: Sequence[Line]) -> list[str]:
     """What a reader of the table must know, as plain text (not markup), one line each."""
     axes = _shown_axes(lines)
     said = []
-    if single := [line for line in lines if line.finished == 1]:
-        about = "" if len(single) == len(lines) else ", ".join(_name(one, axes) for one in single) + ": "
-        said.append(f"{about}one seed: no interval")
+    if few := _without_interval(lines):
+        about = "" if len(few) == len(lines) else ", ".join(_name(one, axes) for one in few) + ": "
+        said.append(f"{about}{NO_INTERVAL}")
     compared = [(line, line.difference) for line in lines if line.difference is not None]
     for n, floor in sorted({(d.n, d.smallest_p) for _, d in compared if d.significant is None}):
         if floor is not None:
@@ -346,6 +347,10 @@ def notes(lines: Sequence[Line]) -> list[str]:
     if len(budgets := sorted({line.epochs for line in lines})) > 1:
         said.append(f"runs of {', '.join(map(str, budgets))} epochs: lines differ in compute")
     return said + [problem for line in lines for problem in line.problems]
+
+
+def _without_interval(lines: Iterable[Line]) -> list[Line]:
+    return [line for line in lines if 0 < line.finished < INTERVAL_FROM]
 
 
 _NUMBERS = (

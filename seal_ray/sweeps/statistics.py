@@ -15,13 +15,14 @@ from scipy.special import stdtrit
 
 EXACT_UP_TO = 16  # all 2^15 sign patterns that differ in more than an overall sign
 SAMPLED_PATTERNS = 2**16 - 1  # above: the smallest p is then 1 / 2^16, that of the exact test at n = 17
+INTERVAL_FROM = 3  # of two values t(0.975, 1) = 12.7 makes one that says nothing
 SIGNIFICANCE_FROM = 6  # the smallest n at which p < 0.05 can be reached
 TIE = 1e-9  # of the sum of |differences|; sums closer than this differ by rounding alone
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of n values and its 95 % interval, in the unit of the values; no interval for one value."""
+    """The mean of n values and its 95 % interval, in the unit of the values; no interval below three."""
 
     n: int
     mean: float
@@ -33,7 +34,8 @@ class Estimate:
 class Difference:
     """The mean of n paired differences, its 95 % interval, and the two-sided sign-flip p.
 
-    One pair has neither interval nor p. `smallest_p` is the smallest p this test can give at this n.
+    Below three pairs there is no interval, of one pair no p either. `smallest_p` is the smallest p this test
+    can give at this n.
     """
 
     n: int
@@ -52,13 +54,13 @@ class Difference:
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of one or more values with its 95 % interval.
 
-    From two values on mean +- t(0.975, n - 1) s / sqrt(n), with s the sample standard deviation (Student
+    From three values on mean +- t(0.975, n - 1) s / sqrt(n), with s the sample standard deviation (Student
     1908): of normal values it covers 95 % at every n.
     """
     n = len(values)
     assert n > 0, "no values"
     mean = math.fsum(values) / n
-    if n == 1:
+    if n < INTERVAL_FROM:
         return Estimate(n, mean, None, None)
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     half = float(stdtrit(n - 1, 0.975)) * float(ordered.std(ddof=1)) / math.sqrt(n)

@@ -323,13 +323,9 @@ def test_a_sweep_s_settings_are_compared_by_seed(seeds: SweepRuns, data: Path) -
         assert second.difference is not None
         assert first.top1.mean == pytest.approx(np.mean(normal))
         assert second.top1.mean == pytest.approx(np.mean(llf))
-        # t(0.975, 1) = 12.7062; of two values s / sqrt(2) is half their distance
-        half = 12.7062 * abs(llf[0] - llf[1]) / 2
-        assert second.top1.high == pytest.approx(min(np.mean(llf) + half, 100.0), rel=1e-4)
         differences = [ours - theirs for ours, theirs in zip(llf, normal, strict=True)]
         assert second.difference.mean == pytest.approx(np.mean(differences))
-        half = 12.7062 * abs(differences[0] - differences[1]) / 2
-        assert second.difference.low == pytest.approx(max(np.mean(differences) - half, -100.0), rel=1e-4)
+        assert second.top1.high is second.difference.low is None  # two seeds
 
     rows = list(csv.DictReader(io.StringIO((seeds.folder / "fewshot.csv").read_text())))
     assert [(row["target"], row["shots"], row["method"]) for row in rows[:3]] == [
@@ -337,7 +333,7 @@ def test_a_sweep_s_settings_are_compared_by_seed(seeds: SweepRuns, data: Path) -
     ]
     assert len(rows) == 8
     assert float(rows[1]["top1"]) == columns[0].lines[1].top1.mean  # type: ignore[union-attr]
-    assert (seeds.folder / "transfer.md").read_text().count("\n") == 6
+    assert (seeds.folder / "transfer.md").read_text().count("\n") == 8
     written = json.loads((seeds.folder / "transfer.json").read_text())
     assert len(written["runs"]) == 8
     lines, _ = write_results(seeds)

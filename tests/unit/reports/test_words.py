@@ -105,6 +105,12 @@ FEW = "3 seeds, with which p cannot fall below 0.25"
             "No difference between seal and normal can be told: +10.00 points (no interval, 1 seed): 60.00 "
             "against 50.00 %.",
         ),
+        (  # of two differences of one sign p is 2 of 4
+            [50.0, 51.0],
+            [60.0, 62.0],
+            "No difference between seal and normal can be told: +10.50 points (no interval, p = 0.5, 2 seeds,"
+            " with which p cannot fall below 0.5): 61.00 against 50.50 %.",
+        ),
         (  # all signs of three differences of 1 give a sum of 1 at least; t(0.975, 2) sqrt(4 / 3) / sqrt(3)
             [50.0, 51.0, 52.0],
             [51.0, 50.0, 53.0],
@@ -173,13 +179,13 @@ def test_many_comparisons_are_counted_and_not_corrected() -> None:
 
 
 def test_without_a_baseline_or_a_rival_nothing_is_compared() -> None:
-    alone = said(study({"seal": [60.0, 62.0]}))
+    alone = said(study({"seal": [60.0, 62.0, 61.0]}))
     assert alone.startswith(
-        "seal reaches 61.00 % after 12 epochs (95 % interval 48.29 to 73.71, 2 seeds). There is nothing to"
+        "seal reaches 61.00 % after 12 epochs (95 % interval 58.52 to 63.48, 3 seeds). There is nothing to"
     )
-    text = said(study({"a": [50.0, 51.0], "b": [60.0, 62.0]}, baseline=None))
+    text = said(study({"a": [50.0, 51.0], "b": [60.0, 62.0, 61.0]}, baseline=None))
     assert text == (
-        "b has the highest mean of 2 settings: 61.00 % (95 % interval 48.29 to 73.71, 2 seeds); there is no "
+        "b has the highest mean of 2 settings: 61.00 % (95 % interval 58.52 to 63.48, 3 seeds); there is no "
         "baseline, so no difference was tested, and being the best of several it is biased upwards."
     )
 
@@ -232,8 +238,8 @@ def test_an_interval_without_width_is_not_shown_as_one() -> None:
     assert span(estimate([50.0, 50.0, 50.0])) == "the same in all 3 seeds"
     assert span(estimate([50.0, 50.0, 51.0])) == "48.90 … 51.77"
     assert span(estimate([50.0])) == span(None) == "–"
-    assert said(study({"seal": [60.0, 60.0]})).startswith(
-        "seal reaches 60.00 % after 12 epochs (the same in all 2 seeds)."
+    assert said(study({"seal": [60.0] * 3})).startswith(
+        "seal reaches 60.00 % after 12 epochs (the same in all 3 seeds)."
     )
 
 
@@ -268,7 +274,7 @@ def test_what_other_data_sets_leave_out_is_a_warning() -> None:
     column = Column("transfer", "flowers", None, leaderboard(judged, whole.baseline))
     noted = [line for line in warnings(replace(whole, columns=(column,))) if line.startswith("transfer")]
     assert noted == [
-        "transfer_flowers: one seed: no interval",
+        "transfer_flowers: no interval below 3 seeds",
         "transfer_flowers: normal-s1: not evaluated: evaluate it too",
     ]
 
@@ -388,11 +394,11 @@ def test_every_look_is_drawn() -> None:
 
 def test_frequencies_are_compared_where_lengths_vary() -> None:
     assert frequency(study({"normal": [50.0], "seal": [60.0]})) == []
-    (found,) = frequency(lengths((12, 2, (50.0, 52.0)), (12, 6, (60.0,))))
+    (found,) = frequency(lengths((12, 2, (50.0, 52.0, 51.0)), (12, 6, (60.0,))))
     assert found.x == (1 / 6, 1 / 2)
     assert found.y == (60.0, 51.0)
     assert found.low[0] == 60.0
-    assert found.low[1] == pytest.approx(51 - 12.706204736)  # t(0.975, 1) x sqrt(2) / sqrt(2)
+    assert found.low[1] == pytest.approx(51 - 4.302652730 / 3**0.5)  # t(0.975, 2) x 1 / sqrt(3)
 
 
 def test_frequencies_of_unlike_budgets_are_not_joined() -> None:

@@ -144,7 +144,7 @@ def test_two_runs_of_one_setting_and_seed_are_refused() -> None:
 
 def test_one_seed_is_one_seed() -> None:
     lines = leaderboard([*runs("normal", [50.0]), *runs("seal", [51.25])], NORMAL)
-    assert notes(lines) == ["one seed: no interval"]
+    assert notes(lines) == ["no interval below 3 seeds"]
     assert markdown_cells(to_markdown(lines))[3] == ["seal", "1", "51.25", "-", "+1.25", "-", "-", "12", "4"]
 
 
@@ -153,9 +153,21 @@ def test_nothing_is_shown_as_minus_zero() -> None:
     assert markdown_cells(to_markdown(lines))[3][4] == "+0.00"
 
 
-def test_one_seed_among_several_is_named() -> None:
-    lines = leaderboard([*runs("normal", [50.0, 51.0]), *runs("seal", [51.25])], NORMAL)
-    assert "method=seal: one seed: no interval" in notes(lines)
+@pytest.mark.parametrize("few", [[51.25], [1.0, 74.0]])  # Student's t makes 37.5 +- 464 of the two
+def test_too_few_seeds_among_several_are_named_and_have_no_interval(few: list[float]) -> None:
+    results = [*runs("normal", [50.0, 51.0, 52.0]), *runs("seal", few)]
+    lines = leaderboard(results, NORMAL)
+    assert "method=seal: no interval below 3 seeds" in notes(lines)
+    text = to_markdown(lines)
+    assert "no interval below 3 seeds" in text
+    row = markdown_cells(text)[3]
+    assert (row[3], row[5]) == ("-", "-")
+    seal = lines[1]
+    assert seal.top1 is not None
+    assert seal.difference is not None
+    assert (seal.top1.low, seal.top1.high, seal.difference.low, seal.difference.high) == (None,) * 4
+    record = to_json("trial", lines, results)["lines"][1]
+    assert (record["top1"]["low"], record["difference"]["high"]) == (None, None)
 
 
 def test_the_smallest_p_is_said_where_it_is_too_large_to_decide() -> None:
@@ -177,7 +189,7 @@ def test_unequal_budgets_are_said() -> None:
 
 
 def test_a_setting_that_never_finished_shows_dashes_and_its_reasons() -> None:
-    results = [*runs("normal", [50.0, 51.0]), *runs("seal", [None, None])]
+    results = [*runs("normal", [50.0, 51.0, 52.0]), *runs("seal", [None, None])]
     lines = leaderboard(results, NORMAL)
     assert (lines[1].top1, lines[1].difference) == (None, None)
     assert markdown_cells(to_markdown(lines))[3] == ["seal", "0 of 2", "-", "-", "-", "-", "-", "24", "8"]
@@ -210,7 +222,7 @@ def test_json_holds_everything_unrounded_and_survives_a_round_trip() -> None:
 
 
 def test_csv_parses_back() -> None:
-    results = [*runs("normal", [50.0, 51.0]), *runs('a,"b"\n|c', [52.125, None])]
+    results = [*runs("normal", [50.0, 51.0, 52.0]), *runs('a,"b"\n|c', [52.125, None])]
     lines = leaderboard(results, NORMAL)
     normal, other = csv.DictReader(io.StringIO(to_csv(lines), newline=""))
     assert (other["method"], other[LENGTH]) == ('a,"b"\n|c', "4")
@@ -220,8 +232,8 @@ def test_csv_parses_back() -> None:
     assert lines[0].top1 is not None
     assert (float(normal["top1_low"]), float(normal["top1_high"])) == (lines[0].top1.low, lines[0].top1.high)
     assert other["problems"] == lines[1].problems[0]
-    assert (normal["epochs"], normal["epochs_trained"], normal["epochs_shared"]) == ("16", "24", "8")
-    assert normal["images"] == "24000"
+    assert (normal["epochs"], normal["epochs_trained"], normal["epochs_shared"]) == ("16", "36", "12")
+    assert normal["images"] == "36000"
 
 
 def test_a_markdown_table_is_aligned_and_rounded() -> None:
@@ -236,7 +248,7 @@ def test_a_markdown_table_is_aligned_and_rounded() -> None:
         ["normal", "4", "3", "51.00", "48.52 … 53.48", "baseline", "-", "-", "36", "12"],
         ["seal", "4", "3", "53.00", "48.03 … 57.97", "+2.00", "-0.48 … +4.48", "0.25", "36", "12"],
         ["normal", "8", "3", "41.00", "38.52 … 43.48", "baseline", "-", "-", "36", "12"],
-        ["seal", "8", "2 of 3", "40.50", "27.79 … 53.21", "+0.00", "-6.35 … +6.35", "1", "36", "12"],
+        ["seal", "8", "2 of 3", "40.50", "-", "+0.00", "-", "1", "36", "12"],
     ]
     for table in text.split("\n\n")[:2]:
         bars = {tuple(i for i, letter in enumerate(row) if letter == "|") for row in table.splitlines()}
@@ -346,8 +358,7 @@ def test_accuracy_after_a_generation_is_of_every_run_that_got_there() -> None:
 def test_other_epochs_are_shown_beside_the_last() -> None:
     lines = leaderboard([*SEAL, *SHORT], NORMAL, (1, 3))
     text = to_markdown(lines)
-    assert markdown_cells(text)[2][:4] == ["seal", "2 of 3", "56.00", "43.29 … 68.71"]
-    # Of two values 12.7062 times half their distance.
+    assert markdown_cells(text)[2][:4] == ["seal", "2 of 3", "56.00", "-"]
     heads, _, *rows = markdown_cells(text, 1)
     assert heads == ["method", "seeds", "after 1 %", "after 3 %", "best %"]
     assert rows == [
@@ -355,8 +366,8 @@ def test_other_epochs_are_shown_beside_the_last() -> None:
             "seal",
             "3",
             "51.00 (48.52 … 53.48)",
-            "56.00 (43.29 … 68.71, n = 2)",
-            "57.00 (37.94 … 76.06, n = 2)",
+            "56.00 (n = 2)",
+            "57.00 (n = 2)",
         ],
         ["llf", "1", "60.00", "-", "61.00"],
     ]
@@ -364,7 +375,8 @@ def test_other_epochs_are_shown_beside_the_last() -> None:
     assert len(meanings(lines)) == 2
     seal, llf = csv.DictReader(io.StringIO(to_csv(lines)))
     assert (seal["after_1_n"], seal["after_1"], seal["after_3_n"], seal["best_n"]) == ("3", "51.0", "2", "2")
-    assert float(seal["best_high"]) == pytest.approx(57 + 12.7062 * 1.5, abs=1e-4)
+    assert float(seal["after_1_high"]) == pytest.approx(51 + 4.302653 / 3**0.5, abs=1e-5)
+    assert seal["best_high"] == ""
     assert (llf["after_3_n"], llf["after_3"], llf["best_low"]) == ("0", "", "")
     record = json.loads(json.dumps(to_json("x", lines, [*SEAL, *SHORT])))
     assert record["lines"][0]["after"]["1"]["mean"] == 51.0
@@ -391,7 +403,7 @@ def test_the_terminal_shows_other_epochs_within_100_columns() -> None:
 
 
 def test_scores_without_a_best_epoch_have_no_such_columns() -> None:
-    lines = leaderboard([run("seal", 0, 50.0, best_top1=None)], NORMAL)
+    lines = leaderboard([run("seal", seed, 50.0, best_top1=None) for seed in range(3)], NORMAL)
     assert to_other_table(lines) is None
     assert meanings(lines) == []
     assert "\n\n" not in to_markdown(lines)
@@ -399,13 +411,13 @@ def test_scores_without_a_best_epoch_have_no_such_columns() -> None:
 
 
 def test_intervals_end_where_accuracies_do() -> None:
-    results = [*runs("normal", [1.0, 99.0]), *runs("seal", [99.0, 1.0])]
+    results = [*runs("normal", [1.0, 99.0, 50.0]), *runs("seal", [99.0, 1.0, 50.0])]
     results = [replace(one, best_top1=one.top1, generation_top1=(one.top1,)) for one in results]  # type: ignore[arg-type]
     for line in leaderboard(results, NORMAL, (1,)):
-        for found in (line.top1, line.after[1], line.best):  # 50 +- 12.7 * 49
+        for found in (line.top1, line.after[1], line.best):  # 50 +- 4.3 * 49 / sqrt(3)
             assert found is not None
             assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
-    seal = leaderboard(results, NORMAL)[1].difference  # 0 +- 12.7 * 98
+    seal = leaderboard(results, NORMAL)[1].difference  # 0 +- 4.3 * 98 / sqrt(3)
     assert seal is not None
     assert (seal.mean, seal.low, seal.high, seal.p) == (0.0, -100.0, 100.0, 1.0)
 

@@ -22,9 +22,10 @@ def by_seed(values: list[float]) -> dict[int, float]:
     return dict(enumerate(values))
 
 
-def test_one_value_has_no_interval() -> None:
-    one = estimate([54.3])
-    assert (one.n, one.mean, one.low, one.high) == (1, 54.3, None, None)
+@pytest.mark.parametrize("values", [[54.3], [1.3, 107.3]])
+def test_below_three_values_there_is_no_interval(values: list[float]) -> None:
+    few = estimate(values)
+    assert (few.n, few.mean, few.low, few.high) == (len(values), 54.3, None, None)
 
 
 def test_the_interval_of_three_values_by_hand() -> None:
@@ -34,7 +35,7 @@ def test_the_interval_of_three_values_by_hand() -> None:
     assert three.high == pytest.approx(54 + 4.302653 / math.sqrt(3), abs=1e-6)
 
 
-@pytest.mark.parametrize("n", [*range(2, 12), 25])
+@pytest.mark.parametrize("n", [*range(3, 12), 25])
 def test_the_interval_is_students(n: int) -> None:
     values = sample(n)
     got = estimate(values)
@@ -165,10 +166,11 @@ def test_nothing_in_common_is_no_difference() -> None:
     assert paired({}, {}) is None
 
 
-def test_one_pair_is_a_difference_without_interval_or_p() -> None:
+def test_below_three_pairs_a_difference_has_no_interval() -> None:
     one = Difference(1, 1.5, None, None, None, None)
     assert paired({3: 51.5}, {3: 50.0}) == one
     assert one.significant is None
+    assert paired({3: 51.5, 4: 52.0}, {3: 50.0, 4: 50.0}) == Difference(2, 1.75, None, None, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("n", range(2, 6))
