@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import repeat
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seal_ray.augmentations import Augmentation, Drawn, Mixing
-from seal_ray.data.augment import crop_and_flip, draw, normalise
+from seal_ray.data.augment import Crop, Normaliser, draw
 from seal_ray.data.dataset import SPLITS as SPLITS
 from seal_ray.data.dataset import Split as Split
-from seal_ray.data.loaders import ArrayLoader, Loader, open_loader
+from seal_ray.data.loaders import ArrayLoader, Loader, ResidentLoader, moved, on_device, open_loader
 from seal_ray.data.subset import Indices
 from seal_ray.streams import stream
 
@@ -34,6 +35,8 @@ class Images:
 
     identity: str
     classes: int
+    size: tuple[int, int]
+    """Height and width, pixels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     open: Callable[[Split, int], Loader]
@@ -45,6 +48,7 @@ class Images:
         return cls(
             dataset.training_identity,
             len(dataset.classes),
+            (dataset.size, dataset.size),
             dataset.mean,
             dataset.std,
             lambda split, size: open_loader(dataset, split, kind=loader, batch_size=size),
@@ -68,87 +72,102 @@ class Images:
         return cls(
             identity,
             classes,
+            train[0].shape[1:3],
             tuple(map(float, pixels.mean(axis=0))),
             tuple(map(float, pixels.std(axis=0))),
             lambda split, size: ArrayLoader(*splits[split], size),
         )
 
 
-@dataclass(frozen=True)
-class TrainingEpoch:
-    """One worker's share of an epoch: `steps` lists of `accumulation` shards, augmented on the device.
+class Batch(NamedTuple):
+    """A worker's images of one optimizer step before they are augmented; all of it lies on the device."""
 
-    order: (steps, accumulation, shard size) sample indices of this worker. masks: of dropout, for each step
-    (accumulation, shard size, features); None without dropout. drawn: for images of (height, width) pixels,
-    for each step what its shards need of each of `augment.then`; None where there is none.
-    """
+    pixels: Tensor  # uint8 (n, H, W, 3), one shard after the other
+    places: Tensor  # int64 (2, n): see Crop.places
+    labels: Tensor  # int64 (n,)
+    keep: Tensor | None  # the masks of dropout, (shards, shard size, features)
+    drawn: Sequence[Sequence[Drawn]] | None  # for each shard what it needs of each of `augment.then`
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """A worker's training images and how its device augments them. Made once a run, constants and all."""
 
     loader: Loader
-    order: Indices
-    labels: Indices
-    images: Images
+    labels: Tensor  # int64 (N,), on the CPU
+    shards: int
+    """How many of each batch are this worker's."""
     augment: Augment
+    crop: Crop
+    normaliser: Normaliser
+    classes: Tensor
+    """The identity of as many rows as there are classes: labels as shares."""
     device: torch.device
-    memory_format: torch.memory_format
-    generator: torch.Generator
-    masks: Iterator[Tensor] | None = None
-    dtype: torch.dtype = torch.float32
-    drawn: Callable[[tuple[int, int]], Iterator[list[list[Drawn]]]] | None = None
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in the epoch."""
-        return len(self.order)
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        loader: Loader,
+        labels: Indices,
+        augment: Augment,
+        normaliser: Normaliser,
+        *,
+        shards: int,
+        device: torch.device,
+    ) -> TrainingImages:
+        """Those that `loader` reads, labelled `labels` (N,)."""
+        crop = Crop.of(images.size, augment.crop_padding, device)
+        classes = torch.eye(images.classes, dtype=normaliser.scale.dtype, device=device)
+        return cls(loader, torch.from_numpy(labels), shards, augment, crop, normaliser, classes, device)
 
-    def __iter__(self) -> Iterator[list[Shard]]:
-        """The shards of each step in turn."""
-        padding = self.augment.crop_padding
-        draws = draw(
-            len(self.loader.labels), padding=padding, flip=self.augment.flip, generator=self.generator
+    def epoch(
+        self,
+        order: Indices,
+        generator: torch.Generator,
+        masks: Iterator[Tensor] | None = None,
+        drawn: Iterator[Sequence[Sequence[Drawn]]] | None = None,
+    ) -> Iterator[Batch]:
+        """This worker's batches of an epoch.
+
+        order: (steps, shards, shard size) sample indices. masks: of dropout, for each step; None without.
+        drawn: for each step and shard what is drawn for each of `augment.then`; None where there is none.
+        What is known for the whole epoch is moved to the device once.
+        """
+        padding, flip = self.augment.crop_padding, self.augment.flip
+        draws = draw(len(self.labels), padding=padding, flip=flip, generator=generator)
+        per_step = torch.from_numpy(order).flatten(1)
+        places, labels = on_device((self.crop.places(draws, per_step), self.labels[per_step]), self.device)
+        resident = isinstance(self.loader, ResidentLoader)
+        pixels = self.loader.batches(order.reshape(-1))
+        streams = (
+            pixels if resident else moved(pixels, self.device),
+            moved(masks, self.device) if masks else repeat(None),
+            moved(drawn, self.device) if drawn else repeat(None),
         )
-        labels = torch.from_numpy(self.labels)
-        per_step = torch.from_numpy(self.order).flatten(1)
-        shards = self.order.shape[1]
-        drawn: Iterator[list[list[Drawn]]] | None = None
-        mean, std = (  # made once: to move them in each step would wait for the device
-            torch.tensor(values, dtype=self.dtype, device=self.device)[:, None, None]
-            for values in (self.images.mean, self.images.std)
-        )
-        batches = self.loader.batches(self.order.reshape(-1))
-        for indices, pixels in zip(per_step, batches, strict=True):
-            moved = crop_and_flip(self._moved(pixels), draws.at(indices, self.device), padding=padding)
-            y = labels[indices].to(self.device, non_blocking=True).chunk(shards)
-            if self.drawn is None:
-                x = normalise(moved, self.images.mean, self.images.std, self.memory_format, self.dtype)
-                seen = list(zip(x.chunk(shards), y, strict=True))
-            else:
-                drawn = drawn or self.drawn((moved.shape[1], moved.shape[2]))
-                changed = [
-                    self._augmented(*one) for one in zip(moved.chunk(shards), y, next(drawn), strict=True)
-                ]
-                seen = [
-                    (((x - mean) / std).contiguous(memory_format=self.memory_format), targets)
-                    for x, targets in changed
-                ]
-            keep = [None] * shards if self.masks is None else self._moved(next(self.masks)).unbind()
-            yield [(images, targets, mask) for (images, targets), mask in zip(seen, keep, strict=True)]
+        for index, (images, keep, each) in enumerate(zip(*streams, strict=False)):
+            yield Batch(images, places[index], labels[index], keep, each)
 
-    def _augmented(self, pixels: Tensor, targets: Tensor, drawn: Sequence[Drawn]) -> tuple[Tensor, Tensor]:
-        """A shard after each of `augment.then`, in [0, 1], and its labels or mixed targets."""
-        images = pixels.permute(0, 3, 1, 2).to(self.dtype).div_(255).contiguous()
+    def augmented(self, batch: Batch) -> list[Shard]:
+        """The shards of a batch: cropped, flipped, changed by each of `augment.then`, normalised."""
+        cropped = self.crop(batch.pixels, batch.places)
+        labels = batch.labels.chunk(self.shards)
+        seen: Iterable[tuple[Tensor, Tensor]]
+        if batch.drawn is None:
+            seen = zip(self.normaliser.of_bytes(cropped).chunk(self.shards), labels, strict=True)
+        else:
+            seen = map(self._changed, cropped.chunk(self.shards), labels, batch.drawn)
+        keep = [None] * self.shards if batch.keep is None else batch.keep.unbind()
+        return [(images, targets, mask) for (images, targets), mask in zip(seen, keep, strict=True)]
+
+    def _changed(self, pixels: Tensor, targets: Tensor, drawn: Sequence[Drawn]) -> tuple[Tensor, Tensor]:
+        """A shard after each of `augment.then`, normalised, and its labels or mixed targets."""
+        images = pixels.permute(0, 3, 1, 2).to(self.classes.dtype).div_(255).contiguous()
         for change, tensors in zip(self.augment.then, drawn, strict=True):
-            there = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
-            images = change.apply(images, there)
+            images = change.apply(images, tensors)
             if isinstance(change, Mixing):
-                if targets.ndim == 1:
-                    targets = torch.eye(self.images.classes, dtype=self.dtype, device=self.device)[targets]
-                targets = change.mix(targets, there)
-        return images, targets
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """A large tensor of the CPU on the device, without waiting for it."""
-        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return pinned.to(self.device, non_blocking=True)
+                targets = change.mix(self.classes[targets] if targets.ndim == 1 else targets, tensors)
+        return self.normaliser.of_floats(images), targets
 
 
 def epoch_order(

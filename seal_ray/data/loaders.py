@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from seal_ray.data.beton import BetonFile, Dataset, import_ffcv
 from seal_ray.data.dataset import Labels, Pixels
@@ -19,14 +23,16 @@ BATCHES_AHEAD = 2
 POLL_INTERVAL = 0.2  # seconds between looks at whether FFCV's thread still lives
 
 Order = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 class Loader(Protocol):
     """The images of one split.
 
     labels: (N,) int64. `batches(order)` gives the images at the indices `order`, in that order, as contiguous
-    uint8 CPU tensors (B, H, W, 3); the last may be smaller. Each tensor is the caller's own, and an iterator
-    may be dropped at any point. Raises IndexError for an index outside 0..N-1.
+    uint8 tensors (B, H, W, 3), on the CPU unless the loader says otherwise; the last may be smaller. Each
+    tensor is the caller's own, and an iterator may be dropped at any point. Raises IndexError for an index
+    outside 0..N-1.
     """
 
     @property
@@ -89,6 +95,32 @@ class BetonLoader:
 
 
 @dataclass(frozen=True, eq=False)
+class ResidentLoader:
+    """A loader of images that lie on a device, (N, H, W, 3) uint8, and whose batches do."""
+
+    images: Tensor
+    labels: Labels
+    batch_size: int
+
+    @classmethod
+    def filled(
+        cls, loader: Loader, size: tuple[int, int], batch_size: int, device: torch.device
+    ) -> ResidentLoader:
+        """All images of `loader`, of size (height, width), read once in the order of their indices."""
+        count, start = len(loader.labels), 0
+        images = torch.empty(count, *size, 3, dtype=torch.uint8, device=device)
+        for batch in loader.batches(np.arange(count)):
+            images[start : start + len(batch)] = batch.to(device)
+            start += len(batch)
+        return cls(images, loader.labels, batch_size)
+
+    def batches(self, order: Order) -> Iterator[Tensor]:
+        """See `Loader`. The order is moved to the device once."""
+        there = on_device(torch.from_numpy(_checked(order, len(self.labels))), self.images.device)
+        return (self.images.index_select(0, some) for some in there.split(self.batch_size))
+
+
+@dataclass(frozen=True, eq=False)
 class FfcvLoader:
     """A loader that lets FFCV read and decode ahead, on a thread of its own."""
 
@@ -110,6 +142,37 @@ class FfcvLoader:
                 yield batch.clone()
         finally:
             _end(epoch)
+
+
+def on_device(tensors: Item, device: torch.device) -> Item:
+    """A tensor, or what tuples and lists hold of them, on the device; a copy to a GPU is not waited for."""
+    moved: Item = tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), _pinned(tensors, device))
+    return moved
+
+
+def moved(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
+    """Tensors, or tuples and lists of them, on the device. A GPU's are computed ahead, on a thread."""
+    if device.type == "cuda":
+        items = ahead((_pinned(item, device) for item in items), BATCHES_AHEAD)
+    return (on_device(item, device) for item in items)
+
+
+def _pinned(tensors: Item, device: torch.device) -> Item:
+    """CPU tensors in memory from which a copy to a GPU needs no other; torch uses that memory again."""
+    if device.type != "cuda":
+        return tensors
+    pinned: Item = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), tensors)
+    return pinned
+
+
+def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """`items`, computed on a thread, up to `count` of them before they are asked for. It may be dropped."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(count))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item  # type: ignore[misc]
 
 
 def _ffcv_loader(file: BetonFile, batch_size: int) -> FfcvLoader:

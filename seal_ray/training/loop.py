@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from seal_ray.data.augment import normalise
 from seal_ray.data.images import Images
+from seal_ray.data.loaders import on_device
 from seal_ray.data.staging import open_dataset
+from seal_ray.data.subset import steps_per_epoch
 from seal_ray.device import intra_op_threads
 from seal_ray.errors import Diverged, SealRayWarning
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
@@ -115,8 +116,8 @@ def train_epoch(
 ) -> Trained:
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
-    epoch = run.training_epoch(position)
-    steps, _, size = epoch.order.shape
+    steps = steps_per_epoch(run.indices, run.recipe.batch_size)
+    size = run.recipe.batch_size // run.recipe.shards
     outcomes = torch.zeros(steps, run.recipe.shards, 1 + size, dtype=run.dtype, device=run.world.device)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
     norms = torch.zeros(steps, 2, dtype=run.dtype, device=run.world.device)
@@ -130,7 +131,7 @@ def train_epoch(
         take_step(gradients, lambda: update(norms[index]))
 
     started, waited = time.perf_counter(), 0.0
-    batches = iter(epoch)
+    batches = run.training_epoch(position)
     for index in range(steps):
         asked = time.perf_counter()
         shards = next(batches)
@@ -198,30 +199,30 @@ def evaluate(run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     run.network.eval()
     loader, device = run.validation, run.world.device
-    labels = torch.from_numpy(loader.labels)
-    batches = torch.arange(len(labels)).split(EVALUATION_BATCH)
+    batches = torch.arange(len(run.truth)).split(EVALUATION_BATCH)
     mine = batches[run.world.rank :: run.world.workers]
-    results = torch.zeros(len(labels), 3, dtype=run.dtype, device=device)
+    results = torch.zeros(len(run.truth), 3, dtype=run.dtype, device=device)
     metrics = run.execution.metrics
-    kept = results.new_zeros(len(labels), run.images.classes if metrics else 0)
+    kept = results.new_zeros(len(run.truth), run.images.classes if metrics else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
     for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
-        images = normalise(pixels.to(device), run.images.mean, run.images.std, run.memory_format, run.dtype)
-        truth = labels[indices].to(device)
+        seen = slice(int(indices[0]), int(indices[-1]) + 1)
+        images, truth = run.normaliser.of_bytes(on_device(pixels, device)), run.truth[seen]
         with run.autocast():
             logits = run.forward(images)
         logits = logits.to(run.dtype)
         best = logits.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
         loss = F.cross_entropy(logits, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)
-        results[indices[0] : indices[-1] + 1] = scores
+        results[seen] = scores
         if metrics:
-            kept[indices[0] : indices[-1] + 1] = logits
+            kept[seen] = logits
     totals = run.world.total(results)
     run.right = totals[:, 1] > 0
     measured = {}
     if metrics:
         every = run.world.total(kept).cpu()
+        labels = run.truth.cpu()
         measured = run.world.lead(lambda: {f"val_{m.name}": _measured(m, every, labels) for m in metrics})
     loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
     return {

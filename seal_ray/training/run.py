@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from seal_ray.augmentations import Mixing
-from seal_ray.data.images import Images, TrainingEpoch, augmentation_draws, dropout_masks, epoch_order
+from seal_ray.data.augment import Normaliser
+from seal_ray.data.images import (
+    Batch,
+    Images,
+    Shard,
+    TrainingImages,
+    augmentation_draws,
+    dropout_masks,
+    epoch_order,
+)
 from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
@@ -75,13 +83,32 @@ class Run:
         self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
 
         shard = recipe.batch_size // recipe.shards
-        self.train, self.validation = world.together(
+        train, self.validation = world.together(
             lambda: (images.open("train", shard * self.accumulation), images.open("val", EVALUATION_BATCH))
         )
-        self.indices = training_indices(self.train.labels, recipe.data.per_class)
-        self.labels = noisy_labels(self.train.labels, images.classes, recipe.data.label_noise)
+        self.indices = training_indices(train.labels, recipe.data.per_class)
+        self.labels = noisy_labels(train.labels, images.classes, recipe.data.label_noise)
         mixed = any(isinstance(one, Mixing) for one in recipe.augment.then)
-        self.mislabelled = self.labels != self.train.labels if recipe.data.label_noise and not mixed else None
+        self.mislabelled = self.labels != train.labels if recipe.data.label_noise and not mixed else None
+        self.normaliser = Normaliser.of(
+            images.mean,
+            images.std,
+            width=images.size[1],
+            memory_format=self.memory_format,
+            dtype=self.dtype,
+            device=world.device,
+        )
+        self.train = TrainingImages.of(
+            images,
+            train,
+            self.labels,
+            recipe.augment,
+            self.normaliser,
+            shards=self.accumulation,
+            device=world.device,
+        )
+        self.truth = torch.from_numpy(self.validation.labels).to(world.device)
+        """The labels of the validation images, on the device."""
         steps_per_epoch(self.indices, recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
@@ -148,32 +175,24 @@ class Run:
         at = asdict(position)
         return epoch_order(self.indices, batch_size=batch_size, shards=shards, seed=self.recipe.seed, **at)
 
-    def training_epoch(self, position: Position) -> TrainingEpoch:
-        """This worker's batches of an epoch."""
+    def batches(self, position: Position) -> Iterator[Batch]:
+        """This worker's batches of an epoch, before they are augmented."""
         recipe, at = self.recipe, asdict(position)
         order = self.epoch_order(position)
         first = self.world.rank * self.accumulation
         mine = slice(first, first + self.accumulation)
-        masks = None
+        masks = drawn = None
         if self.mask is not None:
-            drawn = dropout_masks(recipe.model.dropout, order, self.mask.features, seed=recipe.seed, **at)
-            masks = (mask[mine] for mask in drawn)
-        then = recipe.augment.then
-        return TrainingEpoch(
-            self.train,
-            order[:, mine],
-            self.labels,
-            self.images,
-            recipe.augment,
-            self.world.device,
-            self.memory_format,
-            stream(recipe.seed, "augment", position.generation, position.epoch),
-            masks,
-            self.dtype,
-            functools.partial(augmentation_draws, then, order, mine, seed=recipe.seed, **at)
-            if then
-            else None,
-        )
+            whole = dropout_masks(recipe.model.dropout, order, self.mask.features, seed=recipe.seed, **at)
+            masks = (mask[mine] for mask in whole)
+        if then := recipe.augment.then:
+            drawn = augmentation_draws(then, order, mine, self.images.size, seed=recipe.seed, **at)
+        generator = stream(recipe.seed, "augment", position.generation, position.epoch)
+        return self.train.epoch(order[:, mine], generator, masks, drawn)
+
+    def training_epoch(self, position: Position) -> Iterator[list[Shard]]:
+        """The same, augmented."""
+        return map(self.train.augmented, self.batches(position))
 
     @contextlib.contextmanager
     def drawing(self, shard: int, keep: Tensor | None) -> Iterator[None]:

@@ -8,14 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal_ray.data.augment import Draws, crop_and_flip, draw, normalise
-from seal_ray.data.images import TrainingEpoch
+from seal_ray.data.augment import Crop, Draws, Normaliser, draw, normalise
+from seal_ray.data.images import TrainingImages
 from seal_ray.data.loaders import ArrayLoader
 from seal_ray.recipe import Augment
 from seal_ray.streams import stream
 from tests.runs import tiny_images
 
 CPU = torch.device("cpu")
+
+
+def crop_and_flip(images: torch.Tensor, draws: Draws, *, padding: int) -> torch.Tensor:
+    """Each image at the place in the batch that it has among the draws."""
+    crop = Crop.of((images.shape[1], images.shape[2]), padding, CPU)
+    return crop(images, crop.places(draws, torch.arange(len(images))))
 
 
 def photos(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -97,8 +103,8 @@ def test_draws_belong_to_images_and_not_to_places_in_the_order() -> None:
     images = torch.from_numpy(photos(9, 5, 5))
     order = torch.tensor([4, 8, 0, 4, 7])
     whole = crop_and_flip(images, draws, padding=3)
-    picked = crop_and_flip(images[order], draws.at(order, CPU), padding=3)
-    assert torch.equal(picked, whole[order])
+    crop = Crop.of((5, 5), 3, CPU)
+    assert torch.equal(crop(images[order], crop.places(draws, order)), whole[order])
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -130,21 +136,28 @@ def test_a_training_epoch_is_padded_cropped_flipped_and_normalised_in_that_order
     assert isinstance(loader, ArrayLoader)
     order = np.random.default_rng(1).permutation(30)[:24].reshape(4, 2, 3)
     draws = draw(30, padding=2, flip=True, generator=stream(0, "augment", 1, 2))
-    per_worker = [
-        list(
-            TrainingEpoch(
-                images.open("train", 3 * (2 // workers)),
-                order[:, rank::workers][:, : 2 // workers],
-                loader.labels,
-                images,
-                Augment(crop_padding=2),
-                CPU,
-                torch.channels_last,
-                stream(0, "augment", 1, 2),
-            )
+    normaliser = Normaliser.of(
+        images.mean,
+        images.std,
+        width=images.size[1],
+        memory_format=torch.channels_last,
+        dtype=torch.float32,
+        device=CPU,
+    )
+    per_worker = []
+    for rank in range(workers):
+        shards = 2 // workers
+        own = TrainingImages.of(
+            images,
+            images.open("train", 3 * shards),
+            loader.labels,
+            Augment(crop_padding=2),
+            normaliser,
+            shards=shards,
+            device=CPU,
         )
-        for rank in range(workers)
-    ]
+        batches = own.epoch(order[:, rank::workers][:, :shards], stream(0, "augment", 1, 2))
+        per_worker.append([own.augmented(batch) for batch in batches])
     for step in range(4):
         shards = [shard for epoch in per_worker for shard in epoch[step]]
         for (x, y, _), indices in zip(shards, order[step], strict=True):
