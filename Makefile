@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-faults test-ray test-hosts test-browser test-manifests bench lint format clean
+.PHONY: help setup quickstart test test-data test-docs test-faults test-ray test-hosts test-browser test-manifests bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test: setup ## Run the tests that need neither GPU nor network nor outside data
 test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=zip-or-folder
 	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }
 	TINY_IMAGENET="$(abspath $(TINY_IMAGENET))" $(BIN)/python -m pytest -q -m data
+
+test-docs: setup ## Follow every page of the documentation: each command that needs no cluster is run
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m docs tests/unit/docs tests/unit/test_tour.py
 
 test-faults: setup ## Run the long tests: kills, full disks, W&B and S3 that hang, a compiled network
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m faults

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "docs" / "tour.ipynb"
 
 
+@pytest.mark.docs
 def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
     cells = [cell for cell in json.loads(TOUR.read_text())["cells"] if cell["cell_type"] == "code"]
     script = tmp_path / "tour.py"

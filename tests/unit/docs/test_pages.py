@@ -55,6 +55,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(600)  # the first test of a page follows those before it, too
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
