@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.storage.paths import ObjectPath
 from tests.s3 import bucket_at, serving
+
+# How long an example takes is the machine's business.
+settings.register_profile("timeless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("timeless")
 
 
 @pytest.fixture(scope="session")

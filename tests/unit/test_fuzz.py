@@ -72,7 +72,7 @@ DAMAGES: st.SearchStrategy[Callable[[bytes], bytes]] = st.one_of(
 
 def unhurried(examples: int) -> settings:
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(max_examples=examples, deadline=None, suppress_health_check=slow)
+    return settings(max_examples=examples, suppress_health_check=slow)
 
 
 @unhurried(300)

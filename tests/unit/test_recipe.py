@@ -164,7 +164,7 @@ def test_text_that_begins_like_yaml_is_read_back(tmp_path: Path, first: str) -> 
     assert read(path).value["nested"]["texts"] == texts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipe=recipes())
 def test_any_recipe_survives_json_and_yaml(recipe, folder):
     dumped = recipe.model_dump(mode="json")

@@ -744,7 +744,7 @@ VALUES = st.recursive(
 SIGNS = [*"{}[]:,&*!|>'\"%@`#?-<\n\t \\", "<<: ", "- ", "? ", "!!int ", "&a ", "*a", "\\u", "\ud800", "\0"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary() | st.text().map(lambda text: text.encode(errors="ignore")))
 def test_any_bytes_are_a_job_or_a_config_error(data, folder):
     path = folder / "bytes.yaml"
@@ -752,7 +752,7 @@ def test_any_bytes_are_a_job_or_a_config_error(data, folder):
     check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=VALUES)
 def test_any_yaml_is_a_job_or_a_config_error(value, folder):
     path = folder / "values.yaml"
@@ -760,7 +760,7 @@ def test_any_yaml_is_a_job_or_a_config_error(value, folder):
     check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_job_with_other_values_is_a_job_or_a_config_error(data, folder):
     value = yaml.safe_load(data.draw(st.sampled_from(SHIPPED)).read_text())
@@ -777,7 +777,7 @@ def test_a_job_with_other_values_is_a_job_or_a_config_error(data, folder):
     check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_job_with_other_letters_is_a_job_or_a_config_error(data, folder):
     text = data.draw(st.sampled_from(SHIPPED)).read_text()
@@ -790,7 +790,7 @@ def test_a_job_with_other_letters_is_a_job_or_a_config_error(data, folder):
     check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     path=st.lists(WORDS | st.text(max_size=4), min_size=1, max_size=4).map(".".join)
     | st.sampled_from(["recipe.method", "recipe.method.ascent_rate", "recipe.budget", "placement.threads"]),

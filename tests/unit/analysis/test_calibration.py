@@ -35,7 +35,7 @@ def ece_by_bins(logits: Tensor, labels: Tensor, bins: int) -> float:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 60), st.integers(2, 8), st.sampled_from([1, 2, 10, 15]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_calibration_error_bin_by_bin(seed: int, n: int, classes: int, bins: int) -> None:
     logits, labels = drawn(n, classes, seed)
     found = expected_calibration_error(logits, labels, bins=bins)

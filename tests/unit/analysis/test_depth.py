@@ -59,7 +59,7 @@ def test_ties_go_to_the_smaller_index(features: int, seed: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_neighbours_of_small_whole_numbers(data: st.DataObject) -> None:
     integers = st.integers(1, 12)
     queries, size, features = (data.draw(integers) for _ in range(3))
@@ -162,7 +162,7 @@ def test_more_neighbours_than_the_support_offers() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_vote_goes_to_the_most_frequent_and_smallest_class(seed: int, k: int, classes: int) -> None:
     labels = torch.randint(classes, (20, k), generator=torch.Generator().manual_seed(seed))
     expected = [max(range(classes), key=lambda c: (row.count(c), -c)) for row in labels.tolist()]

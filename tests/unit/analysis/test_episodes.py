@@ -25,7 +25,7 @@ def shuffled(*sizes: int, seed: int = 0) -> Tensor:
     st.integers(1, 2),
     st.integers(0, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_images_of_an_episode_are_distinct_and_of_their_class(
     sizes: list[int], shots: int, queries: int, seed: int
 ) -> None:

@@ -88,7 +88,7 @@ def test_one_image_many_times_in_a_support() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 4), st.integers(2, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_prototypes(seed: int, width: int, shots: int, ways: int) -> None:
     features, labels = mixture(60, width, 6, seed=seed)
     drawn = episodes(labels, seed=seed, shots=shots, ways=ways, queries=4, count=12)

@@ -102,7 +102,7 @@ def test_fewer_images_than_features() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(2, 5), st.integers(1, 12), st.sampled_from([1e-3, 0.03, 1.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scales_and_constant_columns(seed: int, classes: int, width: int, decay: float) -> None:
     """Raw features over ten orders of magnitude, some columns constant."""
     generator = torch.Generator().manual_seed(seed)
@@ -174,7 +174,7 @@ def test_a_fraction_of_the_train_set() -> None:
 
 
 @given(st.lists(st.integers(2, 30), min_size=2, max_size=6), st.floats(0.01, 0.99), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_share_is_taken_of_every_class(sizes: list[int], share: float, seed: int) -> None:
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]

@@ -34,7 +34,7 @@ def cka_by_grams(x: Tensor, y: Tensor) -> float:
 
 
 @given(st.integers(0, 2**31), st.integers(2, 20), st.integers(1, 12), st.integers(1, 12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_alignment_is_normalised_hsic(seed: int, n: int, f: int, g: int) -> None:
     x, y = 3 + normal(n, f, seed=seed), normal(n, g, seed=seed + 1)
     y[:, 0] += x[:, 0]

@@ -111,7 +111,7 @@ def test_an_error_while_samples_are_read_surfaces_at_once(images: np.ndarray, tm
         write(tmp_path / "b.beton", failing(), count=2, size=SIZE, jpeg=False)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keep=st.one_of(st.floats(0, 1, exclude_max=True), st.integers(-30, -1)))
 def test_a_truncated_file_is_refused(raw: Path, tmp_path: Path, keep: float):
     whole = raw.read_bytes()

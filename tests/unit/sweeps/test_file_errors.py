@@ -324,7 +324,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     axes=st.dictionaries(WORDS, VALUES, max_size=3) | st.lists(st.dictionaries(WORDS, VALUES, max_size=3)),
     others=st.dictionaries(
@@ -340,7 +340,7 @@ def test_any_yaml_is_a_sweep_or_a_config_error(axes: Any, others: dict[str, Any]
     check(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_sweep_with_other_values_is_a_sweep_or_a_config_error(data: st.DataObject, folder: Path) -> None:
     value = yaml.safe_load(data.draw(st.sampled_from(TEXTS)))
@@ -358,7 +358,7 @@ def test_a_sweep_with_other_values_is_a_sweep_or_a_config_error(data: st.DataObj
     check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     path=st.lists(WORDS, min_size=1, max_size=4).map(".".join)
     | st.sampled_from(["axes.method", "recipe.method", "exclude", "baseline", "recipe.method.ascent_rate"]),
