@@ -356,7 +356,7 @@ def _lines(file: Path) -> list[tuple[int, str]]:
 def submit(
     client: Any, spec: JobSpec, note: Callable[[str], None], environment: Mapping[str, str] | None = None
 ) -> str:
-    """Start the job, or attach to the one that does the same; returns its submission id.
+    """Start the job unless one that does the same runs; returns its submission id.
 
     environment: variables for all processes of the job, see `job_environment`.
     """
@@ -371,7 +371,7 @@ def submit(
             if running:
                 found = running[-1]
                 kept = "; its environment stays as it is" if environment else ""
-                note(f"{found.submission_id}: is {_status(found)} already, attached to it{kept}")
+                note(f"{found.submission_id}: is {_status(found)} already, so nothing was submitted{kept}")
                 return str(found.submission_id)
             attempt = f"{spec.name}-a{max(held, default=0) + 1}"
             if _start(client, spec, attempt, scratch, environment):

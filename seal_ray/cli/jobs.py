@@ -62,7 +62,7 @@ def submit(
         list[Path] | None, typer.Option(help="A file of such lines; # begins a comment. Repeatable.")
     ] = None,
 ) -> None:
-    """Train or analyse on a Ray cluster, as a job. The same again attaches to it while it runs, else goes on.
+    """Train or analyse on a Ray cluster, as a job. The same again: nothing while it runs, else it goes on.
 
     analyze, transfer and fewshot take the options of those commands as well, such as --what or --to.
     """
@@ -89,7 +89,9 @@ def submit(
         spec = jobs.analysis_spec(kind, file, _given(context, kind, [str(file), *words]))
     client = jobs.connect(address)
     job = jobs.submit(client, spec, note, environment)
-    if follow and jobs.follow(client, job, pass_on) != "succeeded":
+    if not follow:
+        note(f"to see what it prints: seal-ray jobs logs {job} --follow --address {address}")
+    elif jobs.follow(client, job, pass_on) != "succeeded":
         raise typer.Exit(1)
 
 
@@ -119,17 +121,18 @@ def list_all(context: typer.Context, address: Dashboard = "", json_: Json = Fals
 
 
 @jobs_app.command()
-def status(id_: Id, address: Dashboard = "", json_: Json = False) -> None:
+def status(context: typer.Context, id_: Id, address: Dashboard = "", json_: Json = False) -> None:
     """Say how a job stands."""
     from seal_ray.jobs import connect, describe_job
 
-    found = describe_job(connect(address), id_)
+    found = describe_job(connect(_asked(context, "address")), id_)
     lines = [f"{key:<8} {'-' if value is None else value}" for key, value in found.items()]
-    show(found, json_, lambda: Text("\n".join(lines)))
+    show(found, _asked(context, "json_"), lambda: Text("\n".join(lines)))
 
 
 @jobs_app.command()
 def logs(
+    context: typer.Context,
     id_: Id,
     address: Dashboard = "",
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
@@ -137,7 +140,7 @@ def logs(
     """Show what a job has printed."""
     from seal_ray import jobs
 
-    client = jobs.connect(address)
+    client = jobs.connect(_asked(context, "address"))
     if follow:
         jobs.follow(client, id_, pass_on)
     else:
@@ -146,6 +149,7 @@ def logs(
 
 @jobs_app.command()
 def stop(
+    context: typer.Context,
     id_: Id,
     address: Dashboard = "",
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of the epoch.")] = False,
@@ -153,8 +157,16 @@ def stop(
     """Stop a job at its next epoch boundary and wait for that. Submitting it again goes on there."""
     from seal_ray import jobs
 
-    client = jobs.connect(address)
+    client = jobs.connect(_asked(context, "address"))
     out.print(f"{id_}: {jobs.stop(client, id_, note, now=now)}", markup=False)
+
+
+def _asked(context: typer.Context, option: str) -> Any:
+    """An option of a command of `seal-ray jobs`, which may be given before its name as well as after it."""
+    source = context.get_parameter_source(option)
+    after = source is not None and source.name == "COMMANDLINE"
+    given = context if after or context.parent is None else context.parent
+    return given.params[option]
 
 
 def note(text: str) -> None:

@@ -103,7 +103,7 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
     assert first.startswith("faults-")
     assert first.endswith("-a1")
     assert submit(client, training_spec("train", Path("run.yaml"), LONGER), said.append) == first
-    assert said[-1] == f"{first}: is running already, attached to it"
+    assert said[-1] == f"{first}: is running already, so nothing was submitted"
     [listed] = [one for one in list_jobs(client) if one["id"] == first]
     assert (listed["kind"], listed["file"], listed["status"]) == ("train", "run.yaml", "running")
     assert listed["last"].startswith(("g", store.run_id))

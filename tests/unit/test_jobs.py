@@ -412,3 +412,20 @@ def test_a_head_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch
         connect(f"http://127.0.0.1:{port}")
     with dashboard(500) as (address, _), pytest.raises(ClusterError, match="answers 500"):
         connect(address)
+
+
+def test_an_address_before_the_command_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*words: str) -> None:
+        assert CliRunner().invoke(app, ["jobs", *words]).exit_code
+
+    with dashboard(401) as (address, shown), dashboard(401) as (other, by_other):
+        for command in ("logs", "status", "stop"):
+            asked("--address", address, command, "a-b-c")
+        assert (len(shown), len(by_other)) == (3, 0)
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", other)
+        asked("--address", address, "logs", "a-b-c")
+        assert (len(shown), len(by_other)) == (4, 0)
+        asked("logs", "a-b-c")
+        assert (len(shown), len(by_other)) == (4, 1)
+        asked("--address", other, "logs", "--address", address, "a-b-c")
+        assert (len(shown), len(by_other)) == (5, 1)
