@@ -99,7 +99,7 @@ def analyze_moments(
     """
     check_placement(workers, address, in_process)
     run_set, files = find_runs(path, storage), given_files(plugins)
-    session = contextlib.nullcontext() if in_process else ray_session(address)
+    session = contextlib.nullcontext() if in_process else ray_session(address, _printer(rich))
     return analyze_runs(
         run_set,
         rich,
@@ -111,6 +111,10 @@ def analyze_moments(
         in_process=in_process,
         plugins=files,
     )
+
+
+def _printer(rich: Console) -> Callable[[str], None]:
+    return functools.partial(rich.print, markup=False)
 
 
 def check_placement(workers: int | None, address: str | None, in_process: bool) -> None:
@@ -442,7 +446,7 @@ def score_moments(
     destinations, unprepared = _destinations(evaluation, data)
     planned = plan_evaluations(run_set, evaluation, destinations, moments)
     planned = replace(planned, failed=(*unprepared, *planned.failed))
-    session = None if in_process else ray_session(address)
+    session = None if in_process else ray_session(address, _printer(rich))
     outcomes = run_tasks(planned, rich, session, workers=workers, in_process=in_process)
     if any(outcome.status == "stopped" for outcome in outcomes):
         return outcomes

@@ -61,7 +61,7 @@ class StoredRun:
 
     @property
     def status(self) -> str:
-        """new, running, interrupted, stopped, finished, diverged, failed, pruned or damaged."""
+        """new, starting, running, interrupted, stopped, finished, diverged, failed, pruned or damaged."""
         from seal_ray.runs.summary import summarise
 
         return str(summarise(self.folder, self.job)["status"])
@@ -227,14 +227,18 @@ def train_each(
     jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
 ) -> Generator[TrainingOutcome]:
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
-    from seal_ray.distributed.launch import launch, prepare_job, ray_session
+    from seal_ray.distributed.launch import check_this_machine, launch, prepare_job, ray_session
+    from seal_ray.runs.folder import ENDED
 
     console = _shown(console)
     planned = [prepare_job(job) for job in jobs]
+    for one in planned:
+        if one.store.status().get("status") not in ENDED:
+            check_this_machine(one.job, address)
     from seal_ray.analysis.run import analysing_run
     from seal_ray.tracking.terminal import RunProgress
 
-    with ray_session(address):
+    with ray_session(address, functools.partial(console.print, markup=False)):
         for one in planned:
             with analysing_run(one, console):
                 outcome = launch(one, RunProgress(console))
@@ -261,7 +265,10 @@ def sweep(
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
 
-    runs, console = prepare_sweep(load_sweep(file, overrides, plugins)), _shown(console)
+    console, found = _shown(console), load_sweep(file, overrides, plugins)
+    epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
+    console.print(f"{file}: {len(found.runs)} runs, {epochs:,} epochs", markup=False)
+    runs = prepare_sweep(found)
     from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.tune import run_sweep
@@ -296,12 +303,13 @@ def analyze(
     what: such as ["depth"]; None: the built-in ones. overrides: of settings, such as "depth.k=10". preset:
     `quick` or `paper`. options: those of `seal_ray.analysis.run.analyze_moments`.
     """
+    console, place = _shown(console), _place(target, trust_plugins)
+    console.print(f"{place}: looking for moments", markup=False)
     from seal_ray.analysis import run
     from seal_ray.analysis.tasks import load_settings
 
     asked = options if what is None else {"what": what, **options}
-    settings = load_settings(preset, overrides)
-    return run.analyze_moments(_place(target, trust_plugins), _shown(console), settings=settings, **asked)
+    return run.analyze_moments(place, console, settings=load_settings(preset, overrides), **asked)
 
 
 def transfer(
@@ -351,10 +359,12 @@ def run_evaluation(
     of `seal_ray.analysis.run.score_moments`. weights, arch, trained_on: in place of a target, as of
     `seal_ray.analysis.run.score_weights`.
     """
-    from seal_ray.analysis import run
     from seal_ray.analysis.evaluations import make_evaluation
 
-    asked = make_evaluation(kind, evaluation, targets=targets and list(targets), **settings)
+    console, asked = (
+        _shown(console),
+        make_evaluation(kind, evaluation, targets=targets and list(targets), **settings),
+    )
     where = {"storage": storage, "workers": workers, "address": address, "in_process": in_process}
     if (target is None) == (weights is None) or (weights is None) != (arch is None):
         raise ConfigError("give a run, a storage folder or a sweep; or --weights FILE with --arch NAME")
@@ -364,14 +374,17 @@ def run_evaluation(
                 "--weights: is judged in this process; --moments, --storage, --workers, --address, "
                 "--in-process and --trust-plugins are for runs"
             )
-        return run.score_weights(
-            weights, arch, asked, _shown(console), data=Path(data), trained_on=trained_on
-        )
+        from seal_ray.analysis import run
+
+        return run.score_weights(weights, arch, asked, console, data=Path(data), trained_on=trained_on)
     assert target is not None
     if trained_on != "imagenet":
         raise ConfigError("--trained-on: is for --weights; a run knows what it was trained on")
     place = _place(target, trust_plugins)
-    return run.score_moments(place, _shown(console), asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
+    console.print(f"{place}: looking for moments", markup=False)
+    from seal_ray.analysis import run
+
+    return run.score_moments(place, console, asked, data=Path(data), moments=moments, **where)  # type: ignore[arg-type]
 
 
 def report(

@@ -517,8 +517,9 @@ def _outline(factory: Factory, arguments: str) -> nn.Module:
 
 
 def check_images(model: Model, size: int) -> None:
-    """ConfigError when a network cannot read images of `size` x `size` pixels."""
-    _reads(type(model).factory, json.dumps(model.arguments), size)
+    """ConfigError when a network cannot read images of `size` x `size` pixels; ResNets read any."""
+    if model.arch not in resnet.RESNETS:
+        _reads(type(model).factory, json.dumps(model.arguments), size)
 
 
 @functools.lru_cache(maxsize=16)

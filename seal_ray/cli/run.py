@@ -41,7 +41,11 @@ def train(
     """Train runs. The same command again goes on where a run stands; a finished one trains nothing."""
     from seal_ray.recipe import load_job
 
-    jobs = [load_job(file, overrides(set_, workers, storage), plugin or []) for file in files]
+    jobs = []
+    for file in files:
+        job = load_job(file, overrides(set_, workers, storage), plugin or [])
+        jobs.append(job)
+        out.print(f"{file}: {job.recipe.method.name}, {job.recipe.budget.epochs} epochs", markup=False)
     unfinished = False
     with contextlib.closing(api.train_each(jobs, address=address, console=out)) as outcomes:
         for outcome in outcomes:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -162,7 +163,10 @@ def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
 
 
 def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) -> None:
-    """Make the folder of a run whose lease is held ready; start it after generations that others trained."""
+    """Make the folder of a run whose lease is held ready; start it after generations that others trained.
+
+    Its status is `starting` until workers train it.
+    """
     store, moments = planned.store, planned.job.placement.keep.moments
     store.clear_stop()
     with saving(store.folder):
@@ -177,6 +181,7 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
     if taken:
         generations = "generation 0" if taken.generation == 0 else f"generations 0 to {taken.generation}"
         note(f"{planned.run_id}: {generations} taken over from {taken.source}")
+    store.set_status("starting")
 
 
 def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> dict[str, str]:
@@ -223,13 +228,13 @@ def pause(folder: AnyPath) -> float:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[None]:
     """A Ray cluster for the length of the block: the one at `address`, or a local one of our own.
 
-    In a Ray job it is the cluster that runs the job.
+    In a Ray job it is the cluster that runs the job. note: is told which one it is, and when it is ready.
     """
-    if address is None and RAY_JOB in os.environ:
-        address = "auto"
+    address, cores, began = _cluster(address), usable_cores(), time.monotonic()
+    note(f"Ray: connecting to {address}" if address else f"Ray: starting on this machine's {cores} cores")
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -237,7 +242,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     # What a launch imports takes seconds, and starting a cluster is mostly waiting.
     importing = threading.Thread(target=import_module, args=("ray.train.torch",))
     importing.start()
-    local: dict[str, Any] = {"address": "local", "num_cpus": usable_cores(), "include_dashboard": False}
+    local: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -246,6 +251,9 @@ def ray_session(address: str | None) -> Iterator[None]:
             "--head`, or leave --address out to use this machine"
         ) from error
     importing.join()
+    has = ray.cluster_resources()
+    room = ", ".join(f"{int(has.get(kind, 0))} {kind}s" for kind in ("CPU", "GPU"))
+    note(f"Ray: ready after {time.monotonic() - began:.1f} s with {room}")
     try:
         yield
     finally:
@@ -254,6 +262,20 @@ def ray_session(address: str | None) -> Iterator[None]:
         for process in psutil.wait_procs(started, timeout=EXIT_TIMEOUT)[1]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+
+
+def _cluster(address: str | None) -> str | None:
+    return "auto" if address is None and RAY_JOB in os.environ else address
+
+
+def check_this_machine(job: Job, address: str | None) -> None:
+    """Where Ray is to be started here: ClusterError, as `check_resources`, without starting it."""
+    if _cluster(address) is None:
+        import torch
+
+        from seal_ray.distributed.workers import check_room
+
+        check_room(job, "this machine", usable_cores(), torch.cuda.device_count())
 
 
 def _ray_processes() -> list[psutil.Process]:

@@ -47,18 +47,22 @@ def check_resources(job: Job) -> bool:
     """Whether the workers get GPUs. ClusterError when the cluster cannot hold the fewest of them at once."""
     import ray
 
-    workers, wish = job.placement.min_workers, job.placement.use_gpu
     total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    return check_room(job, "the cluster", int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+
+
+def check_room(job: Job, where: str, cpus: int, gpus: int) -> bool:
+    """The same of so many CPUs and GPUs; where: who has them."""
+    workers, wish = job.placement.min_workers, job.placement.use_gpu
     use_gpu = gpus > 0 if wish == "auto" else bool(wish)
     if use_gpu and gpus < workers:
         raise ClusterError(
-            f"placement.workers: {workers} workers need a GPU each, the cluster has {gpus}; lower workers "
+            f"placement.workers: {workers} workers need a GPU each, {where} has {gpus}; lower workers "
             "(recipe.shards may stay), or set placement.use_gpu to false"
         )
     if cpus < workers:
         raise ClusterError(
-            f"placement.workers: {workers} workers need a CPU each, the cluster has {cpus}; lower workers "
+            f"placement.workers: {workers} workers need a CPU each, {where} has {cpus}; lower workers "
             "(recipe.shards may stay)"
         )
     return use_gpu

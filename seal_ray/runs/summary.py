@@ -43,7 +43,7 @@ def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
     if damage:
         job, measured, status = None, _summed([]), {"status": "damaged", "reason": damage}
     name = status.get("status", "new")
-    if name == "running" and lease_holder(folder) is None:
+    if name in ("starting", "running") and lease_holder(folder) is None:
         name = "interrupted"
     return {
         "id": folder.name,

@@ -26,6 +26,7 @@ from seal_ray.distributed.launch import (
     EXIT_TIMEOUT,
     NEWS_INTERVAL,
     Planned,
+    check_this_machine,
     last_line,
     pause,
     ray_session,
@@ -91,10 +92,13 @@ def run_sweep(
     if all(one.store.status().get("status") in _ended(runs) for one in runs.planned):
         rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
         return
+    note = functools.partial(rich.print, markup=False)
+    if not in_process:
+        check_this_machine(runs.planned[0].job, address)
     for dataset in {one.dataset.folder: one.dataset for one in runs.planned}.values():
         verify(dataset)
     with (
-        contextlib.nullcontext() if in_process else ray_session(address),
+        contextlib.nullcontext() if in_process else ray_session(address, note),
         while_training or contextlib.nullcontext(),
     ):
         train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)

@@ -88,16 +88,6 @@ def test_the_launch_and_the_worker_load_ray_and_wandb_only_when_they_run() -> No
     assert not loaded & {"ray", "wandb", "ffcv", "numba"}
 
 
-def test_a_file_is_checked_without_torchvision_and_torchs_compiler() -> None:
-    out = python(
-        "import sys, seal_ray.cli\n"
-        "sys.argv = ['seal-ray', 'validate', 'jobs/sweeps/laptop.yaml']\n"
-        "try: seal_ray.cli.main()\n"
-        "except SystemExit as ended: print(ended.code, {'torchvision', 'torch._dynamo'} & sys.modules.keys())"
-    )
-    assert out.splitlines()[-1] == "0 set()"
-
-
 def test_every_public_name_is_there_and_no_other() -> None:
     for module in MODULES:
         if not module.endswith("__main__") and module != EXTENDS_RAY:

@@ -31,7 +31,7 @@ TOKEN = secrets.token_hex(16)
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with a logical CPU a core."""
-    with ray_session(None):
+    with ray_session(None, lambda text: None):
         yield
 
 

@@ -300,7 +300,7 @@ def test_the_environment_given_to_submit_is_the_job_s_and_nothing_shows_it(
     words += ["--env", "WANDB_API_KEY", "--env", "WANDB_PROJECT=mine", "--env-file", "keys.env"]
     printed = [CliRunner().invoke(app, words).output for _ in range(2)]
     assert "submitted" in printed[0]
-    assert "attached to it; its environment stays as it is" in printed[1]
+    assert "nothing was submitted; its environment stays as it is" in printed[1]
     assert SECRET not in "".join(printed)
     [variables] = sent
     assert variables.items() >= {

@@ -92,8 +92,10 @@ def test_a_sweep_ends_with_its_leaderboard_and_again_trains_nothing(
 
     code, again, _ = run("sweep", tmp_path / "small.yaml", "--in-process")
     assert code == 0
-    assert again.startswith("small: every run has ended already, nothing to train\n")
-    assert again.splitlines()[1:] == out.splitlines()[-len(again.splitlines()) + 1 :]
+    read, ended, *shown = again.splitlines()
+    assert read == f"{tmp_path / 'small.yaml'}: 6 runs, 36 epochs"
+    assert ended == "small: every run has ended already, nothing to train"
+    assert shown == out.splitlines()[-len(shown) :]
     assert leaderboard_of(runs) == found
 
 
