@@ -211,7 +211,7 @@ def _outcomes(
             with session:
                 yield from _worked_off(planned, work)
 
-    with _screen(planned, rich) as show, _remembered_interrupt() as interrupted:
+    with _screen(planned, rich) as show, _remembered_interrupt(rich) as interrupted:
         for failed in planned.failed:
             show(failed)
         try:
@@ -230,7 +230,7 @@ def _outcomes(
 
 
 @contextlib.contextmanager
-def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
+def _remembered_interrupt(rich: Console) -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C has been pressed: to be asked again and again, because Python drops a KeyboardInterrupt
     that falls into a finaliser, of which Ray's handles have some.
     """
@@ -238,6 +238,8 @@ def _remembered_interrupt() -> Iterator[Callable[[], bool]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
+        if not pressed:
+            rich.print("stopping: what is done stays; press Ctrl-C again to stop at once", markup=False)
         pressed = True
         raise KeyboardInterrupt
 

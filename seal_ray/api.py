@@ -200,7 +200,8 @@ def fit(
         begin(planned, lambda text: None)
         images = Images.from_dataset(planned.dataset, loader=placement.loader)
         owned = replace(planned.store, owned=functools.partial(owns, planned.store.folder, token))
-        yield from loop.fit(planned.job.recipe, images, store=owned, execution=execution)
+        with owned.failing():
+            yield from loop.fit(planned.job.recipe, images, store=owned, execution=execution)
 
 
 def train(

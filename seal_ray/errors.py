@@ -28,6 +28,14 @@ class ClusterError(SealRayError):
     """A Ray cluster that cannot be reached or cannot run what was asked."""
 
 
+def in_a_line(error: BaseException) -> str:
+    """What a user caused in its words; of any other exception the kind and the first line of what it says."""
+    said = str(error).strip()
+    if isinstance(error, SealRayError):
+        return said
+    return f"{type(error).__name__}: {said.splitlines()[0]}" if said else type(error).__name__
+
+
 class SealRayWarning(UserWarning):
     """Something a user should know of that does not stop the run."""
 

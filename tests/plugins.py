@@ -85,3 +85,47 @@ def write_job(path: Path, method: Any = "mine", plugins: Any = ("./mine.py",), *
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**named, **fields}, sort_keys=False))
     return path
+
+
+BROKEN = '''"""A method whose second epoch fails."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import seal_ray
+from seal_ray import LEARN, Method, Phase
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Looks for what is not there."""
+
+    def __call__(self, network, context):
+        raise KeyError("layer9")
+
+
+@seal_ray.method
+@dataclass(frozen=True)
+class Broken(Method):
+    """Fails (nowhere, 2024)."""
+
+    name: ClassVar[str] = "broken"
+
+    def phases(self, generation, budget):
+        return (Phase("learn", budget.length, LEARN, edit=Missing() if generation else None),)
+'''
+
+
+def write_broken(folder: Path, data: Path, **more: Any) -> Path:
+    """A job file, `broken.yaml`, of a run of two epochs whose second fails, and its plugin file."""
+    (folder / "broken.py").write_text(BROKEN)
+    recipe = {
+        "data": {"path": str(data)},
+        "model": {"arch": "resnet18", "width": 4},
+        "method": "broken",
+        "budget": {"epochs": 2, "generation_length": 1},
+    }
+    (folder / "broken.yaml").write_text(
+        yaml.safe_dump({"plugins": ["./broken.py"], "recipe": recipe, **more})
+    )
+    return folder / "broken.yaml"

@@ -14,6 +14,15 @@ from seal_ray.cli import analyze, data, jobs, plugins, run, sweep
 from seal_ray.cli.options import out, replaced, say_what_is_loaded
 from seal_ray.errors import SealRayError
 
+INTERRUPTED = {
+    **dict.fromkeys(("train", "sweep"), "the same command goes on after the last committed epoch"),
+    **dict.fromkeys(("analyze", "transfer", "fewshot"), "the same command goes on with what is left"),
+    **dict.fromkeys(("report", "export", "check"), "nothing was written"),
+    **dict.fromkeys(("submit", "jobs"), "what was submitted goes on, `seal-ray jobs` lists it"),
+    "data": "nothing half-done is left, the same command begins anew",
+    "sync": "the same command goes on with what is left",
+}
+"""What a command has left, and what becomes of it, when Ctrl-C has ended it."""
 FIRST = ("doctor", "data")
 
 
@@ -23,6 +32,15 @@ class InOrder(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Every command's words, with the home folder in place of `~` also after `--option=`."""
         return super().parse_args(ctx, [replaced(word) for word in args])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command; Ctrl-C ends it at once, unless it has made it mean something else."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            then = INTERRUPTED.get(ctx.invoked_subcommand)
+            print("stopped at once" + (f"; {then}" if then else ""), file=sys.stderr)
+            raise typer.Exit(130) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""

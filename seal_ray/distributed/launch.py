@@ -155,7 +155,7 @@ def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
         begin(replace(planned, store=store), console.note)
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
         try:
-            with stop_on_signal(lambda: _request_stop(planned.store, console)):
+            with stop_on_signal(functools.partial(_request_stop, planned.store, console)):
                 news = _follow(planned.store, console)
                 return _train(planned, token, use_gpu, news)
         finally:
@@ -309,9 +309,9 @@ def _follow(store: Store, console: RunProgress) -> Callable[[], None]:
     return show_news
 
 
-def _request_stop(store: Store, console: RunProgress) -> None:
+def _request_stop(store: Store, console: RunProgress, why: str) -> None:
     try:
-        store.request_stop()
+        store.request_stop(why)
     except SealRayError as error:
         console.note(f"not stopping: {error}; press Ctrl-C again to stop at once")
     else:
@@ -319,8 +319,8 @@ def _request_stop(store: Store, console: RunProgress) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a SIGINT after one of them interrupts."""
+def stop_on_signal(stop: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop` with their name; a SIGINT after one of them interrupts."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -328,7 +328,7 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
         if number == signal.SIGINT and asked:
             raise KeyboardInterrupt
         asked = True
-        stop()
+        stop("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

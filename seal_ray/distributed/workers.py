@@ -6,14 +6,14 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
-from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning
+from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning, in_a_line
 from seal_ray.recipe import Job, received_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
@@ -126,7 +126,8 @@ def train_run(assignment: dict[str, Any]) -> dict[str, str]:
         ray.train.report(dict(row))
         return ray.train.get_preemption_info() is not None
 
-    return train_to_end(job, store, world, report)
+    with warning_of_failures(store):
+        return train_to_end(job, store, world, report)
 
 
 def open_assignment(assignment: dict[str, Any], world: World) -> tuple[Job, Store]:
@@ -164,7 +165,18 @@ def train_to_end(job: Job, store: Store, world: World, report: Callable[[Row], o
             with contextlib.suppress(SealRayError):
                 store.set_status("failed", reason=str(error))
         return {"status": "failed", "reason": str(error)}
-    return {"status": store.status()["status"], "reason": ""}
+    ended = store.status()
+    return {"status": ended["status"], "reason": ended.get("reason", "")}
+
+
+@contextlib.contextmanager
+def warning_of_failures(store: Store) -> Iterator[None]:
+    """Say of an exception in the block what it is: Ray Train starts the workers again, and says nothing."""
+    try:
+        yield
+    except Exception as error:
+        store.warn(f"a worker failed: {in_a_line(error)}")
+        raise
 
 
 def show_warnings_in(store: Store) -> None:

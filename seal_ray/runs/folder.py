@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from seal_ray.errors import CheckpointError, SealRayWarning, StorageError
+from seal_ray.errors import CheckpointError, Diverged, SealRayError, SealRayWarning, StorageError, in_a_line
 from seal_ray.phases.schedule import Position, Row
 from seal_ray.runs.checkpoint import (
     Snapshot,
@@ -258,14 +258,33 @@ class Store:
         except ValueError:
             return []
 
-    def request_stop(self) -> None:
-        """Ask the run to end at its next epoch boundary."""
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """An exception in the block, but for Diverged, is how the run stands from then on: `failed`."""
+        try:
+            yield
+        except Diverged:
+            raise
+        except Exception as error:
+            with suppress(SealRayError):
+                self.set_status("failed", reason=in_a_line(error))
+            raise
+
+    def request_stop(self, reason: str = "it was asked to") -> None:
+        """Ask the run to end at its next epoch boundary; the reason becomes that of its status."""
         with saving(self.folder):
-            write_durably(self.folder / "stop", b"")
+            write_durably(self.folder / "stop", reason.encode())
 
     def stop_requested(self) -> bool:
         """Whether someone asked the run to end."""
         return (self.folder / "stop").exists()
+
+    def stop_reason(self) -> str:
+        """Why someone asked the run to end; of an empty file that it is there."""
+        try:
+            return (self.folder / "stop").read_text().strip() or "there is a file `stop` in its folder"
+        except FileNotFoundError:
+            return "it was asked to"
 
     def clear_stop(self) -> None:
         """Forget a stop request that has been obeyed, or that was for an earlier launch."""

@@ -29,6 +29,7 @@ class Board:
         self._held: dict[int, Assignment] = {}
         self._starts: dict[str, int] = {}
         self._workers: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
         self._news: dict[str, list[dict[str, Any]]] = {}
         self._outcomes: dict[str, dict[str, str]] = {}
         self._closed = ""
@@ -55,11 +56,10 @@ class Board:
         token = assignment["token"]
         grown = workers > self._workers.get(token, workers)
         self._workers[token] = workers
+        why = self._reasons.pop(token, "see Ray's logs")
         starts = self._starts[token] = self._starts.get(token, 0) + (not grown)
         if starts > assignment["retries"] + 1:
-            self.end(
-                group, {"status": "failed", "reason": f"its workers died {starts - 1} times; see Ray's logs"}
-            )
+            self.end(group, {"status": "failed", "reason": f"its workers died {starts - 1} times; {why}"})
             return self.take(group, workers)
         return assignment
 
@@ -67,6 +67,11 @@ class Board:
         """News of a run: the end of a generation, {epochs, top1}. Told once, however often it is trained."""
         if all(known["epochs"] != news["epochs"] for known in self._news[token]):
             self._news[token].append(news)
+
+    def explain(self, group: int, reason: str) -> None:
+        """Why a worker of the group gives up what it has: an exception, after which it is started anew."""
+        if group in self._held:
+            self._reasons[self._held[group]["token"]] = reason
 
     def end(self, group: int, outcome: dict[str, str]) -> None:
         """The group's run has ended, {status, reason}; the group is free."""

@@ -125,12 +125,14 @@ class Queue:
         if again:
             self._waiting[planned.run_id] = planned
 
-    def stop(self) -> None:
+    def stop(self, why: str) -> None:
         """Start nothing more, and ask what runs to stop at its next epoch boundary."""
         self.stopping = True
+        what = "what runs ends at its next epoch boundary" if self._claimed else "nothing runs"
+        self._note(f"stopping: {what}, nothing more is started; press Ctrl-C again to stop at once")
         for run_id in list(self._claimed):
             try:
-                Store(self._storage / run_id, run_id).request_stop()
+                Store(self._storage / run_id, run_id).request_stop(why)
             except SealRayError as error:
                 self._note(f"{run_id}: not stopping: {error}")
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,9 +39,10 @@ from seal_ray.distributed.workers import (
     open_assignment,
     train_to_end,
     trainer,
+    warning_of_failures,
     worker_counts,
 )
-from seal_ray.errors import ClusterError, ConfigError, SealRayError
+from seal_ray.errors import ClusterError, ConfigError, SealRayError, in_a_line
 from seal_ray.recipe import Job, Workers, check_sendable
 from seal_ray.runs.folder import ENDED, WARM_WORKERS
 from seal_ray.storage.files import make_folder
@@ -214,7 +216,11 @@ def train_assigned(config: dict[str, Any]) -> None:
     world = World.current(ray.train.torch.get_device())
     while (assignment := world.lead(lambda: next_assignment(board, group, world.workers))) is not None:
         if not isinstance(assignment, str):  # WAIT: ask again
-            outcome = _train(assignment, world, board)
+            try:
+                outcome = _train(assignment, world, board)
+            except Exception as error:
+                ray.get(board.explain.remote(group, in_a_line(error)))
+                raise
             if world.leads:
                 ray.get(board.end.remote(group, outcome))
 
@@ -231,7 +237,8 @@ def _train(assignment: Assignment, world: World, board: Any) -> dict[str, str]:
             news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
             ray.get(board.tell.remote(assignment["token"], news))
 
-    return train_to_end(job, store, world, report)
+    with warning_of_failures(store):
+        return train_to_end(job, store, world, report)
 
 
 def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
@@ -245,7 +252,11 @@ def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
             show_news()
             alone = claim.planned.job.placement.model_copy(update={"workers": 1})
             job = claim.planned.job.model_copy(update={"placement": alone})
-            train_to_end(job, claim.store, World(), lambda _: show_news())
+            try:
+                with claim.store.failing():
+                    train_to_end(job, claim.store, World(), lambda _: show_news())
+            except Exception:  # of this run alone; the reader may have written its method
+                traceback.print_exc()
             queue.release(claim.planned)
     show_news()
 

@@ -252,9 +252,16 @@ class Run:
         finished = self.next.generation == self.recipe.budget.generations
         self.stopped = stop and not finished
         status = "finished" if finished else "stopped" if stop else "running"
-        if status != "running":
+        if finished:
             self.set_status(status)
+        elif self.stopped:
+            self.world.lead(self._note_stop)
         return status
+
+    def _note_stop(self) -> None:
+        """The leader's part of a stop."""
+        if self.store is not None:
+            self.store.set_status("stopped", reason=f"{self.store.stop_reason()}; the same command goes on")
 
     def _write(self, moments: list[str], generation: int) -> bool:
         """The leader's part of a commit; returns whether a stop was asked for.

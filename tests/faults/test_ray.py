@@ -86,7 +86,7 @@ def test_sigterm_stops_and_ctrl_c_twice_at_once_and_the_same_command_goes_on(
     printed = once.end()
     assert once.process.returncode == 1
     assert "stopping at the next epoch boundary; press Ctrl-C again to stop at once" in printed
-    assert printed.splitlines()[-1] == f"{once.store.run_id}: stopped"
+    assert printed.splitlines()[-1] == f"{once.store.run_id}: stopped: SIGTERM; the same command goes on"
     was_stopped(once, 3)
 
     twice = start(job)

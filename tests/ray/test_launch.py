@@ -10,13 +10,20 @@ from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.errors import ClusterError, DataError
+from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import read_snapshot
 from seal_ray.runs.folder import open_store
+from seal_ray.runs.summary import list_runs
 from seal_ray.storage.lease import hold_lease
+from seal_ray.sweeps.file import load_sweep
+from seal_ray.sweeps.results import prepare_sweep
+from seal_ray.sweeps.tune import train_sweep
 from seal_ray.tracking.terminal import RunProgress
 from seal_ray.training.loop import fit
+from tests.plugins import write_broken
 from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
+from tests.sweeps import screen as shown
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -83,6 +90,35 @@ def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     rows = alone.store.rows()
     assert [row["global_epoch"] for row in rows] == list(range(6))
     assert [row["workers"] for row in rows] == [2] * done + [1] * (6 - done)
+
+
+@pytest.mark.ray
+def test_an_exception_in_a_worker_is_how_the_run_ends(digits: Path, tmp_path: Path, screen: Screen) -> None:
+    console, printed = screen
+    changes = {"placement": {"storage": str(tmp_path / "runs"), "retries": 1, "tracking": {"wandb": "off"}}}
+    path = write_broken(tmp_path, digits, **changes)
+    planned = prepare_job(load_job(path))
+    outcome = launch(planned, console)
+    assert outcome["status"] == "failed"
+    assert outcome["reason"].startswith("KeyError: 'layer9'; the same command goes on")
+    assert printed.getvalue().count("warning: a worker failed: KeyError: 'layer9'") == 2
+    [run] = list_runs(tmp_path / "runs")
+    assert (run["status"], run["reason"]) == ("failed", outcome["reason"])
+    assert run["epochs_done"] == 1
+
+
+@pytest.mark.ray
+def test_an_exception_in_a_sweeps_worker_is_how_that_run_ends(digits: Path, tmp_path: Path) -> None:
+    placement = {"storage": str(tmp_path / "runs"), "retries": 1, "tracking": {"wandb": "off"}}
+    write_broken(tmp_path, digits, placement=placement)
+    file = tmp_path / "sweep.yaml"
+    file.write_text("base: broken.yaml\naxes: {method: [broken, normal]}\n")
+    runs = prepare_sweep(load_sweep(file))
+    rich, _ = shown()
+    train_sweep(runs, rich, share=False, concurrent=1, in_process=False)
+    found = {run["method"]: (run["status"], run["reason"]) for run in list_runs(tmp_path / "runs")}
+    assert found["broken"] == ("failed", "its workers died 2 times; KeyError: 'layer9'")
+    assert found["normal"] == ("finished", "")
 
 
 def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: Path, screen: Screen) -> None:

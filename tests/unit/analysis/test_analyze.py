@@ -304,6 +304,7 @@ def test_ctrl_c_that_falls_into_a_finaliser_counts(storage: Path, monkeypatch: p
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     monkeypatch.setattr(seal_ray.analysis.pool, "compute_task", interrupted)
     outcomes, printed = ask(run_of(storage, "normal"), what=["calibration"])
+    assert printed.count("stopping: what is done stays; press Ctrl-C again to stop at once\n") == 1
     assert [one.exc_type for one in lost] == [KeyboardInterrupt]
     assert [one.status for one in outcomes if one.status != "stopped"] == ["computed"]
     assert printed.endswith("stopped; the same command goes on with what is left\n")

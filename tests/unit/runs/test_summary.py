@@ -101,14 +101,25 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path: Path) -> None:
 
 def test_a_run_that_was_asked_to_stop_is_stopped(tmp_path: Path) -> None:
     store = make_run(tmp_path, epochs=2)
-    store.request_stop()
+    store.request_stop("Ctrl-C")
     recipe = tiny_recipe(budget={"epochs": 4, "generation_length": 2})
     results = train_run(recipe, store.folder, execution=MOMENTS)
     assert [(r.row["global_epoch"], r.status) for r in results] == [(2, "stopped")]
     assert status(store) == "stopped"
+    assert summarise(store.folder)["reason"] == "Ctrl-C; the same command goes on"
     store.clear_stop()
     train_run(recipe, store.folder, execution=MOMENTS)
     assert status(store) == "finished"
+    assert summarise(store.folder)["reason"] == ""
+
+
+def test_a_run_that_a_file_stops_says_that(tmp_path: Path) -> None:
+    store = make_run(tmp_path, epochs=1)
+    (store.folder / "stop").touch()
+    recipe = tiny_recipe(budget={"epochs": 4, "generation_length": 2})
+    train_run(recipe, store.folder, execution=MOMENTS)
+    reason = summarise(store.folder)["reason"]
+    assert reason == "there is a file `stop` in its folder; the same command goes on"
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:

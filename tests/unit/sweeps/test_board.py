@@ -35,6 +35,22 @@ def test_workers_that_were_started_anew_get_their_task_again_and_not_for_ever() 
     assert outcome == {"status": "failed", "reason": "its workers died 3 times; see Ray's logs"}
 
 
+def test_a_run_whose_workers_say_why_they_give_up_fails_for_that_reason() -> None:
+    board = Board(1)
+    board.put(assignment("a", retries=1))
+    board.put(assignment("b", retries=0))
+    for _ in range(2):
+        assert board.take(0, 1)["token"] == "a"  # type: ignore[index]
+        board.explain(0, "KeyError: 'fc'")
+    assert board.take(0, 1)["token"] == "b"  # type: ignore[index]
+    assert board.take(0, 1) == WAIT
+    board.explain(0, "said by nobody who has a run")
+    assert [(board.follow(token, 0)[1] or {})["reason"] for token in "ab"] == [
+        "its workers died 2 times; KeyError: 'fc'",
+        "its workers died 1 times; see Ray's logs",
+    ]
+
+
 def test_more_workers_than_before_are_no_death() -> None:
     board = Board(1)
     board.put(assignment("a", retries=1))

@@ -148,11 +148,16 @@ def test_two_settings_that_are_the_same_run_are_refused(digits: Path, tmp_path: 
 
 
 def test_a_stop_lets_the_running_one_end_and_starts_nothing_more(digits: Path, tmp_path: Path) -> None:
-    queue, _ = queue_of(small_sweep(digits, tmp_path / "runs"))
+    queue, notes = queue_of(small_sweep(digits, tmp_path / "runs"))
     claim = queue.claim()
     assert claim is not None
-    queue.stop()
+    queue.stop("Ctrl-C")
     assert claim.planned.store.stop_requested()
+    assert claim.planned.store.stop_reason() == "Ctrl-C"
+    assert notes[-1] == (
+        "stopping: what runs ends at its next epoch boundary, nothing more is started; press Ctrl-C again to "
+        "stop at once"
+    )
     assert queue.claim() is None
     assert not queue.left
     queue.close()
