@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal_ray.device import usable_cores
+from seal_ray.distributed.obstacles import SHARED_MEMORY, obstacles, shared_memory
 from seal_ray.tracking.wandb import wandb_mode
 
 
@@ -27,7 +29,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at everything; takes a few seconds, because FFCV and Ray are really imported."""
-    return [check() for check in (_python, _torch, _gpu, _ffcv, _ray, _wandb, _disk)]
+    return [check() for check in (_python, _torch, _gpu, _ffcv, _ray, _start, _memory, _wandb, _disk)]
 
 
 def _python() -> Check:
@@ -73,6 +75,21 @@ def _ray() -> Check:
         return str(ray.__version__)
 
     return _imports("ray", find, "pip install 'ray[default,train,tune]'")
+
+
+def _start() -> Check:
+    """Whether Ray can start here, and the cluster answers that the environment names."""
+    found = obstacles(None, os.environ)
+    if "RAY_ADDRESS" in os.environ:
+        found += obstacles("auto", os.environ)
+    said = "Ray cannot be started, or not be reached" if found else "nothing keeps Ray from starting here"
+    return Check("start", not found, said, "; ".join(found))
+
+
+def _memory() -> Check:
+    """Whether the memory that processes share has room."""
+    free, problem = shared_memory()
+    return Check("memory", not problem, f"{free / 2**30:.1f} GiB free in {SHARED_MEMORY}", problem)
 
 
 def _wandb() -> Check:

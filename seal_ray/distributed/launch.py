@@ -27,6 +27,7 @@ from seal_ray.data.beton import BetonFile, Dataset, verify
 from seal_ray.data.dataset import Labels
 from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
+from seal_ray.distributed.obstacles import obstacles
 from seal_ray.distributed.session import check_hosts
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.recipe import Job, check_images, check_sendable, dump_job
@@ -232,8 +233,12 @@ def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[No
     """A Ray cluster for the length of the block: the one at `address`, or a local one of our own.
 
     In a Ray job it is the cluster that runs the job. note: is told which one it is, and when it is ready.
+    ClusterError says what keeps Ray from starting, or from the cluster, and what to set.
     """
     address, cores, began = _cluster(address), usable_cores(), time.monotonic()
+    if found := obstacles(address, os.environ):
+        raise ClusterError("
+".join(found))
     note(f"Ray: connecting to {address}" if address else f"Ray: starting on this machine's {cores} cores")
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -245,10 +250,14 @@ def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[No
     local: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
     try:
         ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise ClusterError(
+                f"Ray does not start on this machine: {_first_line(error)}; `seal-ray doctor` looks for why"
+            ) from error
         raise ClusterError(
-            f"no Ray cluster at {address or 'local'}: {_first_line(error)}; start one with `ray start "
-            "--head`, or leave --address out to use this machine"
+            f"no Ray cluster at {address}: {_first_line(error)}; start one with `ray start --head`, or leave "
+            "--address out to use this machine"
         ) from error
     importing.join()
     has = ray.cluster_resources()

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from seal_ray.cli import doctor
 from seal_ray.cli.doctor import Check, examine
+from seal_ray.distributed import obstacles
 
-NAMES = ["python", "torch", "gpu", "ffcv", "ray", "wandb", "disk"]
+NAMES = ["python", "torch", "gpu", "ffcv", "ray", "start", "memory", "wandb", "disk"]
 
 
 def by_name() -> dict[str, Check]:
@@ -93,6 +95,26 @@ def test_an_old_python_is_not_right(
     look: Callable[[], Check] = doctor._python
     monkeypatch.setattr(sys, "version_info", version)
     assert look().right == right
+
+
+def test_what_keeps_ray_from_starting_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * 90}")
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    check = doctor._start()
+    assert not check.right
+    assert "RAY_TMPDIR: /tmp/xxx" in check.remedy
+    assert "RAY_ADDRESS: http://head:8265 is a dashboard" in check.remedy
+
+
+def test_too_little_shared_memory_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "GiB free in /dev/shm" in doctor._memory().found
+    monkeypatch.setattr(
+        doctor, "shared_memory", lambda: obstacles.shared_memory(Path("/proc"))
+    )  # holds nothing
+    check = doctor._memory()
+    assert not check.right
+    assert "/proc has 0 MiB left" in check.remedy
+    assert "--shm-size=2g" in check.remedy
 
 
 def test_a_wandb_account_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
