@@ -64,6 +64,18 @@ def version(package: str) -> str:
     return found[1]
 
 
+def our_version() -> str:
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def image_environment() -> dict[str, str]:
+    """What the Dockerfile's last ENV sets, and PATH as it is in the base."""
+    line = re.findall(r"^ENV ((?:.*\\\n)*.*)$", (CLUSTER / "docker/Dockerfile").read_text(), re.MULTILINE)[-1]
+    return dict(word.split("=", 1) for word in shlex.split(line.replace("\\\n", " ")))
+
+
 def tool(name: str) -> str:
     """A program of a development dependency."""
     return str(Path(sys.executable).parent / name)

@@ -7,8 +7,9 @@ from typing import Any
 import compose_spec
 import pytest
 import yaml
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
-from tests.cluster.material import CLUSTER, check_ray
+from tests.cluster.material import CLUSTER, check_ray, our_version
 
 # The safe loader has merged `<<` already, as Compose does.
 FILE: dict[str, Any] = yaml.safe_load((CLUSTER / "compose/compose.yaml").read_text())
@@ -39,7 +40,14 @@ def test_a_service_is_confined(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
-    assert service["image"].partition(":")[2] not in ("", "latest")
+    assert service["image"] == f"seal-ray:{our_version()}-cpu"
+    store = DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * size(service["deploy"]["resources"]["limits"]["memory"])
+    assert store < size(service["shm_size"])
+
+
+def size(text: str) -> int:
+    """Bytes, as Docker reads them."""
+    return int(text.rstrip("gb")) * 2**30
 
 
 def test_the_dashboard_is_reached_from_this_machine_alone() -> None:

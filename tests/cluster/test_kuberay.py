@@ -8,6 +8,7 @@ import shlex
 from typing import Any
 
 import pytest
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
 from seal_ray.recipe import load_job
 from tests.cluster.material import (
@@ -19,6 +20,7 @@ from tests.cluster.material import (
     containers,
     documents,
     manifest,
+    our_version,
     pods,
     version,
     walk,
@@ -58,11 +60,9 @@ def test_versions_are_pinned(name: str) -> None:
     document = manifest(name)
     assert document["apiVersion"] == "ray.io/v1"
     assert cluster_spec(document)["rayVersion"] == version("ray")
-    ours = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert ours
     for pod in pods(document):
         for one in containers(pod):
-            assert one["image"].endswith(f"/seal-ray:{ours[1]}-cuda")
+            assert one["image"].endswith(f"/seal-ray:{our_version()}-cuda")
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -132,8 +132,23 @@ def test_workers_are_gpus_that_come_and_go(name: str) -> None:
     assert "nvidia.com/gpu.product" in pod["nodeSelector"]
     assert {"nvidia.com/gpu", "spot"} == {one["key"] for one in pod["tolerations"]}
     for one in pod["containers"]:
-        assert one["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert one["resources"]["limits"]["nvidia.com/gpu"] == "1"  # KubeRay's --num-gpus, and what is seen
         assert "NCCL_SOCKET_IFNAME" in {variable["name"] for variable in one["env"]}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_object_store_fits_into_shared_memory(name: str) -> None:
+    for pod in pods(manifest(name)):
+        for one in pod["containers"]:
+            assert not any(mount["mountPath"] == "/dev/shm" for mount in one["volumeMounts"])
+            # KubeRay mounts a memory volume there, as large as the request; Ray takes its share of the limit.
+            store = DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * gibibytes(one["resources"]["limits"]["memory"])
+            assert store < gibibytes(one["resources"]["requests"]["memory"])
+
+
+def gibibytes(text: str) -> int:
+    assert text.endswith("Gi")
+    return int(text.removesuffix("Gi"))
 
 
 @pytest.mark.parametrize("name", JOBS)
