@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -69,9 +70,9 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A head of two CPUs with token authentication."""
+@contextlib.contextmanager
+def head(programs: Path) -> Iterator[str]:
+    """The address of a head of two CPUs with token authentication. programs: a folder, first in its PATH."""
     mark, temporary = (
         secrets.token_hex(8),
         tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
@@ -79,7 +80,7 @@ def address() -> Iterator[str]:
     port, bin_ = free_port(), Path(sys.executable).parent
     environment = {
         MARK: mark,
-        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{os.environ['PATH']}",
         "HOME": temporary,
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -107,6 +108,13 @@ def address() -> Iterator[str]:
                 process.kill()
             psutil.wait_procs(left, timeout=1)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A head that was started from an environment that is activated."""
+    with head(Path(sys.executable).parent) as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -33,11 +34,12 @@ from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import run_sweep
 from tests.faults.conftest import images_of, make_job, same_as_undisturbed
 from tests.plugins import shrink_and_perturb
-from tests.ray.conftest import TOKEN
+from tests.ray.conftest import TOKEN, head
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[2]
 LONGER = ["recipe.budget.epochs=24"]
 
 
@@ -134,6 +136,53 @@ def test_a_run_is_stopped_and_killed_and_ends_as_if_undisturbed(client: Any, tmp
     assert describe_job(client, first.removesuffix("-a1"))["id"] == third
     assert TOKEN not in text + "".join(said) + str(client.list_jobs())
     same_as_undisturbed(job, Store(store.folder, store.run_id), tmp_path / "alone")
+
+
+def test_a_job_has_the_environment_that_is_given_and_only_ray_shows_it(client: Any, tmp_path: Path) -> None:
+    secret = "0123456789-sesame"
+    Path("run.yaml").write_text(dump_job(make_job(tmp_path / "none", tmp_path / "runs", "llf")))
+    spec = training_spec("train", Path("run.yaml"))
+    said: list[str] = []
+    job = submit(client, spec, said.append, {"WANDB_API_KEY": secret, "SEAL_RAY_CACHE": "/somewhere"})
+    follow(client, job, said.append)
+    assert client.get_job_info(job).runtime_env["env_vars"]["WANDB_API_KEY"] == secret  # as the docs say
+    assert secret not in "".join(said) + logs(client, job) + str(list_jobs(client)) + str(
+        describe_job(client, job)
+    )
+
+
+def test_a_plain_job_that_would_store_in_its_own_folder_is_refused(client: Any, digits: Path) -> None:
+    for name, storage in {"relative": "runs", "absolute": "$PWD/runs"}.items():
+        Path("run.yaml").write_text(dump_job(make_job(digits, Path("runs"), "llf", width=4)))
+        job = client.submit_job(
+            entrypoint=f'python -m seal_ray train run.yaml --address auto --storage "{storage}"',
+            runtime_env={"working_dir": ".", "env_vars": {"PYTHONPATH": str(ROOT)}},
+            submission_id=f"plain-{name}",
+        )
+        assert follow(client, job, lambda _: None) == "failed"
+        last = describe_job(client, job)["last"]
+        assert last.startswith("error: placement.storage: ")
+        assert "is in the folder of this Ray job, which is deleted with it; give the absolute path" in last
+
+
+def test_a_head_without_its_environment_says_which_python_lacks_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    (tmp_path / "bin").mkdir()
+    bare = tmp_path / "bin" / "python"  # what `python` is on such a head: nothing is installed for it
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    Path("run.yaml").write_text(dump_job(make_job(tmp_path / "none", tmp_path / "runs", "llf")))
+    with head(tmp_path / "bin") as address:
+        client = connect(address)
+        job = submit(client, training_spec("train", Path("run.yaml")), lambda _: None)
+        assert follow(client, job, lambda _: None) == "failed"
+        last = describe_job(client, job)["last"]
+    assert last.startswith(f"error: {sys.executable} (Python ")
+    assert "cannot run seal_ray, it lacks pydantic, ray, torch, typer" in last
+    assert "start Ray on every host from one that is activated" in last
 
 
 def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path: Path) -> None:
