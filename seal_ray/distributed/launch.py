@@ -237,8 +237,7 @@ def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[No
     """
     address, cores, began = _cluster(address), usable_cores(), time.monotonic()
     if found := obstacles(address, os.environ):
-        raise ClusterError("
-".join(found))
+        raise ClusterError("\n".join(found))
     note(f"Ray: connecting to {address}" if address else f"Ray: starting on this machine's {cores} cores")
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
