@@ -266,10 +266,10 @@ def sweep(
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
 
-    console, found = _shown(console), load_sweep(file, overrides, plugins)
-    epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
-    console.print(f"{file}: {len(found.runs)} runs, {epochs:,} epochs", markup=False)
-    runs = prepare_sweep(found)
+    console, asked = _shown(console), load_sweep(file, overrides, plugins)
+    epochs = sum(run.job.recipe.budget.epochs for run in asked.runs)
+    console.print(f"{file}: {len(asked.runs)} runs, {epochs:,} epochs", markup=False)
+    runs = prepare_sweep(asked)
     from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.tune import run_sweep
