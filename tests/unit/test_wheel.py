@@ -1,4 +1,4 @@
-"""The wheel holds all that the command line needs: it is installed alone and used from an empty folder."""
+"""The wheel that a release builds from its sdist holds all that the command line needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ def bin_(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / package, source / package, symlinks=True, ignore=ignore)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=source, check=True, timeout=100, stdout=subprocess.DEVNULL
+    )
+    [sdist] = folder.glob("seal_ray-*.tar.gz")
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, sdist]
     subprocess.run(build, check=True, timeout=200)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     [wheel] = folder.glob("seal_ray-*.whl")
