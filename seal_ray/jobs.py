@@ -329,7 +329,7 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
     """Environment variables for a job: of files first, then those given as NAME=VALUE, or NAME as it is here.
 
     A file has one such line a variable; values are taken as they stand, and # begins a comment line.
-    ConfigError names the variable or the line, and never says what stands there: it may be a secret.
+    ConfigError says which one is wrong, and never what stands there: it may be a secret.
     """
     lines = [(f"--env-file: {file}:{number}", line) for file in files for number, line in _lines(file)]
     found = {}
@@ -338,7 +338,9 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ConfigError(f"{where}: is not NAME=VALUE, or NAME of a variable that is set here")
         if not equals and name not in os.environ:
-            raise ConfigError(f"{where}: {name} is not set here; give {name}=VALUE, or set it first")
+            raise ConfigError(
+                f"{where}: no variable of that name is set here; give NAME=VALUE, or set it first"
+            )
         found[name] = value if equals else os.environ[name]
     return found
 

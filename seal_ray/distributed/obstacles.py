@@ -88,10 +88,9 @@ def _temporary_folder(environment: Mapping[str, str]) -> list[str]:
 
 def _silent_address(address: str, environment: Mapping[str, str]) -> str:
     """An address of a cluster where nobody answers, named as who has set it would look for it."""
-    set_, given = environment.get("RAY_ADDRESS", ""), address
-    name = "RAY_ADDRESS" if set_ else "--address"
-    if name == "RAY_ADDRESS":
-        given = set_
+    name, given = "RAY_ADDRESS", environment.get("RAY_ADDRESS", "")
+    if not given:
+        name, given = "--address", address
     if given == "auto":
         name, given = _last_started(environment)
     if given.startswith(("http://", "https://")):
