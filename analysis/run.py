@@ -28,6 +28,7 @@ from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, fin
 from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.finetune import finetune, model_in
 from seal_ray.analysis.moments import LAST, AnalysedRun, Moment, RunSet, find_runs, sweep_runs
+from seal_ray.analysis.numbers import numbers_tables
 from seal_ray.analysis.pool import Done, compute_here, compute_on_ray
 from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_scores
 from seal_ray.analysis.scoring import Normalisation, score
@@ -100,7 +101,7 @@ def analyze_moments(
     check_placement(workers, address, in_process)
     run_set, files = find_runs(path, storage), given_files(plugins)
     session = contextlib.nullcontext() if in_process else ray_session(address, _printer(rich))
-    return analyze_runs(
+    outcomes = analyze_runs(
         run_set,
         rich,
         what,
@@ -111,6 +112,13 @@ def analyze_moments(
         in_process=in_process,
         plugins=files,
     )
+    _print_numbers(run_set, outcomes, rich)
+    return outcomes
+
+
+def _print_numbers(run_set: RunSet, outcomes: Sequence[TaskOutcome], rich: Console) -> None:
+    for table in numbers_tables(run_set, outcomes):
+        rich.print(table)
 
 
 def _printer(rich: Console) -> Callable[[str], None]:
@@ -391,6 +399,7 @@ def analyse_after(
     except SealRayError as error:
         rich.print(f"analyses: none: {error}", markup=False)
         return
+    _print_numbers(run_set, outcomes, rich)
     rich.print(f"analyses: {summary(outcomes)}", markup=False)
 
 

@@ -64,8 +64,7 @@ def _send(
             held = read_result(moment, what)
             if held is not None:
                 row["global_epoch"] = held["epochs"] - 1  # the last epoch before it; -1: none
-                named = held["scalars"] if "scalars" in held else scalars(what, held["result"])
-                row |= {name: value for name, value in named.items() if value is not None}
+                row |= {name: value for name, value in scalars_in(what, held).items() if value is not None}
                 if what in ANALYSES:
                     row |= ANALYSES[what]().media(moment, held["result"])
         if row:
@@ -78,6 +77,11 @@ def _send(
     }
     logged.log({f"figures/{name}": wandb.Image(picture) for name, picture in drawn.items()})
     logged.finish()
+
+
+def scalars_in(what: str, held: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """The numbers of a result as it was written: those of a plugin's analysis are in the file."""
+    return held["scalars"] if "scalars" in held else scalars(what, held["result"])
 
 
 def scalars(what: str, result: Mapping[str, Any]) -> Mapping[str, float | None]:

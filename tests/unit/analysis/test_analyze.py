@@ -101,6 +101,32 @@ def test_last_is_the_last_relearned_moment_of_each_run(trained: Path, tmp_path: 
     assert len(outcomes) == len(runs)
 
 
+def test_numbers_are_printed_as_the_files_have_them(trained: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    shutil.copytree(trained, storage)
+    asked = {"what": ["calibration", "depth"], "moments": ["relearned"]}
+    for _ in ("computed", "known"):
+        _, printed = ask(run_of(storage, "seal"), **asked)
+    folder = run_of(storage, "seal")
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for line in printed.splitlines():
+        cells = line.split()
+        if cells in (["calibration"], ["depth"]):
+            table = found.setdefault(cells[0], {})
+        elif cells[:2] == ["run", "moment"]:
+            names = cells[2:]
+        elif cells[:1] == [folder.name]:
+            table[cells[1]] = dict(zip(names, cells[2:], strict=True))
+    labels = [f"g{generation:03d}-relearned" for generation in range(3)]
+    assert {what: list(table) for what, table in found.items()} == {"calibration": labels, "depth": labels}
+    for label in labels:
+        held = {what: json.loads((folder / f"analysis/{what}-{label}.json").read_text()) for what in found}
+        assert found["calibration"][label]["ece"] == f"{held['calibration']['result']['ece']:.4g}"
+        depth = held["depth"]["result"]["val"]
+        assert found["depth"][label]["val_mean"] == f"{depth['all']['mean']:.4g}"
+        assert found["depth"][label]["val_mean_wrong"] == f"{depth['wrong']['mean']:.4g}"
+
+
 def network_at(moment: Moment) -> torch.nn.Module:
     recipe = load_job(moment.run / "job.yaml").recipe
     network = build(
