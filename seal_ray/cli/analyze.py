@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from seal_ray import api
-from seal_ray.cli.options import Address, InProcess, Plugins, Storage, TargetArgument, Trust, out
+from seal_ray.cli.options import Address, InProcess, Plugins, Storage, TargetArgument, Trust, listed, out
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def analyze(
     """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
     outcomes = api.analyze(
         target,
-        _listed(what),
+        listed(what),
         set_ or [],
         preset=preset,
-        moments=_listed(moments),
+        moments=listed(moments),
         storage=storage,
         workers=workers,
         address=address,
@@ -100,10 +100,10 @@ def run_evaluation(
     settings = {**context.obj, "shots": _numbers(context.obj.get("shots"))}
     outcomes = run(
         target,
-        _listed(settings.pop(targets)),
+        listed(settings.pop(targets)),
         evaluation=evaluation,
         data=data,
-        moments=_listed(moments),
+        moments=listed(moments),
         weights=weights,
         arch=arch,
         trained_on=trained_on,
@@ -194,10 +194,6 @@ def _say(outcomes: Sequence[TaskOutcome]) -> None:
     out.print(summary(outcomes), markup=False)
     if any(outcome.status in ("failed", "stopped") for outcome in outcomes):
         raise typer.Exit(1)
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else text.split(",")
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -53,6 +53,11 @@ Address = Annotated[
 InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")]
 
 
+def listed(text: str | None) -> list[str] | None:
+    """The words of an option that takes several, separated by commas; None where it is not given."""
+    return None if text is None else text.split(",")
+
+
 def show(found: Any, json_: bool, drawn: Callable[[], RenderableType]) -> None:
     """Print what was found: as JSON, or for people."""
     if json_:

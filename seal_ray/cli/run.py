@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from seal_ray.cli.options import (
     Storage,
     Trust,
     WorkersOption,
+    listed,
     out,
     overrides,
     show,
@@ -119,18 +121,52 @@ def plan(
         out.print(part)
 
 
+KEYS = {"epochs": "epochs_done", "best": "best_top1", "images/s": "images_per_second"}
+"""The keys of `list_runs` that columns have another name for."""
+WATCH_INTERVAL = 2.0
+"""Seconds between two looks of `runs --watch`."""
+
+
 def runs(
     storage: Folder = "runs",
+    status: Annotated[
+        str | None, typer.Option(help="Only those that stand so, such as running,failed.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Only those of these methods, such as seal,llf.")] = None,
+    sort: Annotated[
+        Literal["id", "method", "status", "epochs", "top1", "best", "images/s"] | None,
+        typer.Option(help="The column to sort by, the largest number first; default: method and seed."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show them whenever they change, until Ctrl-C.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     trusted: Trust = False,
 ) -> None:
     """List runs: where they are, how well they do, and how far each ascent raised the loss."""
     from seal_ray.cli.tables import runs_table
-    from seal_ray.runs.summary import list_runs
+    from seal_ray.runs.summary import chosen_runs, list_runs
 
+    if watch and json_:
+        raise ConfigError("--watch: shows a table; leave out --json")
     trust_plugins(storage_path(storage), trusted)
-    found = list_runs(storage_path(storage))
-    show(found, json_, lambda: runs_table(found, storage))
+
+    def look() -> list[dict[str, Any]]:
+        found = list_runs(storage_path(storage))
+        return chosen_runs(found, listed(status) or (), listed(method) or (), sort and KEYS.get(sort, sort))
+
+    found = look()
+    if not watch:
+        show(found, json_, lambda: runs_table(found, storage))
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            out.clear()
+            out.print(runs_table(found, storage))
+            before = found
+            while found == before:
+                time.sleep(WATCH_INTERVAL)
+                found = look()
 
 
 def sync(

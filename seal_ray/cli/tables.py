@@ -62,7 +62,7 @@ UNKNOWN = (
 def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
     from seal_ray.data.assumed import assumption
-    from seal_ray.sweeps.plan import cores_for
+    from seal_ray.sweeps.plan import cores_for, faint_ascent
 
     assumed, storage = assumption(planned.dataset), planned.store.folder
     title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
@@ -80,6 +80,8 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
         f"in {storage.parent if assumed else storage}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
     ]
+    if faint := faint_ascent(plan.phases):
+        totals.append(f"ascent    {faint}")
     if assumed:
         totals += [f"data      {assumed}", UNKNOWN]
     else:
@@ -113,6 +115,7 @@ PHASES = 12
 def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
     from seal_ray.data.assumed import assumption
+    from seal_ray.sweeps.plan import faint_ascent
     from seal_ray.sweeps.progress import clock
 
     assumed = [assumption(one.dataset) for one in runs.planned]
@@ -135,6 +138,11 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",
+        *(
+            f"ascent    of {', '.join(names) or 'all'}: {faint}"
+            for some, names in plan.phases
+            if (faint := faint_ascent(some))
+        ),
         *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
         *([UNKNOWN] if any(assumed) else []),
     ]

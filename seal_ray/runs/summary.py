@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,11 @@ from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import lease_holder
 from seal_ray.storage.paths import AnyPath, listed
+
+STATUSES = ("starting", "running", "interrupted", "stopped", "pruned", "failed", "diverged", "finished")
+"""How a run whose files are intact may stand."""
+NUMBERS = ("epochs_done", "top1", "best_top1", "images_per_second")
+"""What of a run is shown as a number; sorted by one of these, the largest come first."""
 
 
 def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
@@ -24,6 +30,30 @@ def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
     found = [summarise(path.parent) for path in listed(storage, "*/job.yaml")]
     return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
+
+
+def chosen_runs(
+    runs: Sequence[dict[str, Any]],
+    statuses: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    order: str | None = None,
+) -> list[dict[str, Any]]:
+    """Those runs with one of the statuses and of one of the methods, of any where none is given.
+
+    order: a key to sort by. ConfigError for a status that there is not, and for a method that no run has.
+    """
+    there = [*dict.fromkeys(run["method"] for run in runs if run["method"])]
+    for option, asked, known in (("--status", statuses, STATUSES), ("--method", methods, there)):
+        if unknown := [name for name in asked if name not in known]:
+            raise ConfigError(f"{option} {unknown[0]}: no run has it; choose from {', '.join(known)}")
+    found = [
+        run
+        for run in runs
+        if (not statuses or run["status"] in statuses) and (not methods or run["method"] in methods)
+    ]
+    if order in NUMBERS:
+        return sorted(found, key=lambda run: -math.inf if run[order] is None else run[order], reverse=True)
+    return found if order is None else sorted(found, key=lambda run: run[order])
 
 
 def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from seal_ray.training.optimizer import state_copies
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.world import World
 
+FAINT_ASCENT = 1.0
+"""Sums of ascent rates below this have been seen to change nothing; SEAL's paper has PAPER_ASCENT."""
+PAPER_ASCENT = 94.0
 START_UP = 15.0
 """Seconds that a run takes before its first step, roughly; side by side they overlap with training."""
 
@@ -182,6 +185,17 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
             weakest, strongest = weakest / group.lr.factor, min(strongest * group.lr.factor, group.lr.cap)
         return low, high
     return None
+
+
+def faint_ascent(phases: Sequence[PlannedPhase]) -> str:
+    """What to say of ascents none of which adds up to much; empty where one does, or where there is none."""
+    sums = [phase.ascent[1] for phase in phases if phase.ascent]
+    if not sums or max(sums) >= FAINT_ASCENT:
+        return ""
+    return (
+        f"its rates add up to {max(sums):.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too little to "
+        "forget anything; raise method.ascent_rate, or write {rise: 0.5}, a rise of the loss in nats"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -22,6 +24,7 @@ from seal_ray.cli.doctor import Check
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import load_job
+from seal_ray.runs.folder import Store
 from seal_ray.training.loop import fit
 from tests.runs import Execution
 from tests.unit.runs.test_summary import make_run
@@ -87,11 +90,11 @@ def test_help_names_the_commands_in_the_order_of_work(run: Any) -> None:
         "plan",
         "train",
         "sweep",
+        "runs",
         "analyze",
         "transfer",
         "fewshot",
         "report",
-        "runs",
     ]
     named = re.findall(r"^│ ([a-z]+) ", ended.out, re.MULTILINE)
     assert named[: len(work)] == work
@@ -268,6 +271,53 @@ def test_runs_as_a_table_and_as_json(run: Any, tmp_path: Path) -> None:
     (ascent,) = found[done.run_id]["ascents"]
     assert f"{ascent['loss_before']:.2f} -> {ascent['loss_after']:.2f}" in line
     assert f"{found[done.run_id]['top1']:.1f}" in line
+
+
+def test_runs_are_chosen_and_sorted_and_watched(run: Any, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests/data/release-0.1.0", tmp_path / "runs", dirs_exist_ok=True)
+    storage = tmp_path / "runs"
+    seal, normal = (next(storage.glob(f"{method}-*")) for method in ("seal", "normal"))
+    begun = make_run(storage, "llf", epochs=0)
+
+    def listed(*options: str) -> list[str]:
+        ended = run("runs", "--storage", storage, "--json", *options)
+        assert (ended.code, ended.err) == (0, "")
+        return [row["id"] for row in json.loads(ended.out)]
+
+    assert listed() == [begun.run_id, normal.name, seal.name]
+    assert listed("--sort", "top1") == [normal.name, seal.name, begun.run_id]  # 15.9, 11.7, none
+    assert listed("--sort", "epochs")[-1] == begun.run_id
+    assert listed("--sort", "status")[-1] == begun.run_id  # finished, new
+    assert listed("--status", "finished,failed", "--method", "llf,seal") == [seal.name]
+    assert listed("--status", "running") == []
+    for option, message in (("--status", "choose from .*running"), ("--method", "choose from llf")):
+        ended = run("runs", "--storage", storage, option, "fine")
+        assert ended.code == 2
+        assert re.search(f"{option} fine: .*{message}", ended.err)
+
+    command = [sys.executable, "-m", "seal_ray", "runs", "--watch", "--storage", str(storage)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        lines = iter(watching.stdout.readline, "")
+        assert next(line for line in lines if seal.name in line).split()[1:3] == ["4/4", "finished"]
+        Store(seal, seal.name).set_status("pruned")
+        assert next(line for line in lines if seal.name in line).split()[1:3] == ["4/4", "pruned"]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait() == 0
+
+
+def test_a_plan_says_when_an_ascent_is_too_weak_to_forget(run: Any, tmp_path: Path) -> None:
+    weak = ["--set", "recipe.method.ascent_rate=0.0001", "--storage", tmp_path]
+    laptop = ROOT / "jobs/runs/laptop/seal.yaml"  # one epoch of ascent: 78 steps at 0.1, the first rate
+    said = f"its rates add up to {78 * 0.1 * 0.0001:.1g}, in the paper to 94"
+    assert said in run("plan", laptop, *weak).out
+    assert "in the paper" not in run("plan", laptop, "--storage", tmp_path).out
+    assert "in the paper" not in run("plan", ROOT / "jobs/runs/laptop/llf.yaml", "--storage", tmp_path).out
+    sweep = tmp_path / "sweep.yaml"
+    axes = "method: {llf: llf, weak: {name: seal, ascent_rate: 0.0001}, seal: {name: seal, ascent_rate: 0.3}}"
+    sweep.write_text(f"base: {laptop}\naxes: {{{axes}}}\n")
+    assert f"of weak: {said}" in (planned := run("plan", sweep, "--storage", tmp_path).out)
+    assert planned.count("in the paper") == 1
 
 
 def test_square_brackets_in_names_are_printed_as_they_are(run: Any, digits: Path, tmp_path: Path) -> None:
