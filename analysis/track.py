@@ -16,7 +16,8 @@ from seal_ray.analysis.moments import AnalysedRun, Moment
 from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath
-from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of, wandb_mode
+from seal_ray.tracking.environment import wandb_mode
+from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of
 
 PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""
@@ -29,18 +30,23 @@ def track(
 ) -> None:
     """Send the results of each run, given by moment and analysis, and the figures of all.
 
-    One SealRayWarning when W&B fails, or needs over WANDB_TIMEOUT for a run; the rest is left out then.
+    One SealRayWarning when W&B fails, or does not end in time; the rest is left out then.
     """
     for run, results in analysed:
-        if wandb_mode(run.job.placement.tracking.wandb) == "off":
+        mode = wandb_mode(run.job.placement.tracking.wandb)
+        if mode == "off":
             continue
-        send = partial(_send, run, results, figures, job_type)
-        if not sent_in_time(send, f"the analyses of {run.run_id}", run.folder / RESULTS):
+        send = partial(_send, run, results, figures, job_type, mode)
+        if not sent_in_time(send, mode, f"the analyses of {run.run_id}", run.folder / RESULTS):
             return
 
 
 def _send(
-    run: AnalysedRun, results: Sequence[tuple[Moment, str]], figures: Sequence[AnyPath], job_type: str
+    run: AnalysedRun,
+    results: Sequence[tuple[Moment, str]],
+    figures: Sequence[AnyPath],
+    job_type: str,
+    mode: str,
 ) -> None:
     import wandb
 
@@ -48,7 +54,7 @@ def _send(
     logged = init_run(
         tracking,
         run.folder / RESULTS,
-        wandb_mode(tracking.wandb),
+        mode,
         id=f"{run.run_id}-{job_type}",
         name=f"{run.run_id}-{job_type}",
         group=run.job.name,

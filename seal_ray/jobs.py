@@ -44,6 +44,7 @@ from seal_ray.errors import ClusterError, ConfigError
 from seal_ray.recipe import Job, load_job
 from seal_ray.storage.paths import AnyPath, ObjectPath, storage_path
 from seal_ray.sweeps.file import load_sweep
+from seal_ray.tracking.environment import sent_variables
 
 JobKind = Literal["train", "sweep", "analyze", "transfer", "fewshot"]
 
@@ -383,7 +384,12 @@ def submit(
 
 def _start(client: Any, spec: JobSpec, attempt: str, folder: str, environment: Mapping[str, str]) -> bool:
     """Start a job; False when somebody else has just used its id."""
-    variables = {**RAY_SETTINGS, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_TIMEOUT), **environment}
+    variables = {
+        **sent_variables(),
+        **RAY_SETTINGS,
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_TIMEOUT),
+        **environment,
+    }
     deadline = time.monotonic() + AGENT_TIMEOUT
     while True:
         with _cluster_errors(client.get_address()):

@@ -276,10 +276,18 @@ class Tracking(BaseModel):
 
     wandb: Annotated[
         Literal["auto", "online", "offline", "off"], BeforeValidator(lambda v: "off" if v is False else v)
-    ] = Field(default="auto", description="Weights & Biases; auto: online with an API key, else offline")
-    project: str = Field(default="seal-ray", min_length=1, description="Weights & Biases project")
+    ] = Field(default="auto", description="W&B; auto: what WANDB_MODE says, or online with a key")
+    project: str | None = Field(
+        default=None, min_length=1, description="Weights & Biases project; null: WANDB_PROJECT or seal-ray"
+    )
     entity: str | None = Field(
-        default=None, min_length=1, description="Weights & Biases team; null: your own"
+        default=None, min_length=1, description="Weights & Biases team; null: WANDB_ENTITY or your own"
+    )
+    group: str | None = Field(
+        default=None, min_length=1, description="what runs share; null: WANDB_RUN_GROUP or the file's name"
+    )
+    tags: Annotated[tuple[str, ...], Strict(False)] = Field(
+        default=(), description="beside method, network and data set; none: those of WANDB_TAGS"
     )
 
 

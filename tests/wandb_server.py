@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,3 +219,12 @@ def wandb_server() -> Iterator[Server]:
     finally:
         listening.shutdown()
         listening.server_close()
+
+
+@contextmanager
+def deaf_server() -> Iterator[str]:
+    """Accepts, because the system does, and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

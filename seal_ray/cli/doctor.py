@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seal_ray.device import usable_cores
 from seal_ray.distributed.obstacles import SHARED_MEMORY, obstacles, shared_memory
-from seal_ray.tracking.wandb import wandb_mode
+from seal_ray.tracking.environment import has_key, wandb_mode
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def _wandb() -> Check:
     def find() -> str:
         import wandb
 
-        online = wandb_mode("auto") == "online"
-        how = "logs online (a key is there)" if online else "logs offline (no key; `wandb login` adds one)"
-        return f"{wandb.__version__}, {how}"
+        mode = wandb_mode("auto")
+        key = "a key is there" if has_key() else "no key; `wandb login` adds one"
+        return f"{wandb.__version__}, {'logs nothing' if mode == 'off' else f'logs {mode}'} ({key})"
 
     return _imports("wandb", find, "pip install wandb, or set placement.tracking.wandb to off")
 

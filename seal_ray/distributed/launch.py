@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -29,7 +30,7 @@ from seal_ray.data.staging import absolute, open_dataset
 from seal_ray.device import usable_cores
 from seal_ray.distributed.obstacles import obstacles
 from seal_ray.distributed.session import check_hosts
-from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError
+from seal_ray.errors import ClusterError, ConfigError, SealRayError, SealRayWarning, StorageError
 from seal_ray.recipe import Job, check_images, check_sendable, dump_job
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.lineage import generation_keys, run_id
@@ -46,8 +47,8 @@ from seal_ray.storage.paths import (
     on_this_host,
     storage_path,
 )
+from seal_ray.tracking.environment import overruled, sent_variables, settled
 from seal_ray.tracking.terminal import RunProgress
-from seal_ray.tracking.wandb import wandb_mode
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,8 +109,9 @@ def prepare_job(
     """
     data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
     storage = _storage(job.placement.storage)
-    tracking = job.placement.tracking
-    tracking = tracking.model_copy(update={"wandb": wandb_mode(tracking.wandb)})
+    for line in overruled(job.placement.tracking):
+        warnings.warn(line, SealRayWarning, stacklevel=2)
+    tracking = settled(job.placement.tracking)
     placement = job.placement.model_copy(update={"storage": str(storage), "tracking": tracking})
     recipe = pinned(job.recipe.model_copy(update={"data": data}), digest)
     job = job.model_copy(update={"recipe": recipe, "placement": placement})
@@ -239,7 +241,8 @@ def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[No
     if found := obstacles(address, os.environ):
         raise ClusterError("\n".join(found))
     note(f"Ray: connecting to {address}" if address else f"Ray: starting on this machine's {cores} cores")
-    for name, value in RAY_SETTINGS.items():
+    sent = sent_variables()
+    for name, value in {**RAY_SETTINGS, **sent}.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -247,8 +250,11 @@ def ray_session(address: str | None, note: Callable[[str], None]) -> Iterator[No
     importing = threading.Thread(target=import_module, args=("ray.train.torch",))
     importing.start()
     local: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
+    there: dict[str, Any] = {"address": address}
+    if sent and RAY_JOB not in os.environ:  # a job has them already
+        there["runtime_env"] = {"env_vars": sent}
     try:
-        ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
+        ray.init(**(there if address else local), log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address is None:
             raise ClusterError(

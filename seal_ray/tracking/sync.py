@@ -17,6 +17,7 @@ from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import lease_holder
 from seal_ray.storage.paths import AnyPath, listed
+from seal_ray.tracking.environment import has_key
 from seal_ray.tracking.wandb import (
     data_name,
     ends_generation,
@@ -25,7 +26,6 @@ from seal_ray.tracking.wandb import (
     log_moments,
     speaking_to_wandb,
     start_run,
-    wandb_mode,
 )
 
 SYNC_AGAIN = "the same command again goes on where it stopped"
@@ -59,7 +59,7 @@ def sync_storage(
     folders = [path.parent for path in listed(storage, "*/job.yaml") if run in (None, path.parent.name)]
     if not folders:
         raise CheckpointError(f"{storage}: holds no run{f' {run}' if run else 's'}; see `seal-ray runs`")
-    if wandb_mode("auto") != "online":
+    if not has_key():
         raise ConfigError("W&B has no API key here; run `wandb login`, or set WANDB_API_KEY")
     changes = {key: name for key, name in (("project", project), ("entity", entity)) if name}
     return (_sync(folder, changes, moments) for folder in folders)

@@ -10,7 +10,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import netrc
 import os
 import queue
 import threading
@@ -18,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 import psutil
 
@@ -28,12 +26,16 @@ from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
+from seal_ray.tracking.environment import PROJECT, wandb_mode
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
 
 WANDB_TIMEOUT = 30.0
-"""Seconds that closing a tracker may take."""
+"""Seconds that W&B gets to begin, and offline, where nothing is far away, to end."""
+ONLINE_TIMEOUT = 10.0
+"""Seconds that the end of a run waits for W&B's server."""
+MISSING = "`seal-ray sync` brings W&B what it lacks"
 RETRIES: dict[str, Any] = {
     f"x_{what}_retry_{limit}": value
     for what in ("graphql", "file_stream", "file_transfer")
@@ -52,17 +54,6 @@ class NoTracker:
         """Nothing."""
 
 
-def wandb_mode(asked: str) -> str:
-    """`auto` as what it means here: `online` where W&B has an API key, `offline` elsewhere."""
-    if asked != "auto":
-        return asked
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    key: object = os.environ.get("WANDB_API_KEY")
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        key = key or netrc.netrc().authenticators(host)  # where `wandb login` leaves it
-    return "online" if key else "offline"
-
-
 def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Wandb | NoTracker:
     """The tracker that the placement asks for. data: the data set's name, a tag."""
     mode = wandb_mode(job.placement.tracking.wandb)
@@ -77,6 +68,7 @@ class Wandb:
     """
 
     def __init__(self, job: Job, store: Store, data: str, mode: str) -> None:
+        self._mode = mode
         self._queue: queue.SimpleQueue[Row | None] = queue.SimpleQueue()  # None: closed
         self._failed = threading.Event()
         self._thread = threading.Thread(target=self._feed, args=(job, store, data, mode), daemon=True)
@@ -88,15 +80,17 @@ class Wandb:
             self._queue.put(row)
 
     def close(self) -> None:
-        """Let the thread finish, for WANDB_TIMEOUT seconds at most."""
+        """Let the thread finish, as long as `patience` at most."""
         self._queue.put(None)
-        self._thread.join(WANDB_TIMEOUT)
+        seconds = patience(self._mode)
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            self._give_up(f"W&B did not finish within {WANDB_TIMEOUT:g} s and is left behind")
+            self._give_up(f"W&B did not finish within {seconds:g} s and is left behind")
 
     def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
         try:
-            first = mode == "online" or not list(on_this_host(store.folder).glob("wandb/offline-run-*"))
+            launches = _here(store.folder).glob(f"wandb/offline-run-*-{store.run_id}")
+            first = mode == "online" or not list(launches)
             run = start_run(job, store.run_id, store.folder, data, mode)
             held = epochs_held(run) if mode == "online" else 0 if first else None
             while (row := self._queue.get()) is not None:
@@ -106,7 +100,7 @@ class Wandb:
                 held = None if held is None else max(held, epoch + 1)
             run.finish()
             if mode == "online" and epochs_held(run) < (held or 0):
-                self._give_up("W&B did not take every epoch; `seal-ray sync` brings it those it lacks")
+                self._give_up("W&B did not take every epoch")
         except Exception as error:
             self._give_up(f"W&B is given up for this launch ({type(error).__name__}: {error})")
 
@@ -115,7 +109,7 @@ class Wandb:
         if self._failed.is_set():
             return
         self._failed.set()
-        text = f"{what}; training goes on and metrics.jsonl is complete"
+        text = f"{what}; training goes on and metrics.jsonl is complete; {MISSING}"
         warnings.warn(text, SealRayWarning, stacklevel=2)
         end_service()
 
@@ -168,17 +162,18 @@ def track_tables(
     tables: Mapping[str, str],
     tags: Sequence[str],
 ) -> None:
-    """Send a sweep's tables (CSV, by name) to the sweep's group, within WANDB_TIMEOUT seconds or never."""
+    """Send a sweep's tables (CSV, by name) to the sweep's group, in time or never."""
     mode = wandb_mode(tracking.wandb)
     if mode == "off":
         return
 
     def send() -> None:
-        run = init_run(tracking, folder, mode, id=run_id, name=name, group=name, job_type="sweep", tags=tags)
+        named = {"id": run_id, "name": name, "job_type": "sweep"}
+        run = init_run(tracking, folder, mode, group=name, tags=tags, **named)
         run.log({table: _to_wandb(text) for table, text in tables.items()})
         run.finish()
 
-    sent_in_time(send, f"the {' and the '.join(tables).replace('_', ' ')}", folder)
+    sent_in_time(send, mode, f"the {' and the '.join(tables).replace('_', ' ')}", folder)
 
 
 def _to_wandb(table: str) -> Any:
@@ -195,8 +190,13 @@ def _to_wandb(table: str) -> Any:
     return wandb.Table(columns=columns, data=[list(row) for row in zip(*typed, strict=True)])
 
 
-def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
-    """Whether `send` brought W&B something within WANDB_TIMEOUT; if not, one warning, and W&B is ended.
+def patience(mode: str) -> float:
+    """Seconds that something waits for W&B to end."""
+    return ONLINE_TIMEOUT if mode == "online" else WANDB_TIMEOUT
+
+
+def sent_in_time(send: Callable[[], None], mode: str, what: str, folder: AnyPath) -> bool:
+    """Whether `send` brought W&B something within `patience`; if not, one warning, and W&B is ended.
 
     what: it, in words; folder: where it lies meanwhile.
     """
@@ -211,7 +211,7 @@ def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    thread.join(WANDB_TIMEOUT)
+    thread.join(patience(mode))
     if failure:
         text = f"W&B did not get {what} ({failure[0]}); see {folder}"
         warnings.warn(text, SealRayWarning, stacklevel=3)
@@ -219,15 +219,27 @@ def sent_in_time(send: Callable[[], None], what: str, folder: AnyPath) -> bool:
     return not failure
 
 
-def init_run(tracking: Tracking, folder: AnyPath, mode: str, **what: Any) -> Any:
-    """wandb.init as every run of ours needs it; what W&B keeps on this host goes under `folder`/wandb."""
+def _here(folder: AnyPath) -> Path:
+    """Beside whose `wandb` W&B keeps its files on this host."""
+    return Path(os.environ.get("WANDB_DIR") or on_this_host(folder)).expanduser()
+
+
+def init_run(
+    tracking: Tracking, folder: AnyPath, mode: str, *, group: str, tags: Sequence[str], **what: Any
+) -> Any:
+    """wandb.init as every run of ours needs it; what W&B keeps on this host goes under `folder`/wandb.
+
+    group: where `tracking` names none. tags: beside those of `tracking`.
+    """
     import wandb
 
-    here = on_this_host(folder)
+    here = _here(folder)
     (here / "wandb").mkdir(parents=True, exist_ok=True)
     return wandb.init(
-        project=tracking.project,
+        project=tracking.project or PROJECT,
         entity=tracking.entity,
+        group=tracking.group or group,
+        tags=list(dict.fromkeys([*tags, *tracking.tags])),
         dir=str(here),
         mode="online" if mode == "online" else "offline",
         resume="allow" if mode == "online" else None,

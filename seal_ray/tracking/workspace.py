@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from seal_ray.errors import ConfigError
-from seal_ray.tracking.wandb import speaking_to_wandb, wandb_mode
+from seal_ray.tracking.environment import has_key
+from seal_ray.tracking.wandb import speaking_to_wandb
 
 PanelKind = Literal["lines", "area", "bars", "table", "pictures"]
 """Lines and stacked areas over an axis; bars of a last or best value; a logged table; logged images."""
@@ -158,7 +159,7 @@ def save_view(view: View, project: str, entity: str | None) -> Saved:
     entity: None: the key's own. What somebody changed in a view of this name is overwritten. ConfigError
     without an API key or the package, SealRayError when W&B cannot be reached or refuses.
     """
-    if wandb_mode("auto") != "online":
+    if not has_key():
         raise ConfigError(f"W&B has no API key here; run `wandb login`, or set WANDB_API_KEY; or {OFFLINE}")
     package = _wandb_workspaces()
     import wandb

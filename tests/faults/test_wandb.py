@@ -20,7 +20,7 @@ from seal_ray.recipe import Job, dump_job
 from tests.faults.conftest import environment, make_job, processes_marked
 from tests.runs import without_speeds
 from tests.unit.tracking.test_wandb import records
-from tests.wandb_server import KEY
+from tests.wandb_server import KEY, deaf_server
 
 pytestmark = pytest.mark.faults
 
@@ -71,15 +71,6 @@ def job_for(digits: Path, storage: Path, wandb: str) -> Job:
 
 
 @contextmanager
-def deaf_server() -> Iterator[str]:
-    """Accepts, because the system does, and never answers."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(128)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
-@contextmanager
 def closed_port() -> Iterator[str]:
     """Nobody listens here."""
     with socket.socket() as bound:
@@ -96,7 +87,7 @@ def test_training_does_not_wait_for_a_wandb_that_does_not_answer(
         said = train(job, tmp_path / "child", WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
     (warning,) = warned(said)
     assert "W&B" in warning
-    assert "training goes on and metrics.jsonl is complete" in warning
+    assert "training goes on and metrics.jsonl is complete; `seal-ray sync` brings W&B" in warning
     assert rows(said) == untracked
     assert "row" in said[0], "an epoch was trained before W&B was given up"
 

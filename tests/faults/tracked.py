@@ -50,7 +50,7 @@ def _kill_wandb() -> None:
 
 
 if __name__ == "__main__":
-    tracking.WANDB_TIMEOUT = PATIENCE
+    tracking.WANDB_TIMEOUT = tracking.ONLINE_TIMEOUT = PATIENCE
     warnings.simplefilter("always", SealRayWarning)
     warnings.showwarning = lambda message, *_, **__: tell(warning=str(message))
     train(load_job(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

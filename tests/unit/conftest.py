@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -125,8 +126,9 @@ def pixels(source: Source) -> dict[str, np.ndarray]:
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home folder without a key of W&B, and no settings from outside."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name == "NETRC" or (name.startswith("WANDB_") and name != "WANDB_SERVICE"):  # W&B's own process
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ placement:
   track_examples: false
   metrics: []
   retries: 3
-  tracking: {wandb: auto, project: seal-ray, entity: null}
+  tracking: {wandb: auto, project: null, entity: null, group: null, tags: []}
 analyses: {what: [], moments: null, preset: quick, settings: {}}
 """
 

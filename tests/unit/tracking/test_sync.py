@@ -118,7 +118,7 @@ def test_an_online_launch_whose_epochs_are_refused_says_so_once(server: Server, 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         track(store, store.rows())
-    assert ["`seal-ray sync` brings it those it lacks" in str(w.message) for w in caught] == [True]
+    assert ["`seal-ray sync` brings W&B what it lacks" in str(w.message) for w in caught] == [True]
     server.broken.clear()
     assert list(sync_storage(tmp_path)) == [Synced(RUN, epochs=2, uploaded=2)]
     same_rows(server, store.rows())

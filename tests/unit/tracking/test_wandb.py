@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
@@ -19,8 +20,9 @@ from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.tracking import wandb as tracking
-from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker, track_tables, wandb_mode
+from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker, track_tables
 from tests.runs import open_store, tiny_recipe, train_run
+from tests.wandb_server import KEY, deaf_server
 
 ROWS = [
     {"run_id": "seal-s0-x", "generation": 0, "global_epoch": 0, "val_top1": 40.0, "phase": "learn"},
@@ -121,34 +123,6 @@ def test_nothing_is_tracked_when_it_is_off(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-LOGIN = f"machine {{}}\n login user\n password {'x' * 40}\n"
-KEY, ELSEWHERE = {"WANDB_API_KEY": "x" * 40}, {"WANDB_BASE_URL": "https://wandb.example.org:8080"}
-
-
-@pytest.mark.parametrize(
-    ("asked", "environment", "netrc", "mode"),
-    [
-        *((mode, KEY, "", mode) for mode in ("online", "offline", "off")),
-        ("auto", {}, "", "offline"),
-        ("auto", KEY, "", "online"),
-        ("auto", {}, LOGIN.format("api.wandb.ai"), "online"),
-        ("auto", ELSEWHERE, LOGIN.format("api.wandb.ai"), "offline"),
-        ("auto", ELSEWHERE, LOGIN.format("wandb.example.org"), "online"),
-        ("auto", {}, "machine\n", "offline"),
-    ],
-)
-def test_a_mode_is_taken_and_auto_is_online_with_a_key_for_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, environment: Any, netrc: str, mode: str
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if netrc:
-        (tmp_path / "home").mkdir()
-        (tmp_path / "home" / ".netrc").write_text(netrc)
-        (tmp_path / "home" / ".netrc").chmod(0o600)
-    assert wandb_mode(asked) == mode
-
-
 class FakeRun:
     """A W&B run that fails or hangs where a test says."""
 
@@ -189,7 +163,7 @@ def test_a_wandb_that_fails_is_given_up_with_one_warning(
         track(tmp_path, ROWS)
     assert [str(w.message) for w in caught] == [
         "W&B is given up for this launch (CommError: no route to host); training goes on and "
-        "metrics.jsonl is complete"
+        "metrics.jsonl is complete; `seal-ray sync` brings W&B what it lacks"
     ]
     assert run.calls.count(where) == 1
     assert run.calls[-1] == where
@@ -215,6 +189,30 @@ def test_a_wandb_that_hangs_blocks_nothing_and_is_left_with_one_warning(
     assert ["did not finish within 0.2 s and is left behind" in str(w.message) for w in caught] == [True]
     assert not run.release.is_set()
     run.release.set()
+
+
+def test_a_server_that_never_answers_costs_one_wait_and_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of W&B is left that the process would wait for at its exit."""
+    assert (tracking.patience("online"), tracking.patience("offline")) == (10.0, 30.0)
+    monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 0.5)
+    waited: list[str] = []
+    monkeypatch.setattr(tracking, "patience", lambda mode: waited.append(mode) or tracking.ONLINE_TIMEOUT)
+    with deaf_server() as url, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        tracking.end_service()  # W&B keeps the address that an earlier test of this process used
+        tracker = track(tmp_path, ROWS, "online")
+        assert [str(w.message) for w in caught] == [
+            "W&B did not finish within 0.5 s and is left behind; training goes on and metrics.jsonl is "
+            "complete; `seal-ray sync` brings W&B what it lacks"
+        ]
+        assert waited == ["online"]
+        assert isinstance(tracker, Wandb)
+        until(lambda: not tracker._thread.is_alive())
+    assert "wandb-core" not in [child.name() for child in psutil.Process().children()]
 
 
 def test_after_a_failure_rows_are_not_piled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,110 @@
+"""What the environment says of W&B: W&B's settings files, over them its variables, over both a job's YAML."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import netrc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from seal_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Tracking
+
+PROJECT = "seal-ray"
+MODES = {
+    **{"online": "online", "run": "online", "shared": "online"},
+    **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
+}
+"""What W&B's modes are here; `shared` is for several processes of one run, of which here one logs."""
+NO = ("", "0", "false", "no", "off")
+SENT = ("MODE", "DISABLED", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NOTES", "BASE_URL")
+"""What other hosts are told of the environment: no secrets, and no paths."""
+
+
+def wandb_mode(asked: str) -> str:
+    """`online`, `offline` or `off`: what is asked for, and of `auto` what the environment says.
+
+    Where it says nothing, `online` where W&B has an API key. ConfigError for a mode that W&B has not.
+    """
+    if asked != "auto":
+        return asked
+    said = _variables()
+    if said.get("WANDB_DISABLED", "").lower() not in NO:
+        return "off"
+    if mode := said.get("WANDB_MODE"):
+        if mode not in MODES:
+            raise ConfigError(f"WANDB_MODE={mode}: give online, offline or disabled")
+        return MODES[mode]
+    return "online" if has_key() else "offline"
+
+
+def has_key() -> bool:
+    """Whether W&B has an API key, or a token, for its server."""
+    said = _variables()
+    server = urlparse(said.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    held: object = said.get("WANDB_API_KEY") or said.get("WANDB_IDENTITY_TOKEN_FILE")
+    with contextlib.suppress(OSError, netrc.NetrcParseError):  # where `wandb login` leaves it
+        logins = netrc.netrc(os.environ.get("NETRC"))
+        held = held or logins.authenticators(server.netloc) or logins.authenticators(server.hostname or "")
+    return bool(held)
+
+
+def settled(tracking: Tracking) -> Tracking:
+    """The same with what the environment says where the YAML left a field open; as recorded with a run.
+
+    `auto` that means online stays, so that a later command goes by its own environment.
+    """
+    mode, said = wandb_mode(tracking.wandb), _fields()
+    fields = {name: getattr(tracking, name) or held for name, held in said.items()}
+    fields["project"] = fields["project"] or PROJECT
+    return tracking.model_copy(update={**fields, "wandb": tracking.wandb if mode == "online" else mode})
+
+
+def overruled(tracking: Tracking) -> Iterator[str]:
+    """What of the environment a YAML's own fields win over, a line each."""
+    variables = {"project": "PROJECT", "entity": "ENTITY", "group": "RUN_GROUP", "tags": "TAGS"}
+    for name, held in _fields().items():
+        ours = getattr(tracking, name)
+        if held and ours and held != ours:
+            shown = ", ".join(ours) if isinstance(ours, tuple) else ours
+            yield f"placement.tracking.{name}: {shown} wins over WANDB_{variables[name]}"
+    meant = wandb_mode("auto")
+    said = next((name for name in ("WANDB_DISABLED", "WANDB_MODE") if _variables().get(name)), None)
+    if said and tracking.wandb not in ("auto", meant):
+        yield f"placement.tracking.wandb: {tracking.wandb} wins over {said}={_variables()[said]}"
+
+
+def sent_variables() -> dict[str, str]:
+    """The variables that workers and jobs on other hosts need: see SENT."""
+    said = _variables()
+    return {name: said[name] for name in (f"WANDB_{name}" for name in SENT) if name in said}
+
+
+def _fields() -> dict[str, Any]:
+    """Fields of `Tracking` by what the environment says of them; empty where it says nothing."""
+    said = _variables()
+    tags = (tag.strip() for tag in said.get("WANDB_TAGS", "").split(","))
+    return {
+        "project": said.get("WANDB_PROJECT"),
+        "entity": said.get("WANDB_ENTITY"),
+        "group": said.get("WANDB_RUN_GROUP"),
+        "tags": tuple(filter(None, tags)),
+    }
+
+
+def _variables() -> dict[str, str]:
+    """W&B's variables that are set, and what `wandb login` and `wandb offline` wrote, as variables."""
+    held = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and value}
+    own = Path(held.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
+    here = Path(held.get("WANDB_DIR", ".")).expanduser() / "wandb" / "settings"
+    files = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+        files.read([own, here])
+    written = files["default"].items() if "default" in files else ()
+    return {f"WANDB_{name.upper()}": value for name, value in written} | held

@@ -1,0 +1,149 @@
+"""What W&B's variables, its settings files and a job's YAML make of one another, and what of it W&B gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seal_ray import jobs
+from seal_ray.errors import ConfigError, SealRayWarning
+from seal_ray.recipe import Tracking
+from seal_ray.sweeps.tune import run_sweep
+from seal_ray.tracking import wandb as tracking
+from seal_ray.tracking.environment import overruled, sent_variables, settled, wandb_mode
+from tests.sweeps import screen, small_sweep
+from tests.wandb_server import Server
+
+LOGIN = f"machine {{}}\n login user\n password {'x' * 40}\n"
+KEY, ELSEWHERE = {"WANDB_API_KEY": "x" * 40}, {"WANDB_BASE_URL": "https://wandb.example.org:8080"}
+
+
+def told(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def written(folder: Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o600)
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize(
+    ("asked", "environment", "netrc", "mode"),
+    [
+        *((mode, KEY, "", mode) for mode in ("online", "offline", "off")),
+        ("auto", {}, "", "offline"),
+        ("auto", KEY, "", "online"),
+        ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "/run/token"}, "", "online"),
+        ("auto", {}, LOGIN.format("api.wandb.ai"), "online"),
+        ("auto", ELSEWHERE, LOGIN.format("api.wandb.ai"), "offline"),
+        ("auto", ELSEWHERE, LOGIN.format("wandb.example.org"), "online"),
+        ("auto", ELSEWHERE, LOGIN.format("wandb.example.org:8080"), "online"),
+        ("auto", {}, "machine\n", "offline"),
+        *(
+            ("auto", {**KEY, "WANDB_MODE": said}, "", mode)
+            for said, mode in {"offline": "offline", "dryrun": "offline", "disabled": "off"}.items()
+        ),
+        *(("auto", {"WANDB_MODE": said}, "", "online") for said in ("online", "run", "shared")),
+        ("auto", {**KEY, "WANDB_DISABLED": "true"}, "", "off"),
+        ("auto", {"WANDB_MODE": "online", "WANDB_DISABLED": "1"}, "", "off"),
+        ("auto", {**KEY, "WANDB_DISABLED": "false"}, "", "online"),
+        ("auto", {**KEY, "WANDB_MODE": ""}, "", "online"),
+        ("online", {"WANDB_MODE": "disabled"}, "", "online"),
+    ],
+)
+def test_a_mode_is_taken_and_auto_is_what_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, environment: Any, netrc: str, mode: str
+) -> None:
+    told(monkeypatch, **environment)
+    if netrc:
+        written(tmp_path, "home/.netrc", netrc)
+    assert wandb_mode(asked) == mode
+
+
+@pytest.mark.usefixtures("no_key")
+def test_what_wandb_has_no_mode_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, WANDB_MODE="of")
+    with pytest.raises(ConfigError, match="WANDB_MODE=of: give online, offline or disabled"):
+        wandb_mode("auto")
+
+
+@pytest.mark.usefixtures("no_key")
+def test_settings_files_are_heeded_and_variables_win_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `wandb login --host`, `wandb offline` and `wandb init` write them."""
+    monkeypatch.chdir(tmp_path)
+    told(monkeypatch, **KEY)
+    written(tmp_path, "home/.config/wandb/settings", "[default]\nentity = all\nproject = theirs\n")
+    written(tmp_path, "wandb/settings", "[default]\nmode = offline\nproject = mine\n")
+    found = settled(Tracking())
+    assert (found.wandb, found.project, found.entity) == ("offline", "mine", "all")
+    assert sent_variables() == {"WANDB_MODE": "offline", "WANDB_PROJECT": "mine", "WANDB_ENTITY": "all"}
+    told(monkeypatch, WANDB_MODE="online", WANDB_PROJECT="now")
+    found = settled(Tracking())
+    assert (found.wandb, found.project) == ("auto", "now")
+
+
+@pytest.mark.usefixtures("no_key")
+def test_the_yaml_wins_over_the_environment_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, WANDB_PROJECT="theirs", WANDB_ENTITY="all", WANDB_RUN_GROUP="g", WANDB_TAGS="a, b,")
+    told(monkeypatch, WANDB_MODE="disabled")
+    left_open = Tracking()
+    assert list(overruled(left_open)) == []
+    found = settled(left_open)
+    assert found == Tracking(wandb="off", project="theirs", entity="all", group="g", tags=("a", "b"))
+    assert settled(found) == found
+    ours = Tracking(wandb="online", project="ours", entity="us", group="trial", tags=("x", "y"))
+    assert settled(ours) == ours
+    assert list(overruled(ours)) == [
+        "placement.tracking.project: ours wins over WANDB_PROJECT",
+        "placement.tracking.entity: us wins over WANDB_ENTITY",
+        "placement.tracking.group: trial wins over WANDB_RUN_GROUP",
+        "placement.tracking.tags: x, y wins over WANDB_TAGS",
+        "placement.tracking.wandb: online wins over WANDB_MODE=disabled",
+    ]
+    assert list(overruled(Tracking(wandb="off", project="theirs"))) == []
+
+
+def test_a_submitted_job_is_told_what_is_said_here_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, WANDB_API_KEY="x" * 40, WANDB_MODE="offline", WANDB_DIR="/here", WANDB_TAGS="a,b")
+    sent: list[dict[str, Any]] = []
+    client = SimpleNamespace(get_address=lambda: "head", submit_job=lambda **job: sent.append(job))
+    spec = jobs.JobSpec("train", "x", (Path("x.yaml"),), ())
+    assert jobs._start(client, spec, "x-a1", "folder")
+    (job,) = sent
+    variables = job["runtime_env"]["env_vars"]
+    assert (variables["WANDB_MODE"], variables["WANDB_TAGS"]) == ("offline", "a,b")
+    assert not {"WANDB_API_KEY", "WANDB_DIR"} & variables.keys()
+    assert "x" * 40 not in str(sent)
+
+
+@pytest.mark.parametrize("said", [{"WANDB_MODE": "offline"}, {"WANDB_DISABLED": "true"}, {}])
+def test_a_sweep_goes_where_the_environment_says(
+    server: Server, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+) -> None:
+    """With a key for a server that answers."""
+    monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 120.0)  # it ends when W&B has all
+    told(monkeypatch, WANDB_PROJECT="theirs", WANDB_RUN_GROUP="friday", WANDB_TAGS="a,b", **said)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "here"))
+    axes: dict[str, Any] = {"method": {"llf": "llf"}}
+    with pytest.warns(SealRayWarning, match="project: trial wins over WANDB_PROJECT"):
+        runs = small_sweep(digits, tmp_path / "runs", axes=axes, placement={"tracking": {"project": "trial"}})
+    (planned,) = runs.planned
+    run_sweep(runs, screen()[0], share=True, address=None, concurrent=None, in_process=True)
+    offline = list((tmp_path / "here").glob(f"wandb/offline-run-*-{planned.run_id}"))
+    assert len(offline) == ("WANDB_MODE" in said)
+    assert not list((tmp_path / "runs").glob("**/wandb"))
+    if said:
+        assert server.runs == server.history == {}
+        return
+    found = server.runs[planned.run_id]
+    assert (found["project"], found["groupName"]) == ("trial", "friday")
+    assert set(found["tags"]) == {"llf", "resnet18", "digits", "a", "b"}
+    assert len(server.rows(planned.run_id)) == 6
