@@ -17,7 +17,7 @@ from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath
 from seal_ray.tracking.environment import wandb_mode
-from seal_ray.tracking.wandb import data_name, init_run, sent_in_time, tags_of
+from seal_ray.tracking.wandb import config_of, data_name, init_run, sent_in_time, tags_of
 
 PLAIN = ("init", "relearned")
 """Moments whose scalars have no prefix; those of others would zigzag between them."""
@@ -60,7 +60,7 @@ def _send(
         group=run.job.name,
         job_type=job_type,
         tags=tags_of(recipe, data_name(run.job)),
-        config={"parent": run.run_id, **recipe.model_dump(mode="json")},
+        config={"parent": run.run_id, **config_of(run.job)},
     )
     logged.define_metric("global_epoch")
     logged.define_metric("*", step_metric="global_epoch")

@@ -289,6 +289,11 @@ class Tracking(BaseModel):
     tags: Annotated[tuple[str, ...], Strict(False)] = Field(
         default=(), description="beside method, network and data set; none: those of WANDB_TAGS"
     )
+    setting: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what a line of a view is; null: the labels in a sweep, or the method",
+    )
 
 
 class Workers(BaseModel):

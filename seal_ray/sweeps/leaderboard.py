@@ -233,7 +233,7 @@ def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | N
     further: lines of the same settings by what they are of; accuracy and difference of each become columns.
     """
     axes = _shown_axes(lines)
-    heads = [*_headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
+    heads = [*headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
     table = [_cells(line, axes) for line in lines]
     for heading, others in (further or {}).items():
         heads += [f"{heading} %", "difference"]
@@ -244,7 +244,7 @@ def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | N
             [*_labels(line, axes), str(line.runs), *(_beside(*_parts(of[i], line)) for of in times.values())]
             for i, line in enumerate(lines)
         ]
-        heads = [*_headings(axes), "seeds", *(f"{heading} %" for heading in times)]
+        heads = [*headings(axes), "seeds", *(f"{heading} %" for heading in times)]
         text += "\n" + _aligned([heads, *rows], len(axes))
         text += "".join(f"\n{_escape(meaning)}\n" for meaning in meanings(lines))
     return text + (f"\n{NO_INTERVAL}\n" if _without_interval(lines) else "")
@@ -290,7 +290,7 @@ def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequen
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
     table.padding = (0, 1, 0, 0)  # two axes and their numbers fit in 120 columns
-    for heading in _headings(axes):
+    for heading in headings(axes):
         table.add_column(Text(heading), overflow="fold", max_width=17)
     for heading in numbers:
         table.add_column(Text(heading), justify="right", no_wrap=True)
@@ -417,14 +417,14 @@ def _shown_axes(lines: Sequence[Line]) -> list[str]:
     return [axis for axis in axes if len({line.setting.get(axis) for line in lines}) > 1] or axes
 
 
-def _headings(axes: Sequence[str]) -> list[str]:
+def headings(axes: Sequence[str]) -> list[str]:
     """The last word of each axis, `generation_length`; the whole path where two would be the same."""
     last = [axis.rpartition(".")[2] for axis in axes]
     return [word if last.count(word) == 1 else axis for word, axis in zip(last, axes, strict=True)]
 
 
 def _name(line: Line, axes: Sequence[str]) -> str:
-    words = zip(_headings(axes), axes, strict=True)
+    words = zip(headings(axes), axes, strict=True)
     return " ".join(f"{word}={line.setting[axis]}" for word, axis in words if axis in line.setting)
 
 

@@ -16,13 +16,14 @@ from seal_ray.data.staging import open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.recipe import Job
 from seal_ray.runs.folder import SWEEPS
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.runs.weights import weights_digest
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweeps.file import Setting, Sweep
-from seal_ray.sweeps.leaderboard import Line, RunResult, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.sweeps.file import Setting, Sweep, SweepRun
+from seal_ray.sweeps.leaderboard import Line, RunResult, headings, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.tracking.wandb import tags_of, track_tables
 
 
@@ -60,7 +61,7 @@ class SweepRuns:
 def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_dataset) -> SweepRuns:
     """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
     digest = functools.cache(weights_digest)  # so that initial weights are read once
-    planned = tuple(prepare_job(run.job, digest, open_data) for run in sweep.runs)
+    planned = tuple(prepare_job(_tracked_as_setting(run), digest, open_data) for run in sweep.runs)
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):
         if one.run_id in owners:
@@ -70,6 +71,15 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
             )
         owners[one.run_id] = run.setting
     return SweepRuns(sweep, planned)
+
+
+def _tracked_as_setting(run: SweepRun) -> Job:
+    """The run's job, its setting told to W&B, whose views draw a line for each."""
+    words = zip(headings([*run.setting]), run.setting.values(), strict=True)
+    setting = " ".join(f"{axis}={label}" for axis, label in words) or None
+    placement = run.job.placement
+    tracking = placement.tracking.model_copy(update={"setting": placement.tracking.setting or setting})
+    return run.job.model_copy(update={"placement": placement.model_copy(update={"tracking": tracking})})
 
 
 def results(runs: SweepRuns) -> list[RunResult]:

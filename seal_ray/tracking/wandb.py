@@ -129,7 +129,7 @@ def start_run(job: Job, run_id: str, folder: AnyPath, data: str, mode: str) -> A
         group=job.name,
         job_type="train",
         tags=tags_of(recipe, data),
-        config=recipe.model_dump(mode="json"),
+        config=config_of(job),
     )
     run.define_metric("global_epoch")
     run.define_metric("*", step_metric="global_epoch")
@@ -143,6 +143,12 @@ def start_run(job: Job, run_id: str, folder: AnyPath, data: str, mode: str) -> A
 def tags_of(recipe: Recipe, data: str) -> list[str]:
     """What a run is found by: method, network, data set."""
     return [recipe.method.name, recipe.model.arch, data]
+
+
+def config_of(job: Job) -> dict[str, Any]:
+    """The recipe, and by what views group."""
+    setting = job.placement.tracking.setting or job.recipe.method.name
+    return {**job.recipe.model_dump(mode="json"), "setting": setting}
 
 
 def data_name(job: Job) -> str:

@@ -55,13 +55,12 @@ class PanelSection:
 class View:
     """A saved view of a project.
 
-    group: the W&B group whose runs it shows; None: all. grouped_by: what runs of one line have in common:
-    "group", or fields of the recipe. The lines of a panel are means over the runs of a group.
+    group: the W&B group whose runs it shows, a line for each setting; None: all, a line for each group and
+    setting. The lines of a panel are means over the seeds of a setting.
     """
 
     name: str
     sections: tuple[PanelSection, ...]
-    grouped_by: tuple[str, ...]
     group: str | None = None
 
     @property
@@ -70,18 +69,14 @@ class View:
         return hashlib.sha256(self.name.encode()).hexdigest()[:11]
 
 
-LINE_FIELDS = ("method.name", "budget.generation_length")
-"""Fields of the recipe that tell the lines of a sweep apart: runs that differ by seed are one line."""
-
-
 def project_view(analyses: Sequence[PanelSection]) -> View:
-    """All runs of a project; a line for each sweep, method and generation length."""
-    return View("seal-ray", (*TRAINING, *analyses, *FURTHER), ("group", *LINE_FIELDS))
+    """All runs of a project; a line for each sweep and setting."""
+    return View("seal-ray", (*TRAINING, *analyses, *FURTHER))
 
 
 def sweep_view(name: str, analyses: Sequence[PanelSection]) -> View:
-    """The runs of one sweep and their analyses; a line for each method and generation length."""
-    return View(f"seal-ray: {name}", (*TRAINING, *analyses, *FURTHER), LINE_FIELDS, group=name)
+    """The runs of one sweep and their analyses; a line for each setting."""
+    return View(f"seal-ray: {name}", (*TRAINING, *analyses, *FURTHER), group=name)
 
 
 def pattern(metric: str) -> str:
@@ -212,9 +207,7 @@ def _workspace(package: Any, view: View, project: str, entity: str) -> Any:
             named = f"{view.key} {section.name} {panel.title}"
             made._id = hashlib.sha256(named.encode()).hexdigest()[:12]
         sections.append(workspaces.Section(name=section.name, panels=panels, is_open=section.is_open))
-    group = expr.Metric("Group")
-    # W&B keeps a field of the recipe under `<section>.value.<field>`.
-    fields = [name.replace(".", ".value.", 1) for name in view.grouped_by]
+    group, setting = expr.Metric("Group"), expr.Config("setting")
     workspace = workspaces.Workspace(
         entity=entity,
         project=project,
@@ -223,7 +216,7 @@ def _workspace(package: Any, view: View, project: str, entity: str) -> Any:
         settings=workspaces.WorkspaceSettings(x_axis="global_epoch", max_runs=MOST_RUNS),
         runset_settings=workspaces.RunsetSettings(
             filters=expr.And(group == view.group) if view.group else "",
-            groupby=[group if field == "group" else expr.Config(field) for field in fields],
+            groupby=[setting] if view.group else [group, setting],
         ),
     )
     workspace._internal_name = f"nw-{view.key}-v"

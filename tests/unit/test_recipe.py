@@ -54,7 +54,7 @@ placement:
   track_examples: false
   metrics: []
   retries: 3
-  tracking: {wandb: auto, project: null, entity: null, group: null, tags: []}
+  tracking: {wandb: auto, project: null, entity: null, group: null, tags: [], setting: null}
 analyses: {what: [], moments: null, preset: quick, settings: {}}
 """
 

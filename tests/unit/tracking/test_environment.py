@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,3 +148,4 @@ def test_a_sweep_goes_where_the_environment_says(
     assert (found["project"], found["groupName"]) == ("trial", "friday")
     assert set(found["tags"]) == {"llf", "resnet18", "digits", "a", "b"}
     assert len(server.rows(planned.run_id)) == 6
+    assert json.loads(found["config"])["setting"] == {"value": "method=llf"}

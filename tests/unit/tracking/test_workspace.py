@@ -16,13 +16,18 @@ import wandb
 from typer.testing import CliRunner
 
 from seal_ray.cli import app
+from seal_ray.data.assumed import open_or_assume
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.recipe import ANALYSES
+from seal_ray.sweeps.file import load_sweep
+from seal_ray.sweeps.results import prepare_sweep
+from seal_ray.tracking.wandb import config_of
 from seal_ray.tracking.workspace import FURTHER, TRAINING, pattern, save_view, view_json
 from seal_ray.tracking.workspace import project_view as view_of_project
 from seal_ray.tracking.workspace import sweep_view as view_of_sweep
 from tests.wandb_server import Server
 
+SWEEPS = sorted((Path(__file__).parents[3] / "jobs" / "sweeps").rglob("*.yaml"))
 ANALYSED = [kind.section for kind in ANALYSES.values() if kind.section]
 SECTIONS = (*TRAINING, *ANALYSED, *FURTHER)
 project_view = functools.partial(view_of_project, ANALYSED)
@@ -70,11 +75,21 @@ def test_a_view_of_a_sweep_has_its_runs_alone_and_a_line_for_each_setting() -> N
     (runs,) = section_of(view_json(sweep_view("frequency"), "trial", "team"))["runSets"]
     (rule,) = runs["filters"]["filters"]
     assert (rule["key"], rule["op"], rule["value"]) == ({"section": "run", "name": "group"}, "=", "frequency")
-    settings = ["method.value.name", "budget.value.generation_length"]
-    assert [key["name"] for key in runs["grouping"]] == settings
+    assert runs["grouping"] == [{"section": "config", "name": "setting.value"}]
     (everything,) = section_of(view_json(project_view(), "trial", "team"))["runSets"]
     assert everything["filters"]["filters"] == []
-    assert [key["name"] for key in everything["grouping"]] == ["group", *settings]
+    assert [key["name"] for key in everything["grouping"]] == ["group", "setting.value"]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_a_line_is_a_setting_of_the_sweep_whatever_its_axes_are(file: Path) -> None:
+    """The mean of a line is over the seeds of one line of the leaderboard, and over all of them."""
+    runs = prepare_sweep(load_sweep(file), open_or_assume)
+    lines: dict[str, set[frozenset[tuple[str, str]]]] = {}
+    for one, run in zip(runs.planned, runs.sweep.runs, strict=True):
+        lines.setdefault(config_of(one.job)["setting"], set()).add(frozenset(run.setting.items()))
+    assert all(len(settings) == 1 for settings in lines.values()), lines
+    assert len(lines) == len({frozenset(run.setting.items()) for run in runs.sweep.runs})
 
 
 def test_equal_views_are_equal_texts_and_others_are_found_elsewhere() -> None:
