@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from seal_ray.errors import ConfigError
 
@@ -16,6 +21,25 @@ if TYPE_CHECKING:
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware() -> dict[str, str | int | float | list[str]]:
+    """This host's processor, the cores and GPUs that this process may use, and its memory in GiB."""
+    import torch
+
+    models = re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text()
+    return ""
 
 
 @contextlib.contextmanager

@@ -294,6 +294,7 @@ class Tracking(BaseModel):
         min_length=1,
         description="what a line of a view is; null: the labels in a sweep, or the method",
     )
+    system_metrics: bool = Field(default=True, description="let W&B note the load of CPU, GPU and memory")
 
 
 class Workers(BaseModel):

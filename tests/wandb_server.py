@@ -41,6 +41,8 @@ class Server:
     history: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
+    """All that was sent, in the order in which it came."""
     views: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     projects: tuple[str, ...] = ("trial",)
@@ -191,6 +193,8 @@ def wandb_server() -> Iterator[Server]:
             self.wfile.write(text)
 
         def handle_request(self, body: bytes) -> tuple[int, Any]:
+            with server.lock:
+                server.said.append(f"{self.path} {body.decode(errors='replace')}")
             stream = re.fullmatch(r"/files/[^/]*/[^/]*/([^/]+)/file_stream", self.path)
             if self.path == "/graphql":
                 asked = json.loads(body)

@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import netrc
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ MODES = {
 }
 """What W&B's modes are here; `shared` is for several processes of one run, of which here one logs."""
 NO = ("", "0", "false", "no", "off")
-SENT = ("MODE", "DISABLED", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NOTES", "BASE_URL")
+SENT = ("MODE", "DISABLED", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NOTES", "BASE_URL", "DISABLE_GIT")
 """What other hosts are told of the environment: no secrets, and no paths."""
 
 
@@ -81,9 +82,24 @@ def overruled(tracking: Tracking) -> Iterator[str]:
 
 
 def sent_variables() -> dict[str, str]:
-    """The variables that workers and jobs on other hosts need: see SENT."""
+    """The variables that workers and jobs need, whose working directory is another one: see SENT."""
+    said, commit = _variables(), git_commit()
+    sent = {name: said[name] for name in (f"WANDB_{name}" for name in SENT) if name in said}
+    return sent | ({"WANDB_GIT_COMMIT": commit} if commit else {})
+
+
+def git_commit() -> str | None:
+    """The commit that WANDB_GIT_COMMIT names, or that is checked out in the working directory."""
     said = _variables()
-    return {name: said[name] for name in (f"WANDB_{name}" for name in SENT) if name in said}
+    if said.get("WANDB_DISABLE_GIT", "").lower() not in NO:
+        return None
+    if "WANDB_GIT_COMMIT" in said:
+        return said["WANDB_GIT_COMMIT"]
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _fields() -> dict[str, Any]:

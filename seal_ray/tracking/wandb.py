@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+import seal_ray
 from seal_ray.data.staging import describe_dataset
+from seal_ray.device import hardware
 from seal_ray.errors import CheckpointError, DataError, SealRayError, SealRayWarning, StorageError
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
-from seal_ray.tracking.environment import PROJECT, wandb_mode
+from seal_ray.tracking.environment import PROJECT, git_commit, wandb_mode
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
@@ -92,6 +94,7 @@ class Wandb:
             launches = _here(store.folder).glob(f"wandb/offline-run-*-{store.run_id}")
             first = mode == "online" or not list(launches)
             run = start_run(job, store.run_id, store.folder, data, mode)
+            run.config.update(made_with(job), allow_val_change=True)
             held = epochs_held(run) if mode == "online" else 0 if first else None
             while (row := self._queue.get()) is not None:
                 epoch = row["global_epoch"]
@@ -149,6 +152,16 @@ def config_of(job: Job) -> dict[str, Any]:
     """The recipe, and by what views group."""
     setting = job.placement.tracking.setting or job.recipe.method.name
     return {**job.recipe.model_dump(mode="json"), "setting": setting}
+
+
+def made_with(job: Job) -> dict[str, Any]:
+    """What else a launch is told by: where it runs, and with which code. No secrets, nobody's environment."""
+    return {
+        "placement": job.placement.model_dump(mode="json", exclude={"tracking"}),
+        "hardware": hardware(),
+        "seal_ray": seal_ray.__version__,
+        "git_commit": git_commit(),
+    }
 
 
 def data_name(job: Job) -> str:
@@ -253,8 +266,8 @@ def init_run(
             console="off",
             silent=True,
             init_timeout=WANDB_TIMEOUT,
-            x_disable_stats=True,
             x_transaction_log_flush_interval=1.0,
+            **({} if tracking.system_metrics else {"x_disable_stats": True}),
             **RETRIES,
         ),
         **what,

@@ -49,12 +49,21 @@ placement:
   channels_last: true
   compile: false
   deterministic: true
-  keep: {moments: [ascended, relearned], checkpoints: 2}
+  keep:
+    moments: [ascended, relearned]
+    checkpoints: 2
   eval_every: 1
   track_examples: false
   metrics: []
   retries: 3
-  tracking: {wandb: auto, project: null, entity: null, group: null, tags: [], setting: null}
+  tracking:
+    wandb: auto
+    project: null
+    entity: null
+    group: null
+    tags: []
+    setting: null
+    system_metrics: true
 analyses: {what: [], moments: null, preset: quick, settings: {}}
 """
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from seal_ray import jobs
 from seal_ray.errors import ConfigError, SealRayWarning
-from seal_ray.recipe import Tracking
+from seal_ray.recipe import Job, Placement, Tracking
 from seal_ray.sweeps.tune import run_sweep
 from seal_ray.tracking import wandb as tracking
-from seal_ray.tracking.environment import overruled, sent_variables, settled, wandb_mode
+from seal_ray.tracking.environment import git_commit, overruled, sent_variables, settled, wandb_mode
+from seal_ray.tracking.wandb import open_tracker
+from tests.runs import tiny_recipe
 from tests.sweeps import screen, small_sweep
+from tests.unit.tracking.test_wandb import until
+from tests.wandb_server import KEY as SECRET
 from tests.wandb_server import Server
 
 LOGIN = f"machine {{}}\n login user\n password {'x' * 40}\n"
@@ -149,3 +156,49 @@ def test_a_sweep_goes_where_the_environment_says(
     assert set(found["tags"]) == {"llf", "resnet18", "digits", "a", "b"}
     assert len(server.rows(planned.run_id)) == 6
     assert json.loads(found["config"])["setting"] == {"value": "method=llf"}
+
+
+def test_a_run_says_where_and_with_what_it_was_made_and_no_secret(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 120.0)
+    told(
+        monkeypatch, WANDB__STATS_SAMPLING_INTERVAL="0.1", AWS_SECRET_ACCESS_KEY="only-mine", NOTE="not-yours"
+    )
+    for name in ("on", "off"):
+        fields = {"wandb": "online", "system_metrics": name == "on"}
+        placement = Placement.model_validate({"workers": 2, "storage": "/mnt/runs", "tracking": fields})
+        job = Job(name="trial", recipe=tiny_recipe("llf", shards=2), placement=placement)
+        tracker = open_tracker(job, name, tmp_path / name, "digits")
+        if name == "on":
+            until(lambda: any("wandb-events.jsonl" in one and "cpu" in one for one in server.said))
+        tracker.log({"global_epoch": 0, "generation": 0, "val_top1": None})
+        tracker.close()
+        assert len(server.rows(name)) == 1
+    assert not [one for one in server.said if "/off/" in one and "wandb-events.jsonl" in one]
+    sent = json.loads(server.runs["on"]["config"])
+    config = {key: sent[key]["value"] for key in ("placement", "seal_ray", "hardware", "git_commit")}
+    assert config["placement"] == placement.model_dump(mode="json", exclude={"tracking"})
+    assert config["seal_ray"] == version("seal-ray")
+    assert config["hardware"]["memory_gib"] == pytest.approx(psutil.virtual_memory().total / 1024**3, abs=0.1)
+    assert config["hardware"]["cores"] == len(psutil.Process().cpu_affinity() or [])
+    here = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert config["git_commit"] == here.stdout.strip()
+    secrets = (SECRET, "only-mine", "not-yours")
+    assert [one for one in secrets if any(one in said for said in server.said)] == []
+
+
+@pytest.mark.usefixtures("no_key")
+def test_the_commit_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() is None
+    assert "WANDB_GIT_COMMIT" not in sent_variables()
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    (head,) = (tmp_path / ".git" / "refs" / "heads").iterdir()
+    assert git_commit() == sent_variables()["WANDB_GIT_COMMIT"] == head.read_text().strip()
+    told(monkeypatch, WANDB_GIT_COMMIT="f" * 40)
+    assert git_commit() == "f" * 40
+    told(monkeypatch, WANDB_DISABLE_GIT="true")
+    assert git_commit() is None
