@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import FrameType
@@ -33,7 +33,7 @@ from seal_ray.distributed.session import check_hosts
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, SealRayWarning, StorageError
 from seal_ray.recipe import Job, check_images, check_sendable, dump_job
 from seal_ray.runs.folder import ENDED, Store
-from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.runs.lineage import generation_keys, run_id_of
 from seal_ray.runs.sharing import RunKeys, branch, run_keys
 from seal_ray.runs.weights import beginning, pinned
 from seal_ray.storage.files import saving, write_durably
@@ -72,18 +72,15 @@ class Planned:
     job: Job
     dataset: Dataset
     store: Store
-
-    @functools.cached_property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of the run's generations."""
-        return generation_keys(self.job.recipe, self.dataset.training_identity)
+    keys: tuple[str, ...]
+    """Of the run's generations."""
 
     @property
     def run_id(self) -> str:
         """The run's identity."""
         return self.store.run_id
 
-    @property
+    @functools.cached_property
     def run_keys(self) -> RunKeys:
         """The run as the generation tree sees it."""
         return run_keys(self.run_id, self.keys, self.job.recipe)
@@ -118,8 +115,9 @@ def prepare_job(
     dataset = open_data(data.path)
     if dataset.splits:
         check_images(recipe.model, dataset.size)
-    identity = run_id(recipe, dataset.training_identity)
-    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints))
+    keys = generation_keys(recipe, dataset.training_identity)
+    identity = run_id_of(recipe, keys)
+    return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints), keys)
 
 
 def _storage(storage: str) -> AnyPath:
@@ -165,10 +163,15 @@ def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
             console.finish()
 
 
-def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) -> None:
+def begin(
+    planned: Planned,
+    note: Callable[[str], None],
+    sources: Mapping[str, Sequence[Store]] | None = None,
+) -> None:
     """Make the folder of a run whose lease is held ready; start it after generations that others trained.
 
-    Its status is `starting` until workers train it.
+    sources: of these, by key; None: whoever has in the storage. Its status is `starting` until workers train
+    it.
     """
     store, moments = planned.store, planned.job.placement.keep.moments
     store.clear_stop()
@@ -178,7 +181,7 @@ def begin(planned: Planned, note: Callable[[str], None], *, share: bool = True) 
     store.record_generations(planned.keys, moments)
     store.mend()
     recipe = planned.job.recipe
-    taken = branch(store, recipe, planned.dataset.training_identity, moments) if share else None
+    taken = branch(store, recipe, planned.dataset.training_identity, moments, sources)
     if recipe.model.init_from is not None and not store.rows():
         note(f"{planned.run_id}: begins with {beginning(recipe.model, len(planned.dataset.classes))}")
     if taken:

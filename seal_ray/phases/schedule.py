@@ -6,6 +6,7 @@ per optimizer step. Shares are fractions of a generation, in (0, 1).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,19 @@ def learning_rate(schedule: Schedule, phase: Phase, position: Position, budget: 
     if phase.cycle == "budget":
         return schedule.rate(position.global_epoch(budget), budget.epochs)
     return schedule.rate(position.epoch, budget.length)
+
+
+def learning_rates(schedule: Schedule, phase: Phase, first: Position, budget: Budget) -> tuple[float, ...]:
+    """The `learning_rate` of each epoch of a phase that begins at `first`."""
+    whole = phase.cycle == "budget"
+    start = first.global_epoch(budget) if whole else first.epoch
+    return _cycle(schedule, budget.epochs if whole else budget.length)[start : start + phase.epochs]
+
+
+@functools.lru_cache(maxsize=256)
+def _cycle(schedule: Schedule, length: int) -> tuple[float, ...]:
+    """The rates of a whole cycle; the runs of a sweep have few."""
+    return tuple(schedule.rate(epoch, length) for epoch in range(length))
 
 
 def group_rate(group: Group, rows: Sequence[Row], phase_epoch: int) -> float:

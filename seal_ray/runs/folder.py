@@ -169,7 +169,7 @@ class Store:
 
     def completed_moments(self) -> frozenset[str]:
         """The labels `gGGG-<name>` of the moments that were completed."""
-        return frozenset(path.parent.name for path in self.folder.glob("moments/*/manifest.json"))
+        return frozenset(path.parent.name for path in (self.folder / "moments").rglob("manifest.json"))
 
     def record_generations(self, keys: Sequence[str], moments: Sequence[str]) -> None:
         """Say which generations this run consists of and which moments it keeps of each of them.
@@ -177,7 +177,9 @@ class Store:
         Moments that an earlier launch did not keep are left out, since earlier generations lack them.
         """
         before = self.generations()
-        kept = [name for name in moments if before is None or name in before.moments]
+        kept = tuple(name for name in moments if before is None or name in before.moments)
+        if before == Generations(tuple(keys), kept):
+            return
         with self._saving():
             text = json.dumps({"keys": list(keys), "moments": kept}, indent=1)
             write_durably(self.folder / GENERATIONS, text.encode())

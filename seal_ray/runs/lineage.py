@@ -15,10 +15,12 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import linecache
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from seal_ray.errors import ConfigError
 from seal_ray.phases.losses import SmoothedCrossEntropy
 from seal_ray.phases.optimizers import Sgd
-from seal_ray.phases.schedule import Position, first_epochs, learning_rate
+from seal_ray.phases.schedule import Position, first_epochs, learning_rates
 from seal_ray.plugins import source_digest
 
 if TYPE_CHECKING:
@@ -42,17 +44,26 @@ RATES = {"lr", "schedule", "warmup_share"}
 def generation_keys(recipe: Recipe, identity: str) -> tuple[str, ...]:
     """The key of each generation, 64 hex digits. identity: that of the data set, never its path."""
     keys = [""]
-    common = _common(recipe, identity)
+    common = _json(_common(recipe, identity))
     for generation in range(recipe.budget.generations):
-        keys.append(_digest({"before": keys[-1], "common": common, **_generation(recipe, generation)}))
+        phases, rates = _generation(recipe, generation)
+        # The canonical JSON of a mapping of the four, with what is common written once.
+        text = (
+            f'{{"before": "{keys[-1]}", "common": {common}, "phases": {phases}, "rates": {_listed(rates)}}}'
+        )
+        keys.append(_sha256(text))
     return tuple(keys[1:])
 
 
 def run_id(recipe: Recipe, identity: str) -> str:
-    """`<method>-s<seed>-<10 hex digits>`: the last generation's key together with the budget."""
+    """The id of the run of a recipe on data of this identity, see `run_id_of`."""
+    return run_id_of(recipe, generation_keys(recipe, identity))
+
+
+def run_id_of(recipe: Recipe, keys: Sequence[str]) -> str:
+    """`<method>-s<seed>-<10 hex digits>`: the last of the generations' keys together with the budget."""
     budget = recipe.budget
-    last = generation_keys(recipe, identity)[-1]
-    digest = _digest({"key": last, "epochs": budget.epochs, "length": budget.length})
+    digest = _sha256(_json({"key": keys[-1], "epochs": budget.epochs, "length": budget.length}))
     return f"{recipe.method.name}-s{recipe.seed}-{digest[:10]}"
 
 
@@ -123,22 +134,22 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
     return named | {name: value for name, value in told.items() if name not in RATES}
 
 
-def _generation(recipe: Recipe, generation: int) -> dict[str, Any]:
-    """What one generation adds: its phases as data, and the learning rate of each of its epochs."""
-    phases = recipe.method.phases(generation, recipe.budget)
-    rates = [
-        learning_rate(recipe.optimizer.rates, phase, Position(generation, first + e), recipe.budget)
+def _generation(recipe: Recipe, generation: int) -> tuple[str, tuple[float, ...]]:
+    """What one generation adds: its phases as JSON, and the learning rate of each of its epochs."""
+    schedule, budget = recipe.optimizer.rates, recipe.budget
+    phases = recipe.method.phases(generation, budget)
+    rates = (
+        learning_rates(schedule, phase, Position(generation, first), budget)
         for phase, first in zip(phases, first_epochs(phases), strict=True)
-        for e in range(phase.epochs)
-    ]
-    return {"phases": [_plain(p) for p in phases], "rates": rates}
+    )
+    return _json([_plain(p) for p in phases]), tuple(itertools.chain.from_iterable(rates))
 
 
 def _plain(value: Any) -> Any:
     """What a phase holds as JSON values. ConfigError for what could not be told from something else."""
     if is_dataclass(value) and not isinstance(value, type):
-        held = [(field, _plain(getattr(value, field.name))) for field in fields(value)]
-        told = {field.name: plain for field, plain in held if plain != _default(field)}
+        held = [(name, default, _plain(getattr(value, name))) for name, default in _defaults(type(value))]
+        told = {name: plain for name, default, plain in held if plain != default}
         return {"type": _kind(type(value)), "fields": told}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(item) for key, item in value.items()}
@@ -152,12 +163,19 @@ def _plain(value: Any) -> Any:
     )
 
 
+@functools.cache
+def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass, each with its default."""
+    return tuple((field.name, _default(field)) for field in fields(cls))
+
+
 def _default(field: Field[Any]) -> Any:
     """The default as `_plain` has it; MISSING, which equals nothing else, where there is none."""
     value = field.default if field.default_factory is MISSING else field.default_factory()
     return value if value is MISSING else _plain(value)
 
 
+@functools.cache
 def _kind(cls: type) -> Any:
     """The name of a class; of one from outside this package also what it is, since names are not unique.
 
@@ -216,6 +234,16 @@ def _source_sha256(cls: Any) -> str:
     return hashlib.sha256("".join(cells).encode()).hexdigest()
 
 
-def _digest(value: Any) -> str:
-    """SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _json(value: Any) -> str:
+    """Canonical JSON."""
+    return json.dumps(value, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(rates: tuple[float, ...]) -> str:
+    """Rates as JSON, which takes longest of all; most generations have the same."""
+    return _json(rates)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

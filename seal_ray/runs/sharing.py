@@ -9,17 +9,19 @@ any generation that can be started at.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import CheckpointError, SealRayWarning
 from seal_ray.phases.schedule import Position, moments_of
 from seal_ray.runs.checkpoint import Snapshot
-from seal_ray.runs.folder import GENERATIONS, Generations, Store, moment_label
+from seal_ray.runs.folder import Generations, Store, moment_label
 from seal_ray.runs.lineage import can_start_after, generation_keys
-from seal_ray.storage.paths import AnyPath, listed
+from seal_ray.storage.paths import AnyPath, asked, folders_in
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Recipe
@@ -57,22 +59,18 @@ def run_keys(run_id: str, keys: tuple[str, ...], recipe: Recipe) -> RunKeys:
     return RunKeys(run_id, keys, startable, recipe.budget.length)
 
 
-def next_to_start(
-    waiting: Sequence[RunKeys], training: Sequence[Sequence[str]], done: Container[str]
-) -> RunKeys | None:
-    """The run to start next: the one whose first generation most others wait for, then the first listed.
+def may_start(waiting: Sequence[RunKeys], busy: Container[str], done: Container[str]) -> list[RunKeys]:
+    """The runs that would train nothing that is being trained, in the order in which to start them.
 
-    training: the keys of each run that is being trained. None when every waiting run would train what is
-    being trained already.
+    First those of which nothing is left to train, then those whose first generation most others wait for,
+    then the first listed. busy: keys of generations that are being trained.
     """
-    busy = {key for keys in training for key in keys if key not in done}
-    free = [run for run in waiting if not run.waits_for(busy, done)]
-    firsts = [slice(run.start(done), run.start(done) + 1) for run in free]
-    demand = [
-        sum(run.keys[first] == other.keys[first] for other in waiting)
-        for run, first in zip(free, firsts, strict=True)
-    ]
-    return free[demand.index(max(demand))] if free else None
+    wanted = Counter(key for run in waiting for key in run.keys)
+
+    def demand(run: RunKeys) -> int:
+        return next((wanted[key] for key in run.keys[run.start(done) :]), len(waiting) + 1)
+
+    return sorted((run for run in waiting if not run.waits_for(busy, done)), key=demand, reverse=True)
 
 
 def epochs_to_train(runs: Sequence[RunKeys], done: Container[str] = ()) -> list[int]:
@@ -143,22 +141,29 @@ class Branch:
     generation: int
 
 
-def branch(store: Store, recipe: Recipe, identity: str, moments: Collection[str]) -> Branch | None:
+def branch(
+    store: Store,
+    recipe: Recipe,
+    identity: str,
+    moments: Collection[str],
+    sources: Mapping[str, Sequence[Store]] | None = None,
+) -> Branch | None:
     """Take over the most generations that any run beside `store` has finished, if that is further on.
 
-    identity: the data set's; moments: which the run keeps. A source that is damaged is skipped with a
-    warning. None: nothing is there to take over, and the run stands where it stood.
+    identity: the data set's; moments: which the run keeps; sources: see `finished_generations`, which is
+    asked if it is None. A source that is damaged is skipped with a warning. None: nothing is there to take
+    over, and the run stands where it stood.
     """
     keys = generation_keys(recipe, identity)
     done = len(store.rows()) // recipe.budget.length
-    holders: dict[str, list[Store]] = {}
-    for key, run in finished_generations(store.folder.parent, moments):
-        if run.run_id != store.run_id:
-            holders.setdefault(key, []).append(run)
+    if sources is None:
+        sources = finished_generations(store.folder.parent, moments, keys)
     for generation in reversed(range(done, recipe.budget.generations)):
         if not can_start_after(recipe, generation):
             continue
-        for source in holders.get(keys[generation], ()):
+        for source in sources.get(keys[generation], ()):
+            if source.run_id == store.run_id:
+                continue
             try:
                 _take_over(store, source, recipe, generation, moments)
             except CheckpointError as error:
@@ -168,27 +173,109 @@ def branch(store: Store, recipe: Recipe, identity: str, moments: Collection[str]
     return None
 
 
-def recorded(storage: AnyPath) -> Iterator[tuple[Store, Generations]]:
-    """Each run in `storage` that has recorded its generations, with these."""
-    for path in listed(storage, f"*/{GENERATIONS}"):
-        run = Store(path.parent, path.parent.name)
-        if known := run.generations():
-            yield run, known
+class RunIndex:
+    """Which generations the runs in a storage consist of, and which of these can be taken over.
 
-
-def finished_generations(storage: AnyPath, moments: Collection[str]) -> Iterator[tuple[str, Store]]:
-    """The key of each generation in `storage` that can be taken over, and a run that has finished it.
-
-    A run that lacks some of `moments` does not count: who branched from it would lack them too.
+    Remembered from one look to the next, since a storage holds thousands of runs: `refresh` lists them and
+    reads what the new ones consist of, `look` reads how far one of them is.
+    A run that lacks some of `moments` is no source: who branched from it would lack them too.
     """
-    for run, known in recorded(storage):
-        if not set(moments) <= set(known.moments):
-            continue
-        completed = run.completed_moments()
-        for generation, key in enumerate(known.keys):
-            if moment_label("relearned", generation) not in completed:
-                break
-            yield key, run
+
+    def __init__(self, storage: AnyPath, moments: Collection[str]) -> None:
+        self._storage, self._moments = storage, frozenset(moments)
+        self._recorded: dict[str, Generations] = {}
+        self._holders: dict[str, set[str]] = {}
+        self._finished: dict[str, Sequence[str]] = {}
+        self._sources: dict[str, set[str]] = {}
+        self.folders: set[str] = set()
+
+    @property
+    def done(self) -> Container[str]:
+        """The keys of the generations that can be taken over, as far as it was looked."""
+        return self._sources.keys()
+
+    def refresh(self) -> None:
+        """Learn which folders there are, and what the runs consist of that have recorded it since."""
+        self.folders = folders_in(self._storage)
+        for run_id in self._recorded.keys() - self.folders:
+            self._learn(run_id, None)
+        new = sorted(self.folders - self._recorded.keys())
+        for run_id, known in zip(new, asked(self._read, new, self._storage), strict=True):
+            self._learn(run_id, known)
+
+    def look(self, run_ids: Collection[str]) -> None:
+        """Learn how far runs are."""
+        run_ids = sorted(run_ids)
+        for run_id, (known, finished) in zip(
+            run_ids, asked(self._progress, run_ids, self._storage), strict=True
+        ):
+            self._learn(run_id, known)
+            self._note(self._sources, run_id, self._finished.get(run_id, ()), finished)
+            self._finished[run_id] = finished
+
+    def keys(self, run_id: str) -> Sequence[str]:
+        """Of the generations that a run consists of; none where it has not recorded them."""
+        return self._recorded[run_id].keys if run_id in self._recorded else ()
+
+    def holders(self, keys: Sequence[str]) -> set[str]:
+        """The runs that consist, among others, of some of these generations."""
+        return set().union(*(self._holders.get(key, ()) for key in keys))
+
+    def source(self, keys: Sequence[str]) -> set[str]:
+        """A run that has finished some of these generations, as far as it was looked; if there is one."""
+        found = (run_id for key in keys for run_id in self._sources.get(key, ()))
+        return set(itertools.islice(found, 1))
+
+    def sources(self, keys: Sequence[str]) -> dict[str, list[Store]]:
+        """The runs that have finished each of these generations, by its key, as far as it was looked."""
+        found = {key: sorted(self._sources.get(key, ())) for key in keys}
+        return {key: [self._store(run) for run in runs] for key, runs in found.items() if runs}
+
+    def _store(self, run_id: str) -> Store:
+        return Store(self._storage / run_id, run_id)
+
+    def _read(self, run_id: str) -> Generations | None:
+        return self._store(run_id).generations()
+
+    def _progress(self, run_id: str) -> tuple[Generations | None, Sequence[str]]:
+        """What a run consists of, and the keys of what it has finished."""
+        store = self._store(run_id)
+        known = store.generations()
+        if known is None or not self._moments <= set(known.moments):
+            return known, ()
+        completed = store.completed_moments()
+        labels = (moment_label("relearned", generation) for generation in range(len(known.keys)))
+        return known, known.keys[: sum(1 for _ in itertools.takewhile(completed.__contains__, labels))]
+
+    def _learn(self, run_id: str, known: Generations | None) -> None:
+        self._note(self._holders, run_id, self.keys(run_id), known.keys if known else ())
+        if known:
+            self._recorded[run_id] = known
+        else:
+            self._recorded.pop(run_id, None)
+            self._note(self._sources, run_id, self._finished.pop(run_id, ()), ())
+
+    @staticmethod
+    def _note(runs: dict[str, set[str]], run_id: str, before: Sequence[str], now: Sequence[str]) -> None:
+        """Let a run be there of the keys that it has now, and no more of those it had before."""
+        for key in before:
+            runs[key].discard(run_id)
+            if not runs[key]:
+                del runs[key]
+        for key in now:
+            runs.setdefault(key, set()).add(run_id)
+
+
+def finished_generations(
+    storage: AnyPath, moments: Collection[str], keys: Sequence[str]
+) -> dict[str, list[Store]]:
+    """The generations of these keys that can be taken over, each with the runs in `storage` that have
+    finished it and keep all of `moments`.
+    """
+    index = RunIndex(storage, moments)
+    index.refresh()
+    index.look(index.holders(keys))
+    return index.sources(keys)
 
 
 def _take_over(

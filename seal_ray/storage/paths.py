@@ -15,13 +15,13 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from seal_ray.errors import ConfigError, StorageError
@@ -52,6 +52,8 @@ SERVICES = {
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable by which a process knows that it is the driver of a Ray job."""
 
+Place = TypeVar("Place")
+Answer = TypeVar("Answer")
 Version = dict[str, str]
 """Which of the objects put in one place it is: what obstore calls e_tag, version."""
 
@@ -136,11 +138,17 @@ class ObjectPath:
                 folders = [one for one in inner if fnmatchcase(one.name, part)]
         if _is_literal(last):
             named = [folder / last for folder in folders]
-            with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-                there = list(pool.map(ObjectPath.exists, named))
+            there = asked(ObjectPath.exists, named, self)
             return (path for path, exists in zip(named, there, strict=True) if exists)
         found = (child for folder in folders for child in folder.iterdir())
         return (child for child in found if fnmatchcase(child.name, last))
+
+    def rglob(self, name: str) -> Iterator[ObjectPath]:
+        """The objects of that name below it, at any depth."""
+        with contextlib.suppress(FileNotFoundError), asking(self):
+            found = [self._at(one["path"]) for one in _store(self).list(self.key or None).collect()]
+            return (path for path in found if path.name == name)
+        return iter(())
 
     def stat(self) -> Stat:
         """The size of an object. FileNotFoundError when there is none."""
@@ -308,6 +316,25 @@ def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """What in a folder matches a pattern, in order."""
     found: list[AnyPath] = [*folder.glob(pattern)]
     return sorted(found)
+
+
+def folders_in(folder: AnyPath) -> set[str]:
+    """The names of the folders in one, listed at once; none where it is not there."""
+    if isinstance(folder, ObjectPath):
+        return {one.name for one in folder._children()[0]}
+    try:
+        with os.scandir(folder) as found:
+            return {one.name for one in found if one.is_dir()}
+    except FileNotFoundError:
+        return set()
+
+
+def asked(function: Callable[[Place], Answer], places: Sequence[Place], storage: AnyPath) -> list[Answer]:
+    """The function of each place; several at once where they lie in an object store, which takes its time."""
+    if isinstance(storage, Path):
+        return [function(place) for place in places]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(function, places))
 
 
 def check_bucket(path: ObjectPath) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -17,10 +18,11 @@ from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts
-from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rate, moments_of, owner
-from seal_ray.recipe import Recipe
+from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rates, moments_of, owner
+from seal_ray.recipe import Model, Recipe
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
+from seal_ray.storage.paths import folders_in
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import state_copies
@@ -86,18 +88,30 @@ def make_plan(planned: Planned) -> RunPlan:
     """The plan of a job whose data is prepared or assumed. CheckpointError when its metrics are damaged or
     its initial weights do not fit, ConfigError when the recipe does not fit the data.
     """
-    recipe, store = planned.job.recipe, planned.store
+    plan = _as_it_stands(_from_start(planned), planned)
+    return plan if plan.done else replace(plan, begins_with=_beginning(planned))
+
+
+def _beginning(planned: Planned) -> str:
+    return beginning(planned.job.recipe.model, len(planned.dataset.classes))
+
+
+def _as_it_stands(plan: RunPlan, planned: Planned) -> RunPlan:
+    store = planned.store
+    return replace(plan, done=len(store.rows()), status=store.status().get("status", "new"))
+
+
+def _from_start(planned: Planned) -> RunPlan:
+    """The plan of a run that has not begun, whose initial weights are not looked at."""
+    recipe = planned.job.recipe
     labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
     per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
-    model, dtype, classes = recipe.model, dtype_of(recipe.precision), len(planned.dataset.classes)
-    network = model.outline(classes).to(dtype)
-    parts = Parts.of(network, recipe.method.split_at)
-    parameters = sum(p.numel() for p in network.parameters())
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    carried = weights * len(recipe.method.carry)
-    keep, done = planned.job.placement.keep, len(store.rows())
-    checkpoint = weights + carried + dtype.itemsize * parameters * state_copies(recipe.optimizer)
-    phases = tuple(_phases(recipe, parts, per_epoch))
+    dtype, classes = dtype_of(recipe.precision), len(planned.dataset.classes)
+    network = _network(recipe.model, classes, dtype, recipe.method.split_at)
+    carried = network.bytes * len(recipe.method.carry)
+    keep = planned.job.placement.keep
+    optimizer = dtype.itemsize * network.parameters * state_copies(recipe.optimizer)
+    checkpoint = network.bytes + carried + optimizer
     moments = sum(
         name in keep.moments
         for generation in range(recipe.budget.generations)
@@ -105,18 +119,18 @@ def make_plan(planned: Planned) -> RunPlan:
     )
     return RunPlan(
         run_id=planned.run_id,
-        phases=phases,
+        phases=tuple(_phases(recipe, network.parts, per_epoch)),
         epochs=recipe.budget.epochs,
-        done=done,
+        done=0,
         steps=per_epoch * recipe.budget.epochs,
         images=per_epoch * recipe.batch_size * recipe.budget.epochs,
-        parameters=parameters,
-        early=_part(network, parts, "early"),
-        late=_part(network, parts, "late"),
+        parameters=network.parameters,
+        early=network.early,
+        late=network.late,
         checkpoint_bytes=checkpoint,
-        kept_bytes=keep.checkpoints * checkpoint + moments * (weights + carried),
-        status=store.status().get("status", "new"),
-        begins_with="" if done else beginning(model, classes),
+        kept_bytes=keep.checkpoints * checkpoint + moments * (network.bytes + carried),
+        status="new",
+        begins_with="",
     )
 
 
@@ -125,6 +139,30 @@ def cores_for(planned: Planned) -> str:
     placement, cores = planned.job.placement, usable_cores()
     enough = placement.min_workers <= cores
     return f"{placement.workers} of this machine's {cores} cores" + ("" if enough else " (too few)")
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What a plan says of a network. bytes: of its parameters and buffers."""
+
+    parts: Parts
+    parameters: int
+    bytes: int
+    early: PlannedPart
+    late: PlannedPart
+
+
+@functools.lru_cache(maxsize=256)
+def _network(model: Model, classes: int, dtype: torch.dtype, split_at: str | None) -> _Network:
+    network = model.outline(classes).to(dtype)
+    parts = Parts.of(network, split_at)
+    return _Network(
+        parts=parts,
+        parameters=sum(p.numel() for p in network.parameters()),
+        bytes=sum(tensor.nbytes for tensor in network.state_dict().values()),
+        early=_part(network, parts, "early"),
+        late=_part(network, parts, "late"),
+    )
 
 
 def _part(network: nn.Module, parts: Parts, part: str) -> PlannedPart:
@@ -136,10 +174,7 @@ def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
     for generation in range(recipe.budget.generations):
         phases = recipe.method.phases(generation, recipe.budget)
         for phase, first in zip(phases, first_epochs(phases), strict=True):
-            rates = [
-                learning_rate(recipe.optimizer.rates, phase, Position(generation, first + e), recipe.budget)
-                for e in range(phase.epochs)
-            ]
+            rates = learning_rates(recipe.optimizer.rates, phase, Position(generation, first), recipe.budget)
             planned.append(
                 PlannedPhase(
                     generation=generation,
@@ -156,7 +191,7 @@ def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
     return planned
 
 
-def _rate(phase: Phase, parts: Parts, stage: str, rates: list[float]) -> tuple[float, float] | str:
+def _rate(phase: Phase, parts: Parts, stage: str, rates: Sequence[float]) -> tuple[float, float] | str:
     index = owner(phase.groups, parts, stage)
     if index is None:
         return "frozen"
@@ -235,10 +270,18 @@ class SweepPlan:
 def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     """The plan of a sweep whose data is prepared or assumed. Errors as make_plan."""
     keys = [one.run_keys for one in runs.planned]
-    plans = {one.run_id: make_plan(one) for one in runs.planned}
     first = runs.planned[0]
-    moments = first.job.placement.keep.moments
-    there = {key for key, _ in finished_generations(first.store.folder.parent, moments)}
+    storage, moments = first.store.folder.parent, first.job.placement.keep.moments
+    begun, alike = folders_in(storage), dict[Recipe, RunPlan]()
+    plans: dict[str, RunPlan] = {}
+    for one in runs.planned:
+        recipe = one.job.recipe.model_copy(update={"seed": 0})
+        if recipe not in alike:
+            alike[recipe] = _from_start(one)
+            _beginning(one)
+        plan = replace(alike[recipe], run_id=one.run_id)
+        plans[one.run_id] = _as_it_stands(plan, one) if one.run_id in begun else plan
+    there = finished_generations(storage, moments, [key for one in keys for key in one.keys])
     own = dict(zip(plans, epochs_to_train(keys), strict=True))
     todo = dict(zip(plans, epochs_to_train(keys, there), strict=True))
     left = {run: min(todo[run], plan.epochs - plan.done) for run, plan in plans.items()}

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from seal_ray.distributed.launch import Planned, begin, pause
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError, SealRayError, StorageError
 from seal_ray.runs.folder import Store
-from seal_ray.runs.sharing import finished_generations, next_to_start, recorded
+from seal_ray.runs.sharing import RunIndex, RunKeys, may_start
 from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import Pulse, alone, hold_lease, owns
-from seal_ray.storage.paths import ObjectPath
+from seal_ray.storage.paths import ObjectPath, asked, folders_in
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,13 @@ class Queue:
                 "them, or train everything in each run with --no-share"
             )
         self._storage = planned[0].store.folder.parent
-        self._waiting = {one.run_id: one for one in planned}
         self._keys = {one.run_id: one.run_keys for one in planned}
+        self._index = RunIndex(self._storage, self._moments)
+        self._waiting = {one.run_id: one for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
+        self._elsewhere: set[str] = set()
+        """The runs that others trained when they were last looked at."""
+        self._drop_ended(sorted(self._waiting.keys() & folders_in(self._storage)))
         self._pulse = Pulse()
         self._looked = -math.inf
         self._trouble = ""
@@ -96,7 +100,8 @@ class Queue:
         del self._waiting[chosen.run_id]
         claim = Claim(chosen, token)
         try:
-            begin(replace(chosen, store=claim.store), self._note, share=self._share)
+            sources = self._index.sources(chosen.keys) if self._share else {}
+            begin(replace(chosen, store=claim.store), self._note, sources)
         except SealRayError as error:
             self._note(f"{chosen.run_id}: failed: {error}")
             with contextlib.suppress(SealRayError):
@@ -143,15 +148,73 @@ class Queue:
         self._claimed.clear()
 
     def _choose(self) -> Planned | None:
-        for one in list(self._waiting.values()):
-            if one.store.status().get("status") in self._ended:
-                del self._waiting[one.run_id]
+        """The run to start now, if any: the first in order that nobody trains and that waits for none.
+
+        A storage may hold thousands of runs, so only those are looked at on which the choice depends: the one
+        to be chosen, who else holds what it would train, and, where all wait, those that they wait for.
+        """
         if not self.left:
             return None
-        waiting = [one for one in self._waiting.values() if not self._pulse.alive(one.store.folder)]
-        if not self._share:
-            return waiting[0] if waiting else None
-        done = {key for key, _ in finished_generations(self._storage, self._moments)}
-        training = [known.keys for run, known in recorded(self._storage) if self._pulse.alive(run.folder)]
-        chosen = next_to_start([self._keys[one.run_id] for one in waiting], training, done)
-        return self._waiting[chosen.run_id] if chosen else None
+        self._index.refresh()
+        looked: set[str] = set()
+        chosen = self._first_free(looked)
+        if chosen is None:
+            self._look(self._waited_for() - looked, looked)
+            chosen = self._first_free(looked)
+        return chosen
+
+    def _first_free(self, looked: set[str]) -> Planned | None:
+        """The same by what is known. looked: the runs that were looked at for this choice."""
+        free = [self._keys[run_id] for run_id in self._waiting if run_id not in self._elsewhere]
+        if self._share:
+            free = may_start(free, self._busy(), self._index.done)
+        for run in free:
+            self._look({run.run_id} - looked, looked)
+            if run.run_id not in self._waiting or run.run_id in self._elsewhere:
+                continue
+            while self._share and (unseen := self._deciding(run) - looked):
+                self._look(unseen, looked)
+            if not self._share or not run.waits_for(self._busy(), self._index.done):
+                return self._waiting[run.run_id]
+        return None
+
+    def _deciding(self, run: RunKeys) -> set[str]:
+        """The runs that may be training what this one would, and one after which it would start."""
+        start = run.start(self._index.done)
+        return self._index.holders(run.keys[start:]) | self._index.source(run.keys[start - 1 : start])
+
+    def _waited_for(self) -> set[str]:
+        """The runs that are being trained of which some that waits would start if they came further."""
+        done = self._index.done
+        waiting = [self._keys[run_id] for run_id in self._waiting]
+        wanted = {key for run in waiting for key in run.keys[run.start(done) :]}
+        training = {*self._claimed, *self._elsewhere}
+        return {one for one in training if one in self._waiting or not wanted.isdisjoint(self._keys_of(one))}
+
+    def _busy(self) -> set[str]:
+        """The keys of the generations that are being trained."""
+        training, done = {*self._claimed, *self._elsewhere}, self._index.done
+        return {key for run_id in training for key in self._keys_of(run_id) if key not in done}
+
+    def _keys_of(self, run_id: str) -> Sequence[str]:
+        return self._keys[run_id].keys if run_id in self._keys else self._index.keys(run_id)
+
+    def _look(self, run_ids: set[str], looked: set[str]) -> None:
+        """Learn who trains runs and how far they are; those that have ended wait no more."""
+        looked |= run_ids
+        there = run_ids & self._index.folders
+        self._elsewhere -= run_ids - there
+        self._drop_ended(sorted(there & self._waiting.keys()))
+        others = sorted(there - self._claimed.keys())
+        folders = [self._storage / run_id for run_id in others]
+        for run_id, alive in zip(others, asked(self._pulse.alive, folders, self._storage), strict=True):
+            (self._elsewhere.add if alive else self._elsewhere.discard)(run_id)
+        if self._share:
+            self._index.look(there)
+
+    def _drop_ended(self, run_ids: Sequence[str]) -> None:
+        """Of these waiting runs, which have folders, forget those that have ended."""
+        stores = [self._waiting[run_id].store for run_id in run_ids]
+        for store, status in zip(stores, asked(Store.status, stores, self._storage), strict=True):
+            if status.get("status") in self._ended:
+                del self._waiting[store.run_id]

@@ -32,7 +32,7 @@ from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.export import export
-from seal_ray.runs.sharing import finished_generations
+from seal_ray.runs.sharing import RunIndex
 from seal_ray.runs.summary import list_runs
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep, write_results
@@ -116,11 +116,14 @@ def test_it_is_a_run_of_the_training_loop_from_the_moment_s_weights(storage: Pat
 
 def test_its_run_is_no_run_of_the_storage_and_nothing_branches_from_it(storage: Path, data: Path) -> None:
     before = [run["id"] for run in list_runs(storage)]
-    keys = {key for key, _ in finished_generations(storage, ())}
+    index = RunIndex(storage, ())
+    index.refresh()
+    keys = {name: index.keys(name) for name in index.folders}
     run = run_of(storage, "llf")
     ask(run, data)
     assert [found["id"] for found in list_runs(storage)] == before
-    assert {key for key, _ in finished_generations(storage, ())} == keys
+    index.refresh()
+    assert {name: index.keys(name) for name in index.folders} == keys
     (tuned,) = list_runs(run / "analysis/finetune-letters-g002-relearned")
     assert (tuned["status"], tuned["epochs_done"], tuned["name"]) == ("finished", 3, "letters")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seal_ray.runs.lineage import can_start_after, generation_keys, run_id
-from seal_ray.runs.sharing import Branching, RunKeys, branchings, epochs_to_train, next_to_start, shapes
+from seal_ray.runs.sharing import Branching, RunKeys, branchings, epochs_to_train, may_start, shapes
 from seal_ray.sweeps.file import load_sweep
 
 
@@ -18,6 +18,11 @@ def work(name: str, keys: str, startable: bool = True) -> RunKeys:
 
 
 NORMAL, LLF, SEAL = work("normal", "abc"), work("llf", "ade"), work("seal", "afg")
+
+
+def next_to_start(waiting: list[RunKeys], training: list[tuple[str, ...]], done: set[str]) -> RunKeys | None:
+    """The first that may start beside runs of these keys."""
+    return next(iter(may_start(waiting, {key for keys in training for key in keys} - done, done)), None)
 
 
 def sweep_works(path: str = "tests/data/tree.yaml") -> list[RunKeys]:

@@ -46,7 +46,7 @@ def planned(dataset: Dataset, job: Job, storage: Path, *, images: int = 30, clas
         classes=tuple(ClassName(str(i), str(i)) for i in range(classes)),
         splits={**plain.dataset.splits, "train": train},
     )
-    return Counted(plain.job, counted, plain.store)
+    return Counted(plain.job, counted, plain.store, plain.keys)
 
 
 def tiny_plan(dataset: Dataset, storage: Path, method: Any, **changes: Any) -> RunPlan:

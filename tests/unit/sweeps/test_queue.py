@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from seal_ray.errors import ConfigError
-from seal_ray.runs.folder import ENDED
+from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.sharing import epochs_to_train
 from seal_ray.storage.lease import hold_lease
 from seal_ray.sweeps.queue import Queue
@@ -161,3 +165,37 @@ def test_a_stop_lets_the_running_one_end_and_starts_nothing_more(digits: Path, t
     assert queue.claim() is None
     assert not queue.left
     queue.close()
+
+
+def test_a_claim_reads_no_more_of_a_large_storage_than_of_a_small_one(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that the second claim opens and folders that it lists, with so many runs there and waiting."""
+
+    def operations(runs_of_others: int, seeds: int) -> int:
+        storage = tmp_path / f"{runs_of_others}-{seeds}"
+        for i in range(runs_of_others):
+            other = Store(storage / f"normal-s{i}-0123456789", f"normal-s{i}-0123456789")
+            other.folder.mkdir(parents=True)
+            other.record_generations([f"{i}-{generation}" for generation in range(3)], ["relearned"])
+        queue, _ = queue_of(small_sweep(digits, storage, tmp_path / "sweep.yaml", seeds=seeds))
+        assert queue.claim() is not None
+        opened: list[str] = []
+        with monkeypatch.context() as patched:
+            for module, name in ((io, "open"), (os, "open"), (os, "scandir"), (os, "stat")):
+                patched.setattr(module, name, counted(getattr(module, name), opened))
+            assert queue.claim() is not None
+        queue.close()
+        return len(opened)
+
+    assert 0 < operations(runs_of_others=100, seeds=30) <= operations(runs_of_others=1, seeds=2)
+
+
+def counted(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """The function, noting what it is called with."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(str(arguments[:1]))
+        return function(*arguments, **named)
+
+    return call
