@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
+
+import yaml
 
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import lease_holder
-from seal_ray.storage.paths import AnyPath, listed
+from seal_ray.storage.paths import AnyPath, asked, folders_in
 
 STATUSES = ("starting", "running", "interrupted", "stopped", "pruned", "failed", "diverged", "finished")
 """How a run whose files are intact may stand."""
@@ -28,7 +31,8 @@ def list_runs(storage: AnyPath) -> list[dict[str, Any]]:
     """
     if not storage.is_dir():
         raise CheckpointError(f"{storage}: no such folder; name the one that runs were stored in")
-    found = [summarise(path.parent) for path in listed(storage, "*/job.yaml")]
+    names = sorted(folders_in(storage))
+    found = (run for run in asked(lambda name: _listed(storage / name), names, storage) if run)
     return sorted(found, key=lambda run: (run["method"], run["seed"], run["id"]))
 
 
@@ -56,35 +60,65 @@ def chosen_runs(
     return found if order is None else sorted(found, key=lambda run: run[order])
 
 
+def _listed(folder: AnyPath) -> dict[str, Any] | None:
+    """`summarise` of a run, of whose job no more is checked than is shown; None where there is no job."""
+    try:
+        held = yaml.load((folder / "job.yaml").read_bytes(), yaml.CBaseLoader)  # nosec B506 - text alone
+        name, recipe = held["name"], held["recipe"]
+        shown = Shown(name, recipe["method"]["name"], int(recipe["seed"]), int(recipe["budget"]["epochs"]))
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, UnicodeError, LookupError, TypeError, ValueError, OSError):
+        return summarise(folder)  # which can tell what is wrong with it
+    return _summary(folder, shown)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a run's job."""
+
+    name: str = ""
+    method: str = ""
+    seed: int = -1
+    epochs: int = 0
+
+
 def summarise(folder: AnyPath, job: Job | None = None) -> dict[str, Any]:
     """What the run in `folder` is and how it stands; damaged files make its status `damaged`.
 
     job: what it trains, where that is known; else its job.yaml is read.
     """
-    store = Store(folder, folder.name)
-    status, damage = store.status(), ""
     try:
         job = job or load_job(folder / "job.yaml")
+    except ConfigError as error:
+        return _damaged(folder, str(error))
+    recipe = job.recipe
+    return _summary(folder, Shown(job.name, recipe.method.name, recipe.seed, recipe.budget.epochs))
+
+
+def _summary(folder: AnyPath, shown: Shown) -> dict[str, Any]:
+    store = Store(folder, folder.name)
+    status = store.status()
+    try:
         measured = _summed(store.rows())
-    except (ConfigError, CheckpointError) as error:
-        damage = str(error)
+    except CheckpointError as error:
+        return _damaged(folder, str(error))
     except (KeyError, TypeError, AttributeError) as error:  # some other JSON
-        damage = f"{folder / 'metrics.jsonl'}: damaged ({error!r})"
-    if damage:
-        job, measured, status = None, _summed([]), {"status": "damaged", "reason": damage}
+        return _damaged(folder, f"{folder / 'metrics.jsonl'}: damaged ({error!r})")
     name = status.get("status", "new")
     if name in ("starting", "running") and lease_holder(folder) is None:
         name = "interrupted"
-    return {
-        "id": folder.name,
-        "name": job.name if job else "",
-        "method": job.recipe.method.name if job else "",
-        "seed": job.recipe.seed if job else -1,
-        "epochs": job.recipe.budget.epochs if job else 0,
-        "status": name,
-        "reason": status.get("reason", ""),
-        **measured,
-    }
+    return _as_row(folder, shown, name, status.get("reason", ""), measured)
+
+
+def _damaged(folder: AnyPath, reason: str) -> dict[str, Any]:
+    return _as_row(folder, Shown(), "damaged", reason, _summed([]))
+
+
+def _as_row(
+    folder: AnyPath, shown: Shown, status: str, reason: str, measured: dict[str, Any]
+) -> dict[str, Any]:
+    return {"id": folder.name, **asdict(shown), "status": status, "reason": reason, **measured}
 
 
 def _summed(rows: Sequence[Row]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def test_a_finished_run_says_how_well_it_did(tmp_path: Path) -> None:
     rows = store.rows()
     (run,) = list_runs(tmp_path)
     scores = [row["val_top1"] for row in rows]
+    assert run == summarise(store.folder)
     assert run["id"] == store.run_id
     assert (run["name"], run["method"], run["seed"], run["status"]) == ("trial", "seal", 3, "finished")
     assert (run["generation"], run["epoch"], run["epochs_done"], run["epochs"]) == (1, 1, 4, 4)
