@@ -47,8 +47,8 @@ def chosen_runs(
     order: a key to sort by. ConfigError for a status that there is not, and for a method that no run has.
     """
     there = [*dict.fromkeys(run["method"] for run in runs if run["method"])]
-    for option, asked, known in (("--status", statuses, STATUSES), ("--method", methods, there)):
-        if unknown := [name for name in asked if name not in known]:
+    for option, names, known in (("--status", statuses, STATUSES), ("--method", methods, there)):
+        if unknown := [name for name in names if name not in known]:
             raise ConfigError(f"{option} {unknown[0]}: no run has it; choose from {', '.join(known)}")
     found = [
         run
