@@ -114,7 +114,7 @@ def test_a_session_says_so_before_it_tries(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ClusterError, match=said), ray_session(address):
+    with pytest.raises(ClusterError, match=said), ray_session(address, print):
         pass
 
 
