@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,10 +76,21 @@ def test_a_temporary_folder_that_cannot_be_written_to_is_named() -> None:
     assert said.endswith("set RAY_TMPDIR to a folder that can")
 
 
-def test_an_address_where_nobody_answers_is_named_after_who_set_it(free_port: int, tmp_path: Path) -> None:
+def heads(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Of the processes of this machine, where other tests may have heads, those of these names alone."""
+    found = [SimpleNamespace(info={"name": name}) for name in names]
+    monkeypatch.setattr("seal_ray.distributed.obstacles.psutil.process_iter", lambda _: found)
+
+
+def test_an_address_where_nobody_answers_is_named_after_who_set_it(
+    free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     silent = f"127.0.0.1:{free_port}"
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(silent)
+    heads(monkeypatch, "python", "gcs_server")
+    assert obstacles("auto", {"RAY_TMPDIR": str(tmp_path)}) == []  # Ray prefers the head that runs
+    heads(monkeypatch, "python")
     with socket.create_server(("127.0.0.1", 0)) as server:
         answers = f"127.0.0.1:{server.getsockname()[1]}"
         for address, environment in [
@@ -114,7 +126,7 @@ def test_a_session_says_so_before_it_tries(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ClusterError, match=said), ray_session(address, print):
+    with pytest.raises(ClusterError, match=said), ray_session(address, lambda _: None):
         pass
 
 
