@@ -61,7 +61,7 @@ class StoredRun:
 
     @property
     def status(self) -> str:
-        """new, starting, running, interrupted, stopped, finished, diverged, failed, pruned or damaged."""
+        """One of `seal_ray.runs.summary.STATUSES`, or new or damaged."""
         from seal_ray.runs.summary import summarise
 
         return str(summarise(self.folder, self.job)["status"])

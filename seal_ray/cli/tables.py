@@ -28,7 +28,7 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
         (
             run["id"],
             f"{run['epochs_done']}/{run['epochs']}",
-            run["status"],
+            f"queued ({run['reason']})" if run["status"] == "queued" else run["status"],
             _percent(run["top1"]),
             _percent(run["best_top1"]),
             ", ".join(map(_rise, run["ascents"])) or "-",

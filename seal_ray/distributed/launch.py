@@ -61,6 +61,8 @@ EXIT_TIMEOUT = 5.0
 """Seconds that Ray's processes get to exit by themselves."""
 NEWS_INTERVAL = 0.2
 """Seconds between two looks at a run's metrics."""
+ROOM_INTERVAL = 10.0
+"""Seconds between two looks whether workers that have not begun wait for room."""
 OBJECTS_INTERVAL = 1.0
 """The same where each look is some requests to S3."""
 
@@ -157,7 +159,7 @@ def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
         console.start(planned.job, planned.run_id, len(planned.store.rows()))
         try:
             with stop_on_signal(functools.partial(_request_stop, planned.store, console)):
-                news = _follow(planned.store, console)
+                news = _follow(planned, use_gpu, console)
                 return _train(planned, token, use_gpu, news)
         finally:
             console.finish()
@@ -175,6 +177,7 @@ def begin(
     """
     store, moments = planned.store, planned.job.placement.keep.moments
     store.clear_stop()
+    store.say_waiting("")
     with saving(store.folder):
         write_copies(store.folder, planned.job.plugins)
         write_durably(store.folder / "job.yaml", dump_job(planned.job).encode())
@@ -304,13 +307,32 @@ def _ray_processes() -> list[psutil.Process]:
     return found
 
 
-def _follow(store: Store, console: RunProgress) -> Callable[[], None]:
-    """A function that shows the epochs and warnings that have come since it was last called."""
+def _follow(planned: Planned, use_gpu: bool, console: RunProgress) -> Callable[[], None]:
+    """A function that shows the epochs and warnings that have come since it was last called, and what
+    workers that have not begun wait for.
+    """
+    from seal_ray.distributed.workers import lacking_room
+
+    store = planned.store
     epochs, warned, size = len(store.rows()), len(store.warnings()), -1
+    looked, waits = time.monotonic(), ""
 
     def show_news() -> None:
         with contextlib.suppress(StorageError):  # the next look may find it answering again
             look()
+            look_for_room()
+
+    def look_for_room() -> None:
+        nonlocal looked, waits
+        if time.monotonic() - looked < ROOM_INTERVAL:
+            return
+        starting = store.status().get("status") == "starting"
+        looked, why = time.monotonic(), lacking_room(planned.job, use_gpu) if starting else ""
+        if why != waits:
+            store.say_waiting(why)
+            if why:
+                console.note(f"{planned.run_id}: queued: {why}")
+            waits = why
 
     def look() -> None:
         nonlocal epochs, warned, size

@@ -76,6 +76,16 @@ def staying_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
+def holds_room() -> bool:
+    """Whether a placement group of this process's Ray job, such as Ray Train's of its workers, has its room.
+
+    The id of a group ends with that of its job.
+    """
+    own = ray.get_runtime_context().get_job_id()
+    groups = ray.util.placement_group_table().items()
+    return any(group.endswith(own) and found["state"] == "CREATED" for group, found in groups)
+
+
 def _answers(node: dict[str, Any]) -> bool:
     """Whether a host can be reached. Ray goes on counting on one that has died for up to half a minute."""
     with contextlib.suppress(OSError):

@@ -272,6 +272,21 @@ class Store:
                 self.set_status("failed", reason=in_a_line(error))
             raise
 
+    def say_waiting(self, why: str) -> None:
+        """Note what keeps workers from starting, empty: nothing; like a warning it may be dropped."""
+        with suppress(OSError, StorageError):
+            if why:
+                write_durably(self.folder / "waiting.txt", why.encode())
+            else:
+                (self.folder / "waiting.txt").unlink(missing_ok=True)
+
+    def waiting(self) -> str:
+        """What `say_waiting` noted."""
+        try:
+            return (self.folder / "waiting.txt").read_bytes().decode()
+        except FileNotFoundError:
+            return ""
+
     def request_stop(self, reason: str = "it was asked to") -> None:
         """Ask the run to end at its next epoch boundary; the reason becomes that of its status."""
         with saving(self.folder):

@@ -17,7 +17,10 @@ from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import lease_holder
 from seal_ray.storage.paths import AnyPath, asked, folders_in
 
-STATUSES = ("starting", "running", "interrupted", "stopped", "pruned", "failed", "diverged", "finished")
+STATUSES = (
+    *("queued", "starting", "running", "interrupted"),
+    *("stopped", "pruned", "failed", "diverged", "finished"),
+)
 """How a run whose files are intact may stand."""
 NUMBERS = ("epochs_done", "top1", "best_top1", "images_per_second")
 """What of a run is shown as a number; sorted by one of these, the largest come first."""
@@ -108,6 +111,8 @@ def _summary(folder: AnyPath, shown: Shown) -> dict[str, Any]:
     name = status.get("status", "new")
     if name in ("starting", "running") and lease_holder(folder) is None:
         name = "interrupted"
+    if name == "starting" and (why := store.waiting()):
+        name, status = "queued", {"reason": why}
     return _as_row(folder, shown, name, status.get("reason", ""), measured)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
 
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.distributed.launch import launch, prepare_job
+from seal_ray.distributed.workers import lacking_room
 from seal_ray.errors import ClusterError, DataError
 from seal_ray.recipe import load_job
 from seal_ray.runs.checkpoint import read_snapshot
 from seal_ray.runs.folder import open_store
-from seal_ray.runs.summary import list_runs
+from seal_ray.runs.summary import list_runs, summarise
 from seal_ray.storage.lease import hold_lease
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.sweeps.results import prepare_sweep
@@ -61,6 +63,43 @@ def test_two_ray_workers_compute_what_one_process_computes(
     again = launch(prepare_job(job), console)
     assert again["status"] == "finished"
     assert "finished already, nothing to train" in printed.getvalue()
+
+
+def test_a_run_whose_workers_wait_for_room_is_queued(
+    digits: Path, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seal_ray.distributed.launch.ROOM_INTERVAL", 0.1)
+    cores = int(ray.cluster_resources()["CPU"])
+    others = ray.util.placement_group([{"CPU": 1}] * cores)
+    ray.get(others.ready())
+    held = lacking_room(small_job(digits, tmp_path, "normal"), False)
+    assert held == ""  # our own Ray job holds it
+    ray.util.remove_placement_group(others)
+    hog = ray.remote(num_cpus=cores)(Busy).remote()
+    ray.get(hog.here.remote())
+    planned = prepare_job(small_job(digits, tmp_path, "normal", tracking={"wandb": "off"}))
+    seen = []
+
+    class EndsWhatIsInTheWay(RunProgress):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if "queued" in text:
+                seen.append(summarise(planned.store.folder))
+                ray.kill(hog)
+
+    assert launch(planned, EndsWhatIsInTheWay(screen[0]._console))["status"] == "finished"
+    assert (seen[0]["status"], seen[0]["reason"]) == (
+        "queued",
+        f"waits for 2 CPUs; 0 of the cluster's {cores} free",
+    )
+    assert planned.store.waiting() == ""
+
+
+class Busy:
+    """An actor that occupies what it asks for."""
+
+    def here(self) -> None:
+        """Answers once it has it."""
 
 
 @pytest.mark.ray
