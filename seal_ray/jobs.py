@@ -42,7 +42,7 @@ from seal_ray.config.plugin_files import FOLDER
 from seal_ray.distributed.launch import RAY_SETTINGS
 from seal_ray.errors import ClusterError, ConfigError
 from seal_ray.recipe import Job, load_job
-from seal_ray.storage.paths import AnyPath, ObjectPath, storage_path
+from seal_ray.storage.paths import AnyPath, ObjectPath, storage_path, with_home
 from seal_ray.sweeps.file import load_sweep
 from seal_ray.tracking.environment import sent_variables
 
@@ -170,6 +170,7 @@ def _files_of(file: Path, overrides: Sequence[str]) -> list[Path]:
     """The file of a run or a sweep, and what it refers to: a sweep's base, and the plugin files of both."""
     held = override(read(file), overrides).value
     base = held.get("base")
+    base = None if base is None else with_home(base)
     if base is not None and Path(base).is_absolute():
         raise ConfigError(f"{file}: base: {base} is absolute; to be sent it must be relative to {file}")
     code = [file.parent / entry for entry in held.get(FOLDER, ())]

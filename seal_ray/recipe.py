@@ -24,9 +24,10 @@ from pydantic import (
 )
 
 from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
-from seal_ray.config.document import check_kind, dump, override, read
+from seal_ray.config.document import dump
 from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, PATH, STRICT, Choice, name_in, parse, refuse
-from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files, named_files
+from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files
+from seal_ray.config.run_file import read_run
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.metrics import METRICS, Metric
@@ -454,12 +455,12 @@ def load_job(path: str | AnyPath, overrides: Sequence[str] = (), plugins: Sequen
     """The job in a YAML file, after overrides `path.to.field=VALUE` (VALUE is YAML).
 
     `recipe.method=llf` replaces the whole method, `recipe.method.ascent_rate=0.1` one field of it. The
-    name defaults to the file's. The plugin files that it names, and those in `plugins`, are loaded before
-    anything else is checked. ConfigError lists every problem with its file:line or override.
+    name defaults to the file's. Its fields go over those of the file that it names as `base`. The plugin
+    files of both, and those in `plugins`, are loaded before anything else is checked. ConfigError lists every
+    problem with its file:line or override.
     """
-    document = override(read(path), overrides)
-    check_kind(document, path, "run")
-    files = [*named_files(document, path), *given_files(plugins)]
+    document, files = read_run(path, overrides)
+    files += given_files(plugins)
     value = {"name": storage_path(path).stem, **document.value, "plugins": by_name(files)}
     with using(files):
         return parse(replace(document, value=value), Job)

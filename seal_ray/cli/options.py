@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 
+from seal_ray.errors import ConfigError
 from seal_ray.storage.paths import storage_path, with_home
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
@@ -19,6 +20,10 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
+]
+Axes = Annotated[
+    list[str] | None,
+    typer.Option("--axis", help="Sweep: add an axis, such as method.ascent_rate=0.1,0.3. Repeatable."),
 ]
 Storage = Annotated[
     str | None,
@@ -101,11 +106,19 @@ class _ToStderr(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def overrides(given: list[str] | None, workers: int | None, storage: str | None) -> list[str]:
+def overrides(
+    given: list[str] | None, workers: int | None, storage: str | None, axes: list[str] | None = None
+) -> list[str]:
     """The assignments of --set, and of the options that are short for one."""
     from seal_ray.config.document import stored_in
 
     assignments = list(given or [])
     if workers is not None:
         assignments.append(f"placement.workers={workers}")
+    for axis in axes or ():
+        field, equals, values = axis.partition("=")
+        if not equals:
+            raise ConfigError(f"--axis {axis}: is not FIELD=VALUES, such as method.ascent_rate=0.1,0.3")
+        listed = values if values.lstrip().startswith(("[", "{")) else f"[{values}]"
+        assignments.append(f"axes.{field.strip().removeprefix('recipe.')}={listed}")
     return assignments + stored_in(storage)

@@ -14,6 +14,7 @@ import typer
 from seal_ray import api
 from seal_ray.cli.options import (
     Address,
+    Axes,
     Folder,
     Plugins,
     Set,
@@ -84,6 +85,7 @@ def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
 def plan(
     file: File,
     set_: Set = None,
+    axis: Axes = None,
     workers: WorkersOption = None,
     storage: Storage = None,
     measure: Annotated[bool, typer.Option("--measure", help="Sweep: time a few steps, to estimate.")] = False,
@@ -103,15 +105,17 @@ def plan(
     from seal_ray.sweeps.file import is_sweep, load_sweep
     from seal_ray.sweeps.results import prepare_sweep
 
-    assignments, plugins = overrides(set_, workers, storage), plugin or []
+    assignments, plugins = overrides(set_, workers, storage, axis), plugin or []
     if is_sweep(file):
         runs = prepare_sweep(load_sweep(file, assignments, plugins), open_or_assume)
         from seal_ray.sweeps.plan import measured_speed, plan_sweep
 
         speed = measured_speed(runs) if measure else images_per_second
         parts = sweep_plan_table(plan_sweep(runs, speed), runs)
-    elif images_per_second or measure:
-        raise ConfigError("--measure and --images-per-second: are for sweeps; this is the file of a run")
+    elif images_per_second or measure or axis:
+        raise ConfigError(
+            "--axis, --measure and --images-per-second: are for sweeps; this is the file of a run"
+        )
     else:
         planned = prepare_job(load_job(file, assignments, plugins), open_data=open_or_assume)
         from seal_ray.sweeps.plan import make_plan

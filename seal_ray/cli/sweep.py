@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from seal_ray import api
-from seal_ray.cli.options import Address, Plugins, Set, Storage, WorkersOption, out, overrides
+from seal_ray.cli.options import Address, Axes, Plugins, Set, Storage, WorkersOption, out, overrides
 
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep's YAML file.", show_default=False)],
     set_: Set = None,
+    axis: Axes = None,
     workers: WorkersOption = None,
     storage: Storage = None,
     address: Address = None,
@@ -31,7 +32,7 @@ def sweep(
     """Train all runs of a sweep and compare them. The same command again does what is left."""
     board = api.sweep(
         file,
-        overrides(set_, workers, storage),
+        overrides(set_, workers, storage, axis),
         plugins=plugin or [],
         address=address,
         concurrent=concurrent,

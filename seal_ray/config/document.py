@@ -130,6 +130,18 @@ def put(document: Document, path: Keys, source: Document, held: Keys) -> Documen
     return Document(value, places | moved)
 
 
+def merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
+    """`base` with what `over` has at `held` at `path`, field by field; a choice that is named as a whole."""
+    path = path or held
+    ours, theirs = at(base.value, path), at(over.value, held)
+    named = path in {("recipe", "method"), ("recipe", "optimizer"), ("recipe", "loss")}
+    if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
+        return put(base, path, over, held)
+    for key in theirs:
+        base = merge(base, over, (*held, key), (*path, key))
+    return base
+
+
 def dotted(path: Keys) -> str:
     """The path as people write it, odd keys quoted."""
     return ".".join(str(key) if re.fullmatch(r"[\w-]{1,40}", str(key)) else repr(key)[:40] for key in path)
@@ -138,7 +150,8 @@ def dotted(path: Keys) -> str:
 def _assign(document: Document, assignment: str) -> Document:
     source = f"--set {assignment}"
     keys, _, text = assignment.partition("=")
-    path: Keys = tuple(keys.strip().split("."))
+    most = 1 if keys.strip().startswith("axes.") else -1  # an axis is called as the field, dots and all
+    path: Keys = tuple(keys.strip().split(".", most))
     if not text.strip() or "" in path:
         raise ConfigError(f"{source}: is not path.to.field=VALUE, such as recipe.budget.epochs=12")
     reader = _Reader(source, numbered=False)
@@ -283,7 +296,8 @@ class _Reader:
                     else:
                         self.problem(source, path, "<< takes a mapping, or a list of mappings")
             elif key.tag != f"{TAG}str" or SURROGATE.search(key.value):
-                self.problem(key, path, "a field name must be text; quote it")
+                name = f", not {key.value[:40]}" if isinstance(key, ScalarNode) else ""
+                self.problem(key, path, f"a field name must be text{name}; quote it")
             elif key.value in own:
                 first = own[key.value][0].start_mark.line + 1
                 self.problem(key, (*path, key.value), f"is given twice, first on line {first}; keep one")

@@ -9,6 +9,7 @@ and a labelled one has that label alone.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import re
@@ -20,9 +21,10 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, Strict, model_validator
 
-from seal_ray.config.document import Document, Keys, at, check_kind, dotted, override, put, read
-from seal_ray.config.messages import STRICT, parse, refuse
+from seal_ray.config.document import Document, Keys, at, check_kind, dotted, merge, override, put, read
+from seal_ray.config.messages import BOOLEANS, STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
+from seal_ray.config.run_file import base_of, read_base
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import using
 from seal_ray.recipe import Job, Recipe
@@ -158,24 +160,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequenc
     """
     document = override(read(path), overrides)
     check_kind(document, path, "sweep")
-    base = _read_base(document, Path(path))
-    files = [*named_files(document, path), *given_files(plugins)]
-    files += named_files(base, Path(path).parent / str(document.value.get("base", "")))
+    place, base, of_base = base_of(document, path), Document({}, {(): document.places[()]}), []
+    if place is not None:
+        base, of_base = read_base(document, place, [Path(path).resolve()])
+    files = [*named_files(document, path), *given_files(plugins), *of_base]
     with using(files):
         return _sweep(document, base, by_name(files), Path(path))
-
-
-def _read_base(document: Document, path: Path) -> Document:
-    """What the sweep's base file holds, if it names one."""
-    named = document.value.get("base")
-    if not isinstance(named, str) or not named:
-        return Document({}, {(): document.places[()]})
-    try:
-        return read(path.parent / named)
-    except ConfigError as error:
-        problems = str(error).split("\n")
-        place = document.places[("base",)]
-        raise ConfigError("\n".join(f"{place}: base: {problem}" for problem in problems)) from None
 
 
 def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path: Path) -> Sweep:
@@ -209,21 +199,9 @@ def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Do
     base = Document(value, {**base.places, ("name",): str(path)})
     for section in ("recipe", "placement", "analyses"):
         if section in document.value:
-            base = _merge(base, document, (section,))
+            base = merge(base, document, (section,))
     if "tracking" in document.value:
-        base = _merge(base, document, ("tracking",), ("placement", "tracking"))
-    return base
-
-
-def _merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
-    """What `over` has at `held` (put at `path`), field by field; a choice that is named as a whole."""
-    path = path or held
-    ours, theirs = at(base.value, path), at(over.value, held)
-    named = path in {("recipe", "method"), ("recipe", "optimizer"), ("recipe", "loss")}
-    if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
-        return put(base, path, over, held)
-    for key in theirs:
-        base = _merge(base, over, (*held, key), (*path, key))
+        base = merge(base, document, ("tracking",), ("placement", "tracking"))
     return base
 
 
@@ -327,7 +305,7 @@ def _check_rules(file: SweepFile, settings: list[dict[str, _Value]], document: D
     labels = [_labels(setting) for setting in settings]
     for i, rule in enumerate(file.exclude):
         if not rule or not any(_matches(rule, one) for one in labels):
-            raise _error(document, ("exclude", i), f"matches no setting; {_known(labels)}")
+            raise _error(document, ("exclude", i), f"matches no setting; {_known(labels, rule)}")
 
 
 def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Document) -> None:
@@ -339,11 +317,24 @@ def _check_generations(file: SweepFile, runs: Sequence[SweepRun], document: Docu
             raise _error(document, ("after_generations", i), problem)
 
 
-def _known(labels: Sequence[Setting]) -> str:
+def _known(labels: Sequence[Setting], rule: Mapping[str, Any]) -> str:
+    """What a rule that matches no setting was likely meant to say, and what settings there are."""
     axes = {axis: list(dict.fromkeys(one[axis] for one in labels)) for axis in labels[0]}
-    return "axes are " + "; ".join(
-        f"{_label(axis)}: {', '.join(values[:8])}" for axis, values in axes.items()
-    )
+    meant = []
+    for axis, wanted in rule.items():
+        there = axes.get(axis, [])
+        for label in map(_label, wanted if isinstance(wanted, list) else [wanted]):
+            same = [one for one in there if _boolean(one) == _boolean(label)]
+            if near := [] if label in there else same or difflib.get_close_matches(label, there, n=1):
+                meant.append(repr(near[0]))
+    hint = f"did you mean {', '.join(meant)}? " if meant else ""
+    known = (f"{_label(axis)}: {', '.join(values[:8])}" for axis, values in axes.items())
+    return f"{hint}axes are {'; '.join(known)}"
+
+
+def _boolean(label: str) -> str:
+    """A label, that of the boolean for a word that stands for one where a boolean is wanted."""
+    return _label(BOOLEANS.get(label.lower(), label))
 
 
 def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) -> Setting:
@@ -354,7 +345,7 @@ def _baseline(file: SweepFile, labels: Sequence[Setting], document: Document) ->
         return {"method": labels[0]["method"]} if "method" in labels[0] and file.mode == "grid" else labels[0]
     wanted = {axis: _label(held) for axis, held in file.baseline.items()}
     if not wanted or not any(_matches(wanted, one) for one in labels):
-        raise _error(document, ("baseline",), f"matches no setting; {_known(labels)}")
+        raise _error(document, ("baseline",), f"matches no setting; {_known(labels, wanted)}")
     return wanted
 
 

@@ -526,7 +526,7 @@ BAD = {
     "endless number": (job(recipe=f"seed: {'9' * 5000} #!"), "recipe.seed", "is not a number; quote it"),
     "digits alone missing": (job(recipe="seed: 0x_ #!"), "recipe.seed", "'0x_' is not a number; quote it"),
     "tag that does not fit": (job(recipe="seed: !!int x #!"), "recipe.seed", "yaml.org,2002:int' is not"),
-    "number as a field": (job(recipe="3: 4 #!"), "recipe", "a field name must be text; quote it"),
+    "number as a field": (job(recipe="3: 4 #!"), "recipe", "a field name must be text, not 3; quote it"),
     "list as a field": (job(recipe="? [a] #!\n  : 4"), "recipe", "a field name must be text"),
     "python tag": (
         job(data="data: {path: !!python/object/apply:os.getcwd []} #!"),

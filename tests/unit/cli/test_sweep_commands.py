@@ -46,9 +46,32 @@ def test_a_plan_can_be_measured(run: Command, digits: Path, tmp_path: Path) -> N
     assert re.search(r"time +\d+:\d\d", out)
 
 
+def test_an_axis_can_be_added_to_a_sweep(run: Command, digits: Path, tmp_path: Path) -> None:
+    small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml", axes={"method": ["seal"]})
+    axes = (
+        "--axis",
+        "method.ascent_rate=0.1,0.3",
+        "--axis",
+        "recipe.augment.then={none: [], cutout: [cutout]}",
+    )
+    code, out, err = run("plan", tmp_path / "small.yaml", *axes)
+    assert code == 0, err
+    for setting in ("0.1 none", "0.1 cutout", "0.3 none", "0.3 cutout"):
+        assert setting in out
+    code, _, err = run("sweep", tmp_path / "small.yaml", "--axis", "method.ascent_rate=0.1,'a lot'")
+    assert code == 2
+    assert err.startswith(
+        "error: --set axes.method.ascent_rate=[0.1,'a lot']: recipe.method.ascent_rate: must be a number"
+    )
+    code, _, err = run("sweep", tmp_path / "small.yaml", "--axis", "seed")
+    assert err == "error: --axis seed: is not FIELD=VALUES, such as method.ascent_rate=0.1,0.3\n"
+
+
 def test_options_that_would_do_nothing_are_refused(run: Command, digits: Path, tmp_path: Path) -> None:
     code, _, err = run("plan", "jobs/runs/quickstart/seal.yaml", "--measure")
-    assert (code, err.startswith("error: --measure and --images-per-second: are for sweeps")) == (2, True)
+    assert (code, err.startswith("error: --axis, --measure and --images-per-second: are for")) == (2, True)
+    code, _, err = run("plan", "jobs/runs/quickstart/seal.yaml", "--axis", "seed=0,1")
+    assert (code, err.startswith("error: --axis, --measure and --images-per-second: are for")) == (2, True)
     small_sweep(digits, tmp_path / "runs", tmp_path / "small.yaml")
     for option in (("--concurrent", "2"), ("--address", "auto")):
         code, _, err = run("sweep", tmp_path / "small.yaml", "--in-process", *option)

@@ -56,6 +56,26 @@ BAD = {
         "recipe.shards",
         "a batch of 32 cannot be cut into 3 equal shards",
     ),
+    "number as a label": (
+        "axes:\n  batch_size:\n    1: 8 #!\n",
+        "axes.batch_size",
+        "a field name must be text, not 1; quote it",
+    ),
+    "word for a boolean in the baseline": (
+        "axes: {augment.flip: [true, false]}\nbaseline: {augment.flip: off} #!\n",
+        "baseline",
+        "matches no setting; did you mean 'false'? axes are augment.flip: true, false",
+    ),
+    "boolean in a baseline of words": (
+        "axes: {augment.flip: [on, no]}\nbaseline: {augment.flip: false} #!\n",
+        "baseline",
+        "matches no setting; did you mean 'no'? axes are augment.flip: on, no",
+    ),
+    "nearly a label": (
+        "axes: {method: [normal, llf]}\nexclude:\n- method: noraml #!\n",
+        "exclude.0",
+        "matches no setting; did you mean 'normal'? axes are method: normal, llf",
+    ),
     "bad draw": (
         "mode: random\nsamples: 3\naxes:\n  optimizer.momentum: {integer: [3, 4]} #!\n",
         "recipe.optimizer.momentum",
@@ -118,7 +138,7 @@ BAD = {
     "rule that matches nothing": (
         "axes: {method: [llf, seal], seed: [1, 2]}\nexclude:\n- {seed: 2}\n- {method: lff} #!\n",
         "exclude.1",
-        "matches no setting; axes are method: llf, seal; seed: 1, 2",
+        "matches no setting; did you mean 'llf'? axes are method: llf, seal; seed: 1, 2",
     ),
     "rule about no axis": ("axes: {seed: [1]}\nexclude: [{sed: 1}] #!\n", "exclude.0", "axes are seed: 1"),
     "empty rule": ("axes: {seed: [1]}\nexclude: [{}] #!\n", "exclude.0", "matches no setting"),
