@@ -341,6 +341,9 @@ class Placement(BaseModel):
         default=(), description="what else to compute at each evaluation; a row holds it as val_NAME"
     )
     retries: int = Field(default=3, ge=0, description="restarts of failed workers")
+    timeout_s: int = Field(
+        default=1800, ge=1, description="seconds that workers wait for one another until they count as failed"
+    )
     tracking: Tracking = Field(default=Tracking(), description="where metrics go")
 
     @model_validator(mode="after")

@@ -202,11 +202,14 @@ def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], 
     assignment = planned.assignment(token)
     scratch, sizes = on_this_host(store.folder) / "ray", worker_counts([planned.job])
 
+    timeout_s = planned.job.placement.timeout_s
+
     def fit() -> None:
         nonlocal ended
         try:
             while True:
-                run = trainer(train_run, assignment, secrets.token_hex(4), sizes, use_gpu, scratch, retries)
+                name = secrets.token_hex(4)
+                run = trainer(train_run, assignment, name, sizes, use_gpu, scratch, retries, timeout_s)
                 ended = run.fit().return_value
                 moves = ended == LEFT and not store.stop_requested()
                 if not moves or room_that_stays(use_gpu) < sizes[0]:

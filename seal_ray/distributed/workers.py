@@ -99,10 +99,12 @@ def trainer(
     use_gpu: bool,
     folder: Path,
     failures: int,
+    timeout_s: int,
 ) -> Any:
     """A TorchTrainer that runs `loop` on as many workers as there is room for, one of `sizes` (ascending).
 
-    With more than one size it is elastic. `folder` gets nothing that matters.
+    With more than one size it is elastic. `folder` gets nothing that matters. timeout_s: seconds until a
+    collective operation of theirs (gloo, NCCL) that some have not joined fails, and with it all of them.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
@@ -124,7 +126,7 @@ def trainer(
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=failures, controller_failure_limit=failures),
         ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=timeout_s),
     )
 
 

@@ -186,13 +186,15 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
     jobs, folder = [one.job for one in runs.planned], on_this_host(runs.folder)
     make_folder(folder)
     sizes, use_gpu = worker_counts(jobs), check_resources(jobs[0])
-    failures = len(jobs) * (jobs[0].placement.retries + 1)
+    placement = jobs[0].placement
+    failures = len(jobs) * (placement.retries + 1)
     scratch = Path(tempfile.mkdtemp(prefix=WARM_WORKERS, dir=folder))
 
     def fit(group: int) -> None:
         config = {"board": board, "group": group}
         try:
-            trainer(train_assigned, config, f"group-{group}", sizes, use_gpu, scratch, failures).fit()
+            name, timeout_s = f"group-{group}", placement.timeout_s
+            trainer(train_assigned, config, name, sizes, use_gpu, scratch, failures, timeout_s).fit()
         except Exception as error:
             ray.get(board.lose.remote(group, last_line(error)))
 

@@ -56,6 +56,7 @@ placement:
   track_examples: false
   metrics: []
   retries: 3
+  timeout_s: 1800
   tracking:
     wandb: auto
     project: null

@@ -13,7 +13,7 @@ from ray.train import ScalingConfig
 
 from seal_ray.distributed import ray_internals
 from seal_ray.distributed.ray_internals import Sizes
-from seal_ray.distributed.workers import train_to_end, worker_counts
+from seal_ray.distributed.workers import train_to_end, trainer, worker_counts
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Workers
 from seal_ray.runs.folder import open_store
@@ -37,6 +37,14 @@ def test_worker_counts_divide_the_shards_of_every_job() -> None:
     placement = job(4, {"min": 2, "max": 4}).placement
     assert placement.workers == Workers(min=2, max=4)
     assert (placement.min_workers, placement.max_workers) == (2, 4)
+
+
+@pytest.mark.parametrize(("use_gpu", "backend"), [(False, "gloo"), (True, "nccl")])
+def test_workers_wait_for_one_another_as_long_as_asked_for(
+    tmp_path: Path, use_gpu: bool, backend: str
+) -> None:
+    made = trainer(print, {}, "run", (1,), use_gpu, tmp_path, failures=0, timeout_s=90)
+    assert (made.backend_config.backend, made.backend_config.timeout_s) == (backend, 90)
 
 
 @pytest.fixture
