@@ -332,6 +332,12 @@ class Placement(BaseModel):
     channels_last: bool = Field(default=True, description="memory format of convolutions")
     compile: bool = Field(default=False, description="compile the network")
     deterministic: bool = Field(default=True, description="only kernels that give the same bits each time")
+    resident: Literal["auto", "off"] = Field(
+        default="auto", description="auto: a GPU holds the images that take a quarter of its memory at most"
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        default="auto", description="auto: a GPU replays steps, where docs/performance.md says so"
+    )
     keep: Keep = Field(default=Keep(), description="what stays on storage")
     eval_every: int = Field(default=1, ge=1, description="epochs between evaluations")
     track_examples: bool = Field(

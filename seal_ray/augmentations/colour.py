@@ -91,7 +91,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     sector = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=1)
     hue = sector.gather(1, strongest[:, None])[:, 0] + 6 * turn[:, 0]
     # Channel n of HSV's colour is v - c * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1.
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
+    offsets = (5 - 2 * torch.arange(3, device=images.device, dtype=images.dtype)).view(1, 3, 1, 1)
     k = (offsets + hue[:, None]) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 

@@ -221,6 +221,8 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         channels_last=placement.channels_last,
         compile=placement.compile,
         deterministic=placement.deterministic,
+        resident=placement.resident == "auto",
+        cuda_graphs=placement.cuda_graphs == "auto",
         eval_every=placement.eval_every,
         moments=placement.keep.moments,
         track_examples=placement.track_examples,

@@ -44,12 +44,12 @@ class Descend:
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """One pass."""
+        return _descend
 
-        def step(gradients: Gradients, update: Callable[[], None]) -> None:
-            gradients()
-            update()
 
-        return step
+def _descend(gradients: Gradients, update: Callable[[], None]) -> None:
+    gradients()
+    update()
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,14 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     # By hand where one backward pass is not enough: DDP expects exactly one.
     by_hand = world.workers > 1 and len(losses) > 1
     wrapped = _wrap(run, moved, partials) if world.workers > 1 and not by_hand else None
+    share = (torch.ones((), dtype=run.dtype) / shards).to(world.device)
     teacher = run.teacher() if phase.loss.teacher else None
     norms = [module for module in network.modules() if isinstance(module, Norm)]
 
     def values(
         forward: nn.Module, shard: Shard, index: int, outcome: Tensor | None, *, moves: bool
     ) -> list[Tensor]:
-        """The part of each loss of shard `index`; moves: whether running statistics do."""
+        """Each loss of shard `index`; moves: whether running statistics do."""
         images, labels, keep = shard
         with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
             with run.drawing(index, keep):
@@ -64,8 +65,8 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
             if outcome is not None and loss is phase.loss:
                 outcome[0] = value.detach()
                 dominant = labels if labels.ndim == 1 else labels.argmax(dim=1)
-                outcome[1:] = logits.detach().argmax(dim=1) == dominant
-            found.append(value / shards)
+                torch.eq(logits.detach().argmax(dim=1), dominant, out=outcome[1:])
+            found.append(value)
         return found
 
     def backward(batch: Sequence[Shard], outcomes: Tensor | None) -> None:
@@ -79,9 +80,9 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
             for i, (value, (_, parameters)) in enumerate(zip(found, losses, strict=True)):
                 again = i < len(losses) - 1
                 if parameters and last:
-                    torch.autograd.backward(value, inputs=parameters, retain_graph=again)
+                    torch.autograd.backward(value, share, inputs=parameters, retain_graph=again)
                 elif parameters:
-                    gradients += torch.autograd.grad(value, parameters, retain_graph=again)
+                    gradients += torch.autograd.grad(value, parameters, share, retain_graph=again)
             if not last:
                 add_partial(partials, Partial(0, first + k, gradients), shards, _added)
         if wrapped is None:

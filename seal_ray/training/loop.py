@@ -7,10 +7,11 @@ terminal) is the business of whoever consumes it.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,12 @@ from seal_ray.errors import Diverged, SealRayWarning
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.weights import pinned
-from seal_ray.training.gradients import Backward, gradient_passes
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
 from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.step import Step, measured, training_step
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
-    from seal_ray.data.images import Shard
     from seal_ray.metrics import Metric
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store
@@ -85,11 +85,11 @@ def _epochs(
         if run.enters_phase:
             run.edit(phase, generation)
         optimizer = run.optimizer_for(phase)
-        backward = gradient_passes(run, phase)
+        begin = training_step(run, optimizer, phase)
         for position in run.epochs(phase):
             lr = learning_rate(recipe.optimizer.rates, phase, position, recipe.budget)
             set_learning_rate(optimizer, phase, lr, run.rows, position.epoch - run.first)
-            trained = train_epoch(run, optimizer, backward, phase, position)
+            trained = train_epoch(run, optimizer, begin(), phase, position)
             scores = evaluate(run) if run.evaluates(phase, position) else {}
             row = describe(run, optimizer, phase, position, trained, scores)
             yield EpochResult(position, row, run.commit(row, optimizer, phase, position))
@@ -107,37 +107,30 @@ class Trained:
     grad_norm_early: float  # root mean square over the steps, after reduction, before clipping
     grad_norm_late: float
     images_per_second: float
-    seconds_data: float  # waiting for and augmenting batches
+    seconds_data: float  # waiting for batches
     seconds_compute: float
 
 
 def train_epoch(
-    run: Run, optimizer: torch.optim.Optimizer, backward: Backward, phase: Phase, position: Position
+    run: Run, optimizer: torch.optim.Optimizer, step: Step, phase: Phase, position: Position
 ) -> Trained:
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
-    steps = steps_per_epoch(run.indices, run.recipe.batch_size)
-    size = run.recipe.batch_size // run.recipe.shards
-    outcomes = torch.zeros(steps, run.recipe.shards, 1 + size, dtype=run.dtype, device=run.world.device)
+    recipe, zeros = run.recipe, functools.partial(torch.zeros, dtype=run.dtype, device=run.world.device)
+    steps, size = steps_per_epoch(run.indices, recipe.batch_size), recipe.batch_size // recipe.shards
+    outcomes = zeros(steps, recipe.shards, 1 + size)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
-    norms = torch.zeros(steps, 2, dtype=run.dtype, device=run.world.device)
-    update = _updates(run, optimizer)
-    take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
-
-    def step(index: int, shards: list[Shard]) -> None:
-        def gradients(*, first_pass: bool = True) -> None:
-            backward(shards, mine[index] if first_pass else None)
-
-        take_step(gradients, lambda: update(norms[index]))
+    parts = [len(parameters) for parameters in measured(run)]
+    norms = zeros(steps, sum(parts))
 
     started, waited = time.perf_counter(), 0.0
-    batches = run.training_epoch(position)
+    batches = run.batches(position)
     for index in range(steps):
         asked = time.perf_counter()
-        shards = next(batches)
+        batch = next(batches)
         waited += time.perf_counter() - asked
         run.step = index
-        step(index, shards)
+        mine[index], norms[index] = step(batch)
     # Each entry is set by one worker and 0 on the others, so the sum is exact whoever computed it.
     results = run.world.total(outcomes).double().cpu()
     seconds = time.perf_counter() - started
@@ -146,7 +139,10 @@ def train_epoch(
     if not losses.isfinite().all():
         raise diverged(run, optimizer, phase, position, "train_loss")
     seen = right.numel()
-    early, late = norms.double().square().mean(dim=0).sqrt().tolist()
+    early, late = (
+        torch.linalg.vector_norm(part, dim=1).double().square().mean().sqrt().item()
+        for part in norms.split(parts, dim=1)
+    )
     return Trained(
         train_loss=losses.mean().item(),
         train_top1=100 * right.sum().item() / seen,
@@ -172,22 +168,6 @@ def _memorised(run: Run, position: Position, right: Tensor) -> float | None:
     return 100 * right[wrong].mean().item() if wrong.any() else None
 
 
-def _updates(run: Run, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
-    """`update(norms)`: record the gradient norms of the early and late part, clip, apply."""
-    parts = [run.parts.parameters(run.network, part) for part in ("early", "late")]
-    moved = [p for group in optimizer.param_groups for p in group["params"]]
-    limit = run.recipe.optimizer.clip_norm
-
-    def update(norms: Tensor) -> None:
-        for i, parameters in enumerate(parts):
-            norms[i] = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if limit is not None:
-            nn.utils.clip_grad_norm_(moved, limit)
-        optimizer.step()
-
-    return update
-
-
 @torch.inference_mode()
 def evaluate(run: Run) -> dict[str, Any]:
     """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
@@ -205,12 +185,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     metrics = run.execution.metrics
     kept = results.new_zeros(len(run.truth), run.images.classes if metrics else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
+    if device.type == "cuda" or run.execution.compile:  # one shape, hence one graph: some images come again
+        order = F.pad(order, (0, -len(order) % len(batches[0])))
     for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
         seen = slice(int(indices[0]), int(indices[-1]) + 1)
         images, truth = run.normaliser.of_bytes(on_device(pixels, device)), run.truth[seen]
         with run.autocast():
             logits = run.forward(images)
-        logits = logits.to(run.dtype)
+        logits = logits[: len(indices)].to(run.dtype)
         best = logits.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
         loss = F.cross_entropy(logits, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)

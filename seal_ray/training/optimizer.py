@@ -13,12 +13,15 @@ from seal_ray.phases.schedule import Phase, Row, group_rate, owner
 
 
 def build_optimizer(
-    network: nn.Module, parts: Parts, phase: Phase, settings: Optimizer
+    network: nn.Module, parts: Parts, phase: Phase, settings: Optimizer, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of the phase's groups, its state fresh; sets requires_grad of every parameter.
 
     `param_groups[i]` has the extra key `group`: the index of its Group in the phase. Group.ascend becomes
     torch's `maximize`, which for SGD at weight decay 0 equals a negative learning rate bit for bit.
+
+    fused: for SGD of float32, one kernel that reads each group's learning rate from a tensor, and state that
+    is there from the start, so that a captured step follows the schedule. On a CPU it has other last bits.
     """
     members: list[list[nn.Parameter]] = [[] for _ in phase.groups]
     owners = {stage: owner(phase.groups, parts, stage) for stage in parts.stages}
@@ -27,7 +30,8 @@ def build_optimizer(
         parameter.requires_grad_(index is not None)
         if index is not None:
             members[index].append(parameter)
-    return torch_optimizer(
+    rate = next(network.parameters()).new_zeros(())
+    optimizer = torch_optimizer(
         settings,
         [
             {
@@ -35,11 +39,16 @@ def build_optimizer(
                 "group": index,
                 "maximize": group.ascend,
                 "weight_decay": settings.weight_decay * group.weight_decay,
+                **({"fused": True, "lr": rate.clone()} if fused else {}),
             }
             for index, (group, parameters) in enumerate(zip(phase.groups, members, strict=True))
             if parameters
         ],
     )
+    if fused and settings.own["momentum"]:
+        for parameter in (p for parameters in members for p in parameters):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(
@@ -47,7 +56,11 @@ def set_learning_rate(
 ) -> None:
     """Set every group's rate for one epoch: the scheduled `lr` x the group's multiple."""
     for entry in optimizer.param_groups:
-        entry["lr"] = lr * group_rate(phase.groups[entry["group"]], rows, phase_epoch)
+        entry["rate"] = lr * group_rate(phase.groups[entry["group"]], rows, phase_epoch)
+        if isinstance(entry["lr"], Tensor):
+            entry["lr"].fill_(entry["rate"])
+        else:
+            entry["lr"] = entry["rate"]
 
 
 def signed_rate(optimizer: torch.optim.Optimizer, phase: Phase, parts: Parts, stage: str) -> float:
@@ -55,7 +68,7 @@ def signed_rate(optimizer: torch.optim.Optimizer, phase: Phase, parts: Parts, st
     index = owner(phase.groups, parts, stage)
     for entry in optimizer.param_groups:
         if entry["group"] == index:
-            return float(-entry["lr"] if entry["maximize"] else entry["lr"])
+            return float(-entry["rate"] if entry["maximize"] else entry["rate"])
     return 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,12 +24,14 @@ from seal_ray.data.images import (
     dropout_masks,
     epoch_order,
 )
+from seal_ray.data.loaders import ResidentLoader
 from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts
 from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.edits import EditContext
+from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.lineage import run_id
@@ -38,20 +41,25 @@ from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, o
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
+    from seal_ray.data.loaders import Loader
     from seal_ray.metrics import Metric
     from seal_ray.recipe import Recipe
     from seal_ray.runs.folder import Store
 
 EVALUATION_BATCH = 256
 """Images in an evaluation batch: the same for any number of workers, since it may decide last bits."""
+RESIDENT_SHARE = 1 / 4
+"""Of a GPU's memory, what images may take that lie there."""
 
 
 @dataclass(frozen=True)
 class Execution:
     """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
 
-    threads: of an operation on the CPU. moments: which to keep. track_examples: whether to keep
-    which validation images each evaluation had right. metrics: what else each evaluation computes.
+    threads: of an operation on the CPU. resident: whether a GPU's memory holds the images where they take a
+    quarter of it at most. cuda_graphs: whether a GPU replays steps. moments: which to keep. track_examples:
+    whether to keep which validation images each evaluation had right. metrics: what else each evaluation
+    computes.
     """
 
     threads: int = 1
@@ -59,6 +67,8 @@ class Execution:
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = True
+    resident: bool = True
+    cuda_graphs: bool = True
     eval_every: int = 1
     moments: tuple[str, ...] = ("ascended", "relearned")
     track_examples: bool = False
@@ -83,9 +93,7 @@ class Run:
         self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
 
         shard = recipe.batch_size // recipe.shards
-        train, self.validation = world.together(
-            lambda: (images.open("train", shard * self.accumulation), images.open("val", EVALUATION_BATCH))
-        )
+        train, self.validation = world.together(lambda: self._loaders(shard * self.accumulation))
         self.indices = training_indices(train.labels, recipe.data.per_class)
         self.labels = noisy_labels(train.labels, images.classes, recipe.data.label_noise)
         mixed = any(isinstance(one, Mixing) for one in recipe.augment.then)
@@ -164,7 +172,9 @@ class Run:
 
     def optimizer_for(self, phase: Phase) -> torch.optim.Optimizer:
         """The phase's optimizer: its state fresh, or as it was after the last epoch."""
-        optimizer = build_optimizer(self.network, self.parts, phase, self.recipe.optimizer)
+        settings = self.recipe.optimizer
+        fused = self.world.device.type == "cuda" and isinstance(settings, Sgd) and self.dtype == torch.float32
+        optimizer = build_optimizer(self.network, self.parts, phase, settings, fused=fused)
         if not (phase.fresh and self.enters_phase):
             load_optimizer_state(optimizer, self.network, self.optimizer)
         return optimizer
@@ -296,6 +306,20 @@ class Run:
             "torch": torch.__version__,
             **{key: execution[key] for key in EXECUTION},
         }
+
+    def _loaders(self, batch_size: int) -> tuple[Loader, Loader]:
+        """Of the training images and of the validation images."""
+        images, device = self.images, self.world.device
+        train, val = images.open("train", batch_size), images.open("val", EVALUATION_BATCH)
+        if not (self.execution.resident and device.type == "cuda"):
+            return train, val
+        size = (len(train.labels) + len(val.labels)) * math.prod(images.size) * 3
+        if size > torch.cuda.get_device_properties(device).total_memory * RESIDENT_SHARE:
+            return train, val
+        return (
+            ResidentLoader.filled(train, images.size, batch_size, device),
+            ResidentLoader.filled(val, images.size, EVALUATION_BATCH, device),
+        )
 
     def _build(self, generator: torch.Generator) -> nn.Module:
         return self.recipe.model.build(self.images.classes, generator)

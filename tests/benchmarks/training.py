@@ -27,10 +27,10 @@ from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
-from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.loop import Trained, evaluate, train_epoch
 from seal_ray.training.optimizer import set_learning_rate
 from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.step import training_step
 from seal_ray.training.world import World
 from tests.benchmarks.measure import Result, best_of
 
@@ -87,9 +87,9 @@ def epochs_of(run: Run) -> Callable[..., Trained]:
     ((_, phase),) = list(run.phases())[:1]
     run.first = 0
     optimizer = run.optimizer_for(phase)
-    backward = gradient_passes(run, phase)
+    begin = training_step(run, optimizer, phase)
     set_learning_rate(optimizer, phase, 0.01, [], 0)
-    return lambda number=1: train_epoch(run, optimizer, backward, phase, Position(0, number))
+    return lambda number=1: train_epoch(run, optimizer, begin(), phase, Position(0, number))
 
 
 def torchvision_loader(data: BenchData, workers: int) -> DataLoader[Any]:

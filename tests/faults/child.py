@@ -17,6 +17,7 @@ import seal_ray.runs.checkpoint
 import seal_ray.runs.folder
 import seal_ray.training.loop
 import seal_ray.training.run
+import seal_ray.training.step
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe
 from seal_ray.runs.checkpoint import Snapshot
@@ -83,7 +84,7 @@ def die_at(position: Position, point: str) -> None:
     if point == "edit":
         at_run(seal_ray.training.run.Run, "optimizer_for")
     elif point == "step":
-        updates = seal_ray.training.loop._updates
+        updates = seal_ray.training.step._updates
 
         def dying_updates(run: Any, optimizer: Any) -> Callable[[Any], None]:
             update = updates(run, optimizer)
@@ -94,7 +95,7 @@ def die_at(position: Position, point: str) -> None:
 
             return step
 
-        seal_ray.training.loop._updates = dying_updates
+        seal_ray.training.step._updates = dying_updates
     elif point == "evaluate":
         at_run(seal_ray.training.loop, "evaluate")
     elif point == "moments":

@@ -49,6 +49,8 @@ placement:
   channels_last: true
   compile: false
   deterministic: true
+  resident: auto
+  cuda_graphs: auto
   keep:
     moments: [ascended, relearned]
     checkpoints: 2

@@ -456,6 +456,8 @@ PLACEMENTS: dict[str, Any] = {
     "channels_last": False,
     "compile": True,
     "deterministic": False,
+    "resident": "off",
+    "cuda_graphs": "off",
     "keep": {"moments": (), "checkpoints": 7},
     "eval_every": 5,
     "track_examples": True,
