@@ -296,6 +296,7 @@ class Tracking(BaseModel):
         description="what a line of a view is; null: the labels in a sweep, or the method",
     )
     system_metrics: bool = Field(default=True, description="let W&B note the load of CPU, GPU and memory")
+    tensorboard: bool = Field(default=False, description="write event files for TensorBoard too")
 
 
 class Workers(BaseModel):

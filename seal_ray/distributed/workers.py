@@ -18,7 +18,8 @@ from seal_ray.recipe import Job, received_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
 from seal_ray.storage.paths import storage_path
-from seal_ray.tracking.wandb import NoTracker, open_tracker
+from seal_ray.tracking.tensorboard import TensorBoard, open_tensorboard
+from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker
 from seal_ray.training.loop import fit
 from seal_ray.training.run import Execution
 from seal_ray.training.world import World
@@ -210,7 +211,7 @@ def show_warnings_in(store: Store) -> None:
 
 
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
-    """Fit the job's recipe on this worker; the leader tells the tracker of each epoch."""
+    """Fit the job's recipe on this worker; the leader tells the trackers of each epoch."""
     recipe, placement = job.recipe, job.placement
     prepare_process(world.device, deterministic=placement.deterministic, precision=recipe.precision)
     dataset = world.together(lambda: open_dataset(recipe.data.path))
@@ -228,12 +229,18 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         track_examples=placement.track_examples,
         metrics=placement.metrics,
     )
+    trackers: list[Wandb | TensorBoard | NoTracker] = []
     if world.leads:
         store.record_start()
-    tracker = open_tracker(job, store.run_id, store.folder, dataset.name) if world.leads else NoTracker()
+        trackers = [
+            open_tracker(job, store.run_id, store.folder, dataset.name),
+            open_tensorboard(job, store),
+        ]
     try:
         for result in fit(recipe, images, store=store, world=world, execution=execution):
-            tracker.log(result.row)
+            for tracker in trackers:
+                tracker.log(result.row)
             yield result.row
     finally:
-        tracker.close()
+        for tracker in trackers:
+            tracker.close()

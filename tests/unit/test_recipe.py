@@ -67,6 +67,7 @@ placement:
     tags: []
     setting: null
     system_metrics: true
+    tensorboard: false
 analyses: {what: [], moments: null, preset: quick, settings: {}}
 """
 
