@@ -26,7 +26,7 @@ from seal_ray.config.messages import BOOLEANS, STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.config.run_file import base_of, read_base
 from seal_ray.errors import ConfigError
-from seal_ray.plugins import using
+from seal_ray.plugins import PluginFile, using
 from seal_ray.recipe import Job, Recipe
 
 MAX_RUNS = 10_000
@@ -160,8 +160,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequenc
     """
     document = override(read(path), overrides)
     check_kind(document, path, "sweep")
-    place, base, of_base = base_of(document, path), Document({}, {(): document.places[()]}), []
-    if place is not None:
+    base, of_base = Document({}, {(): document.places[()]}), list[PluginFile]()
+    if (place := base_of(document, path)) is not None:
         base, of_base = read_base(document, place, [Path(path).resolve()])
     files = [*named_files(document, path), *given_files(plugins), *of_base]
     with using(files):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from seal_ray.networks import ResNet
+from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.steps import Descend, Masked, Sam
 from seal_ray.training.gradients import gradient_passes
