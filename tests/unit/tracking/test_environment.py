@@ -124,7 +124,7 @@ def test_a_submitted_job_is_told_what_is_said_here_and_no_secret(monkeypatch: py
     sent: list[dict[str, Any]] = []
     client = SimpleNamespace(get_address=lambda: "head", submit_job=lambda **job: sent.append(job))
     spec = jobs.JobSpec("train", "x", (Path("x.yaml"),), ())
-    assert jobs._start(client, spec, "x-a1", "folder")
+    assert jobs._start(client, spec, "x-a1", "folder", {})
     (job,) = sent
     variables = job["runtime_env"]["env_vars"]
     assert (variables["WANDB_MODE"], variables["WANDB_TAGS"]) == ("offline", "a,b")
