@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -95,6 +96,8 @@ def main() -> None:
     """Run the command line; exit 2 for an error that the user can mend."""
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
     say_what_is_loaded()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files hold any bytes, as stderr has it
     try:
         app(prog_name="seal-ray")
     except SealRayError as error:

@@ -74,6 +74,7 @@ KINDS = {
     "literal_error": "{expected}",
     "model_type": "a mapping",
     "string_type": "text",
+    "string_unicode": "text in UTF-8",
     "tuple_type": "a list",
 }
 """What a value should have been, by pydantic's error for a value of the wrong kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -84,7 +85,8 @@ def check_words(words: Iterable[str], whose: str) -> None:
         try:
             one.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{one!r}, {whose}, is not a name in UTF-8; rename it") from None
+            said = os.fsencode(one).decode(errors="backslashreplace")
+            raise DataError(f"'{said}', {whose}, is not a name in UTF-8; rename it") from None
 
 
 def fifth_of_each_class(name: str, labels: Labels, seed: int = 0) -> npt.NDArray[np.bool_]:

@@ -120,6 +120,8 @@ def _alike(train: Path, val: Path) -> list[_Scan]:
     """Two folders, which must be two, of the same classes."""
     if train.resolve() == val.resolve():
         raise DataError(f"{train} is --train and --val, so nothing is held out; give --val-share instead")
+    for root in (train, val):
+        _class_names(root)  # before any image is read
     scans = [_scan(train), _scan(val)]
     there, lacking = scans
     if differing := sorted(there.images.keys() ^ lacking.images.keys()):
