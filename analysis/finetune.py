@@ -28,7 +28,7 @@ from seal_ray.data.loaders import Loader, Order
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Row
-from seal_ray.recipe import MODELS, Job, Model, Recipe, check_images, dump_job
+from seal_ray.recipe import MODELS, Job, Model, Recipe, check_images, check_shards, dump_job
 from seal_ray.runs.export import Loaded
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.weights import pinned
@@ -77,6 +77,7 @@ def finetune(
     """
     check_images(source, destination.dataset.size)
     recipe = pinned(recipe_of(source, destination.dataset, settings))
+    check_shards(recipe, destination.dataset.size)
     images = images_of(destination.dataset, normalisation, settings["fraction"], settings["seed"])
     store = open_store(folder, recipe, images, checkpoints=1)
     rows = store.rows()

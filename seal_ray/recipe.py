@@ -544,12 +544,20 @@ def _outline(factory: Factory, arguments: str) -> nn.Module:
 def check_images(model: Model, size: int) -> None:
     """ConfigError when a network cannot read images of `size` x `size` pixels; ResNets read any."""
     if model.arch not in resnet.RESNETS:
-        _reads(type(model).factory, json.dumps(model.arguments), size)
+        _reads(type(model).factory, json.dumps(model.arguments), size, train=False)
+
+
+def check_shards(recipe: Recipe, size: int) -> None:
+    """ConfigError when shards have one image of `size` x `size` pixels, and the network cannot be trained on
+    one alone: a batch norm needs two values of a channel.
+    """
+    if recipe.batch_size == recipe.shards:
+        _reads(type(recipe.model).factory, json.dumps(recipe.model.arguments), size, train=True)
 
 
 @functools.lru_cache(maxsize=16)
-def _reads(factory: Factory, arguments: str, size: int) -> None:
-    """On a network without weights, if its passes need none, else on one with weights."""
+def _reads(factory: Factory, arguments: str, size: int, *, train: bool) -> None:
+    """One image, on a network without weights, if its passes need none, else on one with weights."""
     import torch
 
     made: list[Callable[[], nn.Module]] = [
@@ -557,14 +565,19 @@ def _reads(factory: Factory, arguments: str, size: int) -> None:
         lambda: build(factory, classes=2, generator=torch.Generator(), **json.loads(arguments)),
     ]
     for make in made:
-        network = make().eval()
+        network = make().train(train)
         device = next(network.parameters()).device
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 network(torch.zeros(1, 3, size, size, device=device))
             return
         except Exception as error:
             said = error
+    if train:
+        raise ConfigError(
+            f"recipe.shards: shards of one image cannot train this network at {size} x {size} pixels "
+            f"({said}); use fewer shards, or a larger batch_size"
+        )
     raise ConfigError(f"recipe.model: the network cannot read images of {size} x {size} pixels: {said}")
 
 

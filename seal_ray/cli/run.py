@@ -6,8 +6,9 @@ import contextlib
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,8 +28,11 @@ from seal_ray.cli.options import (
     show,
     trust_plugins,
 )
-from seal_ray.errors import ConfigError
+from seal_ray.errors import ConfigError, DataError, StorageError
 from seal_ray.storage.paths import storage_path
+
+if TYPE_CHECKING:
+    from seal_ray.recipe import Recipe
 
 File = Annotated[Path, typer.Argument(help="YAML file of a run or a sweep.", show_default=False)]
 
@@ -76,10 +80,23 @@ def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
     if is_sweep(file):
         found = load_sweep(file, set_ or [], plugin or [])
         epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
+        _check_shards([run.job.recipe for run in found.runs])
         out.print(f"{file}: valid ({len(found.runs)} runs, {epochs:,} epochs)", markup=False)
         return
     job = load_job(file, set_ or [], plugin or [])
+    _check_shards([job.recipe])
     out.print(f"{file}: valid ({job.recipe.method.name}, {job.recipe.budget.epochs} epochs)", markup=False)
+
+
+def _check_shards(recipes: Sequence[Recipe]) -> None:
+    """ConfigError for shards of one image that cannot be trained on, where the data is there."""
+    for recipe in recipes:
+        if recipe.batch_size == recipe.shards:
+            from seal_ray.data.staging import describe_dataset
+            from seal_ray.recipe import check_shards
+
+            with contextlib.suppress(DataError, StorageError):
+                check_shards(recipe, describe_dataset(recipe.data.path).size)
 
 
 def plan(

@@ -31,7 +31,7 @@ from seal_ray.device import usable_cores
 from seal_ray.distributed.obstacles import obstacles
 from seal_ray.distributed.session import check_hosts
 from seal_ray.errors import ClusterError, ConfigError, SealRayError, SealRayWarning, StorageError
-from seal_ray.recipe import Job, check_images, check_sendable, dump_job
+from seal_ray.recipe import Job, check_images, check_sendable, check_shards, dump_job
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.lineage import generation_keys, run_id_of
 from seal_ray.runs.sharing import RunKeys, branch, run_keys
@@ -117,6 +117,7 @@ def prepare_job(
     dataset = open_data(data.path)
     if dataset.splits:
         check_images(recipe.model, dataset.size)
+        check_shards(recipe, dataset.size)
     keys = generation_keys(recipe, dataset.training_identity)
     identity = run_id_of(recipe, keys)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints), keys)
