@@ -130,6 +130,7 @@ class FakeRun:
         self.fails_at, self.hangs_at = fails_at, hangs_at
         self.release = threading.Event()
         self.calls: list[str] = []
+        self.config: dict[str, Any] = {}
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
