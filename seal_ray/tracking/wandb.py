@@ -38,6 +38,8 @@ WANDB_TIMEOUT = 30.0
 ONLINE_TIMEOUT = 10.0
 """Seconds that the end of a run waits for W&B's server."""
 MISSING = "`seal-ray sync` brings W&B what it lacks"
+KILL_TIMEOUT = 5.0
+"""Seconds until a process that was killed is gone."""
 RETRIES: dict[str, Any] = {
     f"x_{what}_retry_{limit}": value
     for what in ("graphql", "file_stream", "file_transfer")
@@ -355,6 +357,7 @@ def end_service() -> None:
         with contextlib.suppress(psutil.Error):
             if child.name() == "wandb-core":
                 child.kill()
+                child.wait(KILL_TIMEOUT)
     # It raises that its process is gone, and then leaves with that one's exit status.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
