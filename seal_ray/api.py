@@ -191,6 +191,7 @@ def fit(
 
     execution = execution or Execution()
     held = dict(vars(execution))
+    held |= {name: "auto" if held[name] else "off" for name in ("resident", "cuda_graphs")}
     keep, tracking = Keep(moments=held.pop("moments")), Tracking(wandb="off")
     placement = Placement(storage=str(storage), keep=keep, tracking=tracking, **held)
     planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))
