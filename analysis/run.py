@@ -117,8 +117,9 @@ def analyze_moments(
 
 
 def _print_numbers(run_set: RunSet, outcomes: Sequence[TaskOutcome], rich: Console) -> None:
-    for table in numbers_tables(run_set, outcomes):
-        rich.print(table)
+    if not any(outcome.status == "stopped" for outcome in outcomes):
+        for table in numbers_tables(run_set, outcomes):
+            rich.print(table)
 
 
 def _printer(rich: Console) -> Callable[[str], None]:

@@ -237,10 +237,11 @@ def train_each(
     for one in planned:
         if one.store.status().get("status") not in ENDED:
             check_this_machine(one.job, address)
-    from seal_ray.analysis.run import analysing_run
     from seal_ray.tracking.terminal import RunProgress
 
     with ray_session(address, functools.partial(console.print, markup=False)):
+        from seal_ray.analysis.run import analysing_run
+
         for one in planned:
             with analysing_run(one, console):
                 outcome = launch(one, RunProgress(console))
