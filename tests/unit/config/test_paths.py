@@ -31,7 +31,7 @@ JOB = {
         "budget": {"epochs": 2, "generation_length": 2},
     },
 }
-NO_PATHS = ["name", "placement.tracking.project", "placement.tracking.entity"]
+NO_PATHS = ["name", *(f"placement.tracking.{one}" for one in ("project", "entity", "group", "setting"))]
 """Fields that take any text."""
 CHOICES = ["recipe.model.arch", "recipe.model.init_sha256"]
 """Fields that take some texts alone."""
