@@ -117,7 +117,8 @@ class ResidentLoader:
     def batches(self, order: Order) -> Iterator[Tensor]:
         """See `Loader`. The order is moved to the device once."""
         there = on_device(torch.from_numpy(_checked(order, len(self.labels))), self.images.device)
-        return (self.images.index_select(0, some) for some in there.split(self.batch_size))
+        starts = range(0, len(there), self.batch_size)
+        return (self.images.index_select(0, there[start : start + self.batch_size]) for start in starts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,6 +199,20 @@ def test_a_captured_network_trains_like_the_plain_one(compiler: None, changes: d
 
 
 @pytest.mark.faults
+def test_a_network_is_captured_anew_by_no_later_phase_nor_by_the_last_batch_of_an_evaluation(
+    compiler: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: real(network, backend="aot_eager"))
+    recipe = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 6, "generation_length": 2})
+    graphs = []
+    for result in fit(recipe, tiny_images(val=300), execution=Execution(compile=True)):
+        graphs.append((result.row["phase"], counters["stats"]["unique_graphs"]))
+    phases = ["learn", "learn", "ascend", "relearn", "ascend", "relearn"]
+    assert graphs == [(phase, graphs[0][1]) for phase in phases]
+
+
+@pytest.mark.faults
 def test_a_captured_network_trains_alike_on_two_ranks(compiler: None) -> None:
     four = {**CAPTURED, "shards": 4}  # each of two ranks also has a shard that DDP does not see
     one, two = on_ranks(1, captured, four), on_ranks(2, captured, four)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -13,11 +13,11 @@ import torch
 
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Source
-from seal_ray.data.loaders import ArrayLoader, FfcvLoader, Loader, open_loader
+from seal_ray.data.loaders import ArrayLoader, FfcvLoader, Loader, ResidentLoader, ahead, open_loader
 from seal_ray.errors import DataError
 
 BATCH = 4
-KINDS = ("ffcv", "torch", "array")
+KINDS = ("ffcv", "torch", "array", "resident")
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,11 @@ def loaders(
 ) -> dict[str, Loader]:
     """The 23 training images behind each kind of loader, in batches of 4."""
     labels = np.array([sample.label for sample in source.train])
+    ffcv = open_loader(prepared("raw"), "train", kind="ffcv", batch_size=BATCH)
+    size = pixels["train"].shape[1:3]
     return {
-        "ffcv": open_loader(prepared("raw"), "train", kind="ffcv", batch_size=BATCH),
+        "ffcv": ffcv,
+        "resident": ResidentLoader.filled(ffcv, size, BATCH, torch.device("cpu")),
         "torch": open_loader(prepared("raw"), "train", kind="torch", batch_size=BATCH),
         "array": ArrayLoader(pixels["train"], labels, BATCH),
     }
@@ -90,6 +93,36 @@ def test_two_iterators_at_once_do_not_disturb_each_other(
     pairs = list(zip(loaders[kind].batches(there), loaders[kind].batches(back), strict=True))
     for order, batches in zip((there, back), zip(*pairs, strict=True), strict=True):
         assert (torch.cat(batches).numpy() == pixels["train"][order]).all()
+
+
+def test_batches_made_ahead_on_a_thread_are_the_same_and_may_be_dropped(
+    loaders: dict[str, Loader], pixels: dict[str, np.ndarray]
+):
+    order = np.arange(23)[::-1].copy()
+    for taken in range(7):
+        dropped = ahead(loaders["ffcv"].batches(order), 2)
+        list(islice(dropped, taken))
+        del dropped
+        assert ffcv_threads() == []
+    found = list(ahead(loaders["ffcv"].batches(order), 2))
+    assert (torch.cat(found).numpy() == pixels["train"][order]).all()
+
+
+def test_what_is_made_ahead_is_so_many_at_most_and_an_error_comes_in_its_turn():
+    made = []
+
+    def items() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+        raise DataError("torn")
+
+    coming = ahead(items(), 2)
+    assert next(coming) == 0
+    assert len(made) <= 3
+    assert list(islice(coming, 3)) == [1, 2, 3]
+    with pytest.raises(DataError, match="torn"):
+        next(coming)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,7 @@ from seal_ray.phases.schedule import Phase, Position
 from seal_ray.recipe import Recipe
 from seal_ray.training.optimizer import build_optimizer, optimizer_state, set_learning_rate
 from seal_ray.training.run import Execution, Run
-from seal_ray.training.step import replayed, training_step, undone
+from seal_ray.training.step import is_captured, replayed, training_step, undone
 from seal_ray.training.world import World
 from tests.runs import MAIN_CASES, case_id, same_tensors, tiny_images, tiny_recipe
 
@@ -203,3 +203,23 @@ def test_the_fused_optimizer_is_one_operator_of_the_gpu() -> None:
     assert len(optimizer.param_groups) == 2
     computing = [(str(func), devices) for func, devices in log.calls if str(func).startswith("aten")]
     assert computing == [("aten._fused_sgd_.tensor_lr", {"cuda"})] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        *[({"method": method}, True) for method in MAIN_CASES],
+        ({"model": {"arch": "resnet50", "width": 4}}, True),
+        ({"model": {"arch": "timm/resnet10t"}}, False),
+        ({"optimizer": {"name": "adamw"}}, False),
+        ({"precision": "fp64"}, False),
+    ],
+)
+def test_what_a_gpu_replays_is_what_the_documentation_says(changes: dict[str, Any], expected: bool) -> None:
+    run = run_of(tiny_recipe(**changes), CPU)
+    assert not any(is_captured(run, phase) for phase in phases_of(run))
+    run.world = World(device=CUDA)
+    assert [is_captured(run, phase) for phase in phases_of(run)] == [expected] * len(phases_of(run))
+    for world, graphs in ((World(workers=2, device=CUDA), True), (World(device=CUDA), False)):
+        run.world, run.execution = world, Execution(cuda_graphs=graphs)
+        assert not any(is_captured(run, phase) for phase in phases_of(run))
