@@ -150,12 +150,10 @@ def concurrency(job: Job, wanted: int | None) -> int:
 
 def train_on_ray(queue: Queue, show_news: Callable[[], None], runs: SweepRuns, concurrent: int) -> None:
     """Train the runs that are left in the queue, `concurrent` at once, under a Ray that is initialised."""
-    import ray
-
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
-    board = ray.remote(num_cpus=0)(Board).remote(concurrent)
+    board = open_board(concurrent)
 
     def tune() -> None:
         try:
@@ -172,6 +170,18 @@ def train_on_ray(queue: Queue, show_news: Callable[[], None], runs: SweepRuns, c
     show_news()
     if failure:
         raise failure[0]
+
+
+def open_board(groups: int) -> Any:
+    """The board of a sweep with so many groups of workers, in a process of this host.
+
+    Ray would put it on any, and a sweep must not end with a host that is not the driver's own.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(groups)
 
 
 @contextlib.contextmanager
