@@ -41,7 +41,12 @@ class RunKeys:
     length: int
 
     def start(self, done: Container[str]) -> int:
-        """The first generation that is left to train where the generations `done` are there to take over."""
+        """The first generation that is left to train where the generations `done` are there to take over.
+
+        A key holds those before it, and so does `done`.
+        """
+        if self.keys[0] not in done:
+            return 0
         for generation in reversed(range(len(self.keys))):
             if self.startable[generation] and self.keys[generation] in done:
                 return generation + 1
@@ -50,6 +55,8 @@ class RunKeys:
     def waits_for(self, busy: Container[str], done: Container[str]) -> bool:
         """Whether a generation that is being trained would spare this run some of its own."""
         left = range(self.start(done), len(self.keys))
+        if not left or self.keys[left.start] not in busy:
+            return False  # who trains a later one would train this one first
         return any(self.startable[g] and self.keys[g] in busy for g in left)
 
 
@@ -65,7 +72,7 @@ def may_start(waiting: Sequence[RunKeys], busy: Container[str], done: Container[
     First those of which nothing is left to train, then those whose first generation most others wait for,
     then the first listed. busy: keys of generations that are being trained.
     """
-    wanted = Counter(key for run in waiting for key in run.keys)
+    wanted = Counter(itertools.chain.from_iterable(run.keys for run in waiting))
 
     def demand(run: RunKeys) -> int:
         return next((wanted[key] for key in run.keys[run.start(done) :]), len(waiting) + 1)

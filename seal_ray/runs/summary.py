@@ -66,14 +66,21 @@ def chosen_runs(
 def _listed(folder: AnyPath) -> dict[str, Any] | None:
     """`summarise` of a run, of whose job no more is checked than is shown; None where there is no job."""
     try:
-        held = yaml.load((folder / "job.yaml").read_bytes(), yaml.CBaseLoader)  # nosec B506 - text alone
-        name, recipe = held["name"], held["recipe"]
-        shown = Shown(name, recipe["method"]["name"], int(recipe["seed"]), int(recipe["budget"]["epochs"]))
+        job = yaml.compose((folder / "job.yaml").read_bytes(), yaml.CBaseLoader)
+        name, method = _text(job, "name"), _text(job, "recipe", "method", "name")
+        seed, epochs = int(_text(job, "recipe", "seed")), int(_text(job, "recipe", "budget", "epochs"))
     except FileNotFoundError:
         return None
-    except (yaml.YAMLError, UnicodeError, LookupError, TypeError, ValueError, OSError):
+    except (yaml.YAMLError, StopIteration, AttributeError, TypeError, ValueError, OSError):
         return summarise(folder)  # which can tell what is wrong with it
-    return _summary(folder, shown)
+    return _summary(folder, Shown(name, method, seed, epochs))
+
+
+def _text(node: Any, *path: str) -> str:
+    """The text at a path of a YAML document."""
+    for field in path:
+        node = next(value for name, value in node.value if name.value == field)
+    return str(node.value)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,12 @@ class Result:
         return "met" if low <= self.value <= high else "missed"
 
 
+def happened(condition: bool, what: str) -> None:
+    """Stop where what a benchmark measures has not happened: its numbers would be of something else."""
+    if not condition:
+        raise RuntimeError(f"nothing was measured: {what}")
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Wall-clock seconds of one call."""
     started = time.perf_counter()
