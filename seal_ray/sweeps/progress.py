@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -15,6 +15,7 @@ from seal_ray.distributed.launch import Planned
 from seal_ray.errors import CheckpointError, StorageError
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.folder import ENDED
+from seal_ray.storage.paths import folders_in
 
 MOST_ROWS = 24
 """Runs in the live table; those that have ended the longest ago go first."""
@@ -23,13 +24,15 @@ MOST_ROWS = 24
 class Watched:
     """One run as it was last seen."""
 
-    def __init__(self, planned: Planned, name: str) -> None:
+    def __init__(self, planned: Planned, name: str, begun: bool) -> None:
         self.planned, self.name = planned, name
-        self.status = planned.store.status().get("status", "new")
+        self.status = "new"
         self.rows: list[Row] = []
         self.warned = 0
         self._size = -1
-        self.look()
+        if begun:
+            self.status = planned.store.status().get("status", "new")
+            self.look()
         self.told = len(self.rows)
         self.first = self.told
 
@@ -63,7 +66,11 @@ class SweepProgress:
 
     def __init__(self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: Console) -> None:
         self._rich = rich
-        self._runs = [Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}") for one in planned]
+        begun = folders_in(planned[0].store.folder.parent)
+        self._runs = [
+            Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}", one.run_id in begun)
+            for one in planned
+        ]
         self._started = time.monotonic()
         self._live = Live(console=rich, auto_refresh=False, transient=True) if rich.is_terminal else None
         if self._live:
@@ -73,9 +80,10 @@ class SweepProgress:
         """A line about something other than an epoch."""
         self._rich.print(text, markup=False)
 
-    def refresh(self) -> None:
-        """Show what has changed since the last look."""
-        changed = [run for run in self._runs if run.look()]
+    def refresh(self, run_ids: Container[str] | None = None) -> None:
+        """Show what has changed since the last look, of these runs or, for None, of all."""
+        asked = [run for run in self._runs if run_ids is None or run.planned.run_id in run_ids]
+        changed = [run for run in asked if run.look()]
         for run in changed:
             self._tell(run)
         if self._live:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,6 +58,8 @@ class Queue:
         self._index = RunIndex(self._storage, self._moments)
         self._waiting = {one.run_id: one for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
+        self._over: deque[str] = deque()
+        """The runs that have ended since it was last asked which."""
         self._elsewhere: set[str] = set()
         """The runs that others trained when they were last looked at."""
         self._drop_ended(sorted(self._waiting.keys() & folders_in(self._storage)))
@@ -124,9 +127,18 @@ class Queue:
                 raise ClusterError(f"{self._storage}: another sweep has chosen meanwhile")
         return chosen, token
 
+    def changing(self) -> set[str]:
+        """The runs that may have changed since this was last asked.
+
+        Those that are trained, here or elsewhere, and those that have ended.
+        """
+        over = {self._over.popleft() for _ in range(len(self._over))}
+        return {*self._claimed, *self._elsewhere, *over}
+
     def release(self, planned: Planned, *, again: bool = False) -> None:
         """A claimed run has ended, or, `again`, is to be started once more."""
         self._claimed.pop(planned.run_id).close()
+        self._over.append(planned.run_id)
         if again:
             self._waiting[planned.run_id] = planned
 
@@ -218,3 +230,4 @@ class Queue:
         for store, status in zip(stores, asked(Store.status, stores, self._storage), strict=True):
             if status.get("status") in self._ended:
                 del self._waiting[store.run_id]
+                self._over.append(store.run_id)

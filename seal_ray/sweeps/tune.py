@@ -119,10 +119,15 @@ def train_sweep(
         progress = stack.enter_context(contextlib.closing(SweepProgress(runs.planned, runs.names, rich)))
         queue = Queue(runs.planned, share=share, ended=_ended(runs), note=progress.note)
         stack.callback(queue.close)
+
+        def show_news() -> None:
+            progress.refresh(queue.changing())
+
         if in_process:
-            train_here(queue, progress.refresh)
+            train_here(queue, show_news)
         else:
-            train_on_ray(queue, progress.refresh, runs, at_once)
+            train_on_ray(queue, show_news, runs, at_once)
+        progress.refresh()
 
 
 def _ended(runs: SweepRuns) -> tuple[str, ...]:
@@ -331,11 +336,11 @@ def _searcher(queue: Queue, board: Any) -> Any:
         ) -> None:
             claim = self.claims.pop(trial_id)
             _, outcome = ray.get(self.board.follow.remote(claim.token, 0))
-            self.queue.release(claim.planned, again=outcome is None and error)
             if outcome is None and not error:
                 _say(claim.planned, "pruned", "by early stopping")
             elif outcome and outcome["status"] == "failed":
                 _say(claim.planned, **outcome)
+            self.queue.release(claim.planned, again=outcome is None and error)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the run folders are the truth."""

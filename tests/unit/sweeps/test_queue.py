@@ -16,6 +16,7 @@ from seal_ray.errors import ConfigError
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.sharing import epochs_to_train
 from seal_ray.storage.lease import hold_lease
+from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Queue
 from seal_ray.sweeps.results import SweepRuns, results
 from seal_ray.sweeps.tune import train_sweep
@@ -191,11 +192,29 @@ def test_a_claim_reads_no_more_of_a_large_storage_than_of_a_small_one(
     assert 0 < operations(runs_of_others=100, seeds=30) <= operations(runs_of_others=1, seeds=2)
 
 
+def test_the_screen_reads_only_the_runs_that_are_trained(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", seeds=5)
+    queue, _ = queue_of(runs)
+    claims = [queue.claim(), queue.claim()]
+    ids = [claim.planned.run_id for claim in claims if claim]
+    progress, opened = SweepProgress(runs.planned, runs.names, screen()[0]), list[str]()
+    monkeypatch.setattr(io, "open", counted(io.open, opened))
+    progress.refresh(queue.changing())
+    monkeypatch.undo()
+    assert len(ids) == 2
+    assert {Path(path).parent.name for path in opened} == set(ids)
+    queue.release(runs.planned[[one.run_id for one in runs.planned].index(ids[0])])
+    assert [queue.changing(), queue.changing()] == [set(ids), {ids[1]}]
+    queue.close()
+
+
 def counted(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
     """The function, noting what it is called with."""
 
     def call(*arguments: Any, **named: Any) -> Any:
-        calls.append(str(arguments[:1]))
+        calls.append(str(arguments[0]))
         return function(*arguments, **named)
 
     return call
