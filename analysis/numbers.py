@@ -16,7 +16,7 @@ from seal_ray.analysis.tasks import TaskOutcome, read_result
 from seal_ray.analysis.track import scalars_in
 from seal_ray.recipe import ANALYSES
 
-MOST_ROWS = 24
+MOST_MOMENTS = 24
 MOST_COLUMNS = 6
 
 
@@ -41,14 +41,14 @@ def _table(what: str, rows: Sequence[tuple[str, str, Mapping[str, float | None]]
     there = dict.fromkeys(name for _, _, found in rows for name, value in found.items() if value is not None)
     shown = [name for pattern in _patterns(what) for name in there if re.fullmatch(pattern, name)]
     columns = list(dict.fromkeys(shown))[:MOST_COLUMNS]
-    left = len(rows) - MOST_ROWS
+    left = len(rows) - MOST_MOMENTS
     title = what + (f" ({left} more moments: see `seal-ray report`)" if left > 0 else "")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
     for heading in ("run", "moment"):
         table.add_column(heading, no_wrap=True)
     for name in columns:
         table.add_column(Text(name.removeprefix(f"{what}/")), justify="right", overflow="fold")
-    for run, moment, found in rows[:MOST_ROWS]:
+    for run, moment, found in rows[:MOST_MOMENTS]:
         values = [found.get(name) for name in columns]
         table.add_row(run, moment, *("-" if value is None else f"{value:.4g}" for value in values))
     return table

@@ -19,7 +19,7 @@ from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath, listed, on_this_host
 from seal_ray.tracking.environment import wandb_mode
-from seal_ray.tracking.tensorboard import FOLDER, write_events
+from seal_ray.tracking.tensorboard import EVENTS, write_events
 from seal_ray.tracking.wandb import config_of, data_name, init_run, sent_in_time, tags_of
 
 PLAIN = ("init", "relearned")
@@ -107,7 +107,7 @@ def _write_events(run: AnalysedRun) -> None:
         found += [(moment, path.name.removesuffix(end)) for path in paths]
     rows = ((row["global_epoch"], row) for row in _rows(found, media=False))
     try:
-        write_events(on_this_host(run.folder) / FOLDER / RESULTS, rows)
+        write_events(on_this_host(run.folder) / EVENTS / RESULTS, rows)
     except OSError as error:
         text = f"TensorBoard did not get the analyses of {run.run_id} ({error}); see {run.folder / RESULTS}"
         warnings.warn(text, SealRayWarning, stacklevel=3)

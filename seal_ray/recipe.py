@@ -27,7 +27,7 @@ from seal_ray.augmentations import AUGMENTATIONS, Augmentation, Mixing
 from seal_ray.config.document import dump
 from seal_ray.config.messages import AS_JSON, CONFIG_ERROR, PATH, STRICT, Choice, name_in, parse, refuse
 from seal_ray.config.plugin_files import FOLDER, by_name, from_names, given_files
-from seal_ray.config.run_file import read_run
+from seal_ray.config.run_file import read_run_file
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method
 from seal_ray.metrics import METRICS, Metric
@@ -469,7 +469,7 @@ def load_job(path: str | AnyPath, overrides: Sequence[str] = (), plugins: Sequen
     files of both, and those in `plugins`, are loaded before anything else is checked. ConfigError lists every
     problem with its file:line or override.
     """
-    document, files = read_run(path, overrides)
+    document, files = read_run_file(path, overrides)
     files += given_files(plugins)
     value = {"name": storage_path(path).stem, **document.value, "plugins": by_name(files)}
     with using(files):

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from seal_ray import api
-from seal_ray.cli.options import Address, InProcess, Plugins, Storage, TargetArgument, Trust, listed, out
+from seal_ray.cli.options import Address, InProcess, Plugins, Storage, TargetArgument, Trust, out, split_names
 from seal_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def analyze(
     """Analyse moments: prediction depth, curvature, similarity, calibration. Again: only what is missing."""
     outcomes = api.analyze(
         target,
-        listed(what),
+        split_names(what),
         set_ or [],
         preset=preset,
-        moments=listed(moments),
+        moments=split_names(moments),
         storage=storage,
         workers=workers,
         address=address,
@@ -100,10 +100,10 @@ def run_evaluation(
     settings = {**context.obj, "shots": _numbers(context.obj.get("shots"))}
     outcomes = run(
         target,
-        listed(settings.pop(targets)),
+        split_names(settings.pop(targets)),
         evaluation=evaluation,
         data=data,
-        moments=listed(moments),
+        moments=split_names(moments),
         weights=weights,
         arch=arch,
         trained_on=trained_on,

@@ -21,7 +21,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field, such as recipe.budget.epochs=8. Repeatable."),
 ]
-Axes = Annotated[
+AxisOption = Annotated[
     list[str] | None,
     typer.Option("--axis", help="Sweep: add an axis, such as method.ascent_rate=0.1,0.3. Repeatable."),
 ]
@@ -58,7 +58,7 @@ Address = Annotated[
 InProcess = Annotated[bool, typer.Option("--in-process", help="In this process, without Ray.")]
 
 
-def listed(text: str | None) -> list[str] | None:
+def split_names(text: str | None) -> list[str] | None:
     """The words of an option that takes several, separated by commas; None where it is not given."""
     return None if text is None else text.split(",")
 

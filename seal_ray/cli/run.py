@@ -15,17 +15,17 @@ import typer
 from seal_ray import api
 from seal_ray.cli.options import (
     Address,
-    Axes,
+    AxisOption,
     Folder,
     Plugins,
     Set,
     Storage,
     Trust,
     WorkersOption,
-    listed,
     out,
     overrides,
     show,
+    split_names,
     trust_plugins,
 )
 from seal_ray.errors import ConfigError, DataError, StorageError
@@ -102,7 +102,7 @@ def _check_shards(recipes: Sequence[Recipe]) -> None:
 def plan(
     file: File,
     set_: Set = None,
-    axis: Axes = None,
+    axis: AxisOption = None,
     workers: WorkersOption = None,
     storage: Storage = None,
     measure: Annotated[bool, typer.Option("--measure", help="Sweep: time a few steps, to estimate.")] = False,
@@ -174,7 +174,9 @@ def runs(
 
     def look() -> list[dict[str, Any]]:
         found = list_runs(storage_path(storage))
-        return chosen_runs(found, listed(status) or (), listed(method) or (), sort and KEYS.get(sort, sort))
+        return chosen_runs(
+            found, split_names(status) or (), split_names(method) or (), sort and KEYS.get(sort, sort)
+        )
 
     found = look()
     if not watch:

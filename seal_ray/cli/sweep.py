@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from seal_ray import api
-from seal_ray.cli.options import Address, Axes, Plugins, Set, Storage, WorkersOption, out, overrides
+from seal_ray.cli.options import Address, AxisOption, Plugins, Set, Storage, WorkersOption, out, overrides
 
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep's YAML file.", show_default=False)],
     set_: Set = None,
-    axis: Axes = None,
+    axis: AxisOption = None,
     workers: WorkersOption = None,
     storage: Storage = None,
     address: Address = None,

@@ -130,7 +130,7 @@ def put(document: Document, path: Keys, source: Document, held: Keys) -> Documen
     return Document(value, places | moved)
 
 
-def merge(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
+def put_over(base: Document, over: Document, held: Keys, path: Keys | None = None) -> Document:
     """`base` with what `over` has at `held` at `path`, field by field; a choice that is named as a whole."""
     path = path or held
     ours, theirs = at(base.value, path), at(over.value, held)
@@ -138,7 +138,7 @@ def merge(base: Document, over: Document, held: Keys, path: Keys | None = None) 
     if not isinstance(theirs, dict) or ("name" in theirs if named else not isinstance(ours, dict)):
         return put(base, path, over, held)
     for key in theirs:
-        base = merge(base, over, (*held, key), (*path, key))
+        base = put_over(base, over, (*held, key), (*path, key))
     return base
 
 

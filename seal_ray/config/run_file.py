@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seal_ray.config.document import Document, check_kind, merge, override, read
+from seal_ray.config.document import Document, check_kind, override, put_over, read
 from seal_ray.config.plugin_files import named_files
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import PluginFile
@@ -14,7 +14,7 @@ OWN = ("base", "plugins", "name")
 """Fields of one file alone."""
 
 
-def read_run(
+def read_run_file(
     path: str | AnyPath, overrides: Sequence[str] = (), above: Sequence[AnyPath] = ()
 ) -> tuple[Document, list[PluginFile]]:
     """What a run's file says over what its base says, after overrides; the plugin files of all of them.
@@ -51,12 +51,12 @@ def base_of(document: Document, path: str | AnyPath) -> AnyPath | None:
 def read_base(
     document: Document, base: AnyPath, above: Sequence[AnyPath]
 ) -> tuple[Document, list[PluginFile]]:
-    """What `read_run` has of the base of a document; what is wrong with it is said where it is named, too."""
+    """The same of the base of a document; what is wrong with it is said where it is named, too."""
     place = document.places[("base",)]
     if base.resolve() in above:
         raise ConfigError(f"{place}: base: {base} begins with this file itself; remove one of the two")
     try:
-        return read_run(base, above=above)
+        return read_run_file(base, above=above)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{place}: base: {line}" for line in str(error).split("\n"))) from None
 
@@ -66,5 +66,5 @@ def _over(document: Document, base: Document) -> Document:
     merged = Document(value, {**base.places, (): document.places[()]})
     for field in document.value:
         if field != "base":
-            merged = merge(merged, document, (field,))
+            merged = put_over(merged, document, (field,))
     return merged

@@ -61,7 +61,7 @@ EXIT_TIMEOUT = 5.0
 """Seconds that Ray's processes get to exit by themselves."""
 NEWS_INTERVAL = 0.2
 """Seconds between two looks at a run's metrics."""
-ROOM_INTERVAL = 10.0
+QUEUE_INTERVAL = 10.0
 """Seconds between two looks whether workers that have not begun wait for room."""
 OBJECTS_INTERVAL = 1.0
 """The same where each look is some requests to S3."""
@@ -328,7 +328,7 @@ def _follow(planned: Planned, use_gpu: bool, console: RunProgress) -> Callable[[
 
     def look_for_room() -> None:
         nonlocal looked, waits
-        if time.monotonic() - looked < ROOM_INTERVAL:
+        if time.monotonic() - looked < QUEUE_INTERVAL:
             return
         starting = store.status().get("status") == "starting"
         looked, why = time.monotonic(), lacking_room(planned.job, use_gpu) if starting else ""

@@ -20,7 +20,7 @@ SOCKET_BYTES = 107
 """Bytes of the path of a Unix socket (sun_path of unix(7) without its end)."""
 SESSION = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """Where below the temporary folder the socket with the longest name is."""
-ANSWER_TIMEOUT = 5.0
+CLUSTER_TIMEOUT = 5.0
 """Seconds that a cluster's address gets to answer."""
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_SHARED = 256 * 2**20
@@ -99,7 +99,7 @@ def _silent_address(address: str, environment: Mapping[str, str]) -> str:
     if "://" in given or not (host and port.isdecimal()):
         return ""  # Ray says what it makes of it
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT):
+        with socket.create_connection((host.strip("[]"), int(port)), CLUSTER_TIMEOUT):
             return ""
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error

@@ -53,7 +53,7 @@ RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable by which a process knows that it is the driver of a Ray job."""
 
 Place = TypeVar("Place")
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 Version = dict[str, str]
 """Which of the objects put in one place it is: what obstore calls e_tag, version."""
 
@@ -329,7 +329,7 @@ def folders_in(folder: AnyPath) -> set[str]:
         return set()
 
 
-def asked(function: Callable[[Place], Answer], places: Sequence[Place], storage: AnyPath) -> list[Answer]:
+def asked(function: Callable[[Place], Reply], places: Sequence[Place], storage: AnyPath) -> list[Reply]:
     """The function of each place; several at once where they lie in an object store, which takes its time."""
     if isinstance(storage, Path):
         return [function(place) for place in places]

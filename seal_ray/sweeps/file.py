@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, Strict, model_validator
 
-from seal_ray.config.document import Document, Keys, at, check_kind, dotted, merge, override, put, read
+from seal_ray.config.document import Document, Keys, at, check_kind, dotted, override, put, put_over, read
 from seal_ray.config.messages import BOOLEANS, STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.config.run_file import base_of, read_base
@@ -199,9 +199,9 @@ def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Do
     base = Document(value, {**base.places, ("name",): str(path)})
     for section in ("recipe", "placement", "analyses"):
         if section in document.value:
-            base = merge(base, document, (section,))
+            base = put_over(base, document, (section,))
     if "tracking" in document.value:
-        base = merge(base, document, ("tracking",), ("placement", "tracking"))
+        base = put_over(base, document, ("tracking",), ("placement", "tracking"))
     return base
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Tracking
 
 PROJECT = "seal-ray"
-MODES = {
+WANDB_MODES = {
     **{"online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
 }
@@ -39,9 +39,9 @@ def wandb_mode(asked: str) -> str:
     if said.get("WANDB_DISABLED", "").lower() not in NO:
         return "off"
     if mode := said.get("WANDB_MODE"):
-        if mode not in MODES:
+        if mode not in WANDB_MODES:
             raise ConfigError(f"WANDB_MODE={mode}: give online, offline or disabled")
-        return MODES[mode]
+        return WANDB_MODES[mode]
     return "online" if has_key() else "offline"
 
 

@@ -21,7 +21,7 @@ from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import on_this_host
 from seal_ray.tracking.wandb import NoTracker, ends_generation
 
-FOLDER = "tensorboard"
+EVENTS = "tensorboard"
 
 
 def open_tensorboard(job: Job, store: Store) -> TensorBoard | NoTracker:
@@ -44,7 +44,7 @@ class TensorBoard:
         try:
             rows = [row]
             if self._file is None:
-                self._file = EventFile(on_this_host(self._store.folder) / FOLDER)
+                self._file = EventFile(on_this_host(self._store.folder) / EVENTS)
                 rows = self._store.rows()[: row["global_epoch"] + 1]
             for one in rows:
                 self._file.write(one["global_epoch"], one)

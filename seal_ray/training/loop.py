@@ -30,7 +30,7 @@ from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.weights import pinned
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
 from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
-from seal_ray.training.step import Step, measured, training_step
+from seal_ray.training.step import TrainStep, measured, training_step
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Trained:
 
 
 def train_epoch(
-    run: Run, optimizer: torch.optim.Optimizer, step: Step, phase: Phase, position: Position
+    run: Run, optimizer: torch.optim.Optimizer, step: TrainStep, phase: Phase, position: Position
 ) -> Trained:
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()

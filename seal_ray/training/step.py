@@ -27,12 +27,12 @@ WARM_UP = 3
 """Steps before a capture, in which libraries set themselves up and pick their kernels."""
 
 Measured = tuple[Tensor, Tensor]
-Step: TypeAlias = "Callable[[Batch], Measured]"
-Result = TypeVar("Result")
-Recorder = Callable[[Callable[[], Result]], tuple[Result, Callable[[], None]]]
+TrainStep: TypeAlias = "Callable[[Batch], Measured]"
+Returned = TypeVar("Returned")
+Recorder = Callable[[Callable[[], Returned]], tuple[Returned, Callable[[], None]]]
 
 
-def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> Callable[[], Step]:
+def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> Callable[[], TrainStep]:
     """`begin()` for a phase, to be called at each epoch's start: the step of that epoch.
 
     The step takes a batch and returns what it measured, each time in the same two tensors: `outcomes` of this
@@ -55,13 +55,13 @@ def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> C
         take_step(gradients, lambda: update(norms))
         return outcomes, norms
 
-    def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+    def record(function: Callable[[], Returned]) -> tuple[Returned, Callable[[], None]]:
         changed = *run.network.state_dict().values(), *optimizer_state(optimizer, run.network).values()
         return cuda_graph(function, changed)
 
-    captures: dict[TakeStep, Step] = {}
+    captures: dict[TakeStep, TrainStep] = {}
 
-    def begin() -> Step:
+    def begin() -> TrainStep:
         take_step = phase.step.begin(run.network, lambda part: run.parts.parameters(run.network, part))
         if not is_captured(run, phase):
             return lambda batch: program(take_step, batch)
@@ -116,7 +116,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
     )
 
 
-def replayed(program: Step, record: Recorder[Measured]) -> Step:
+def replayed(program: TrainStep, record: Recorder[Measured]) -> TrainStep:
     """`program`, recorded with its first batch; every batch is copied to where that one lies and replayed."""
     recorded: list[tuple[Batch, Measured, Callable[[], None]]] = []
 
@@ -135,8 +135,8 @@ def replayed(program: Step, record: Recorder[Measured]) -> Step:
 
 
 def cuda_graph(
-    function: Callable[[], Result], changed: Iterable[Tensor]
-) -> tuple[Result, Callable[[], None]]:
+    function: Callable[[], Returned], changed: Iterable[Tensor]
+) -> tuple[Returned, Callable[[], None]]:
     """Capture `function`: what it returns, filled by each call of the second value, its replay.
 
     changed: the tensors that it changes and reads; they are left as they were.

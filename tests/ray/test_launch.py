@@ -68,7 +68,7 @@ def test_two_ray_workers_compute_what_one_process_computes(
 def test_a_run_whose_workers_wait_for_room_is_queued(
     digits: Path, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seal_ray.distributed.launch.ROOM_INTERVAL", 0.1)
+    monkeypatch.setattr("seal_ray.distributed.launch.QUEUE_INTERVAL", 0.1)
     cores = int(ray.cluster_resources()["CPU"])
     others = ray.util.placement_group([{"CPU": 1}] * cores)
     ray.get(others.ready())
