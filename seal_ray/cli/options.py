@@ -115,10 +115,13 @@ def overrides(
     assignments = list(given or [])
     if workers is not None:
         assignments.append(f"placement.workers={workers}")
-    for axis in axes or ():
+    axes = axes or []
+    for axis in axes:
         field, equals, values = axis.partition("=")
         if not equals:
             raise ConfigError(f"--axis {axis}: is not FIELD=VALUES, such as method.ascent_rate=0.1,0.3")
+        if any(one.partition("=")[0].strip() == field.strip() for one in axes if one is not axis):
+            raise ConfigError(f"--axis {field.strip()}: is given twice; write its values in one, with commas")
         listed = values if values.lstrip().startswith(("[", "{")) else f"[{values}]"
         assignments.append(f"axes.{field.strip().removeprefix('recipe.')}={listed}")
     return assignments + stored_in(storage)

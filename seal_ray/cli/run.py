@@ -179,6 +179,9 @@ def runs(
         )
 
     found = look()
+    if not found and (status or method) and not json_:
+        out.print(f"{storage}: no run is of that status and method", markup=False)
+        return
     if not watch:
         show(found, json_, lambda: runs_table(found, storage))
         return

@@ -177,7 +177,8 @@ def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
         return Text(f"{title}: no jobs")
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for key in ("id", "kind", "file", "status", "started", "last"):
-        table.add_column(key, overflow="fold")
+        whole = key in ("id", "kind", "status")
+        table.add_column(key, overflow="fold" if whole else "ellipsis", no_wrap=True)
     for job in jobs:
         table.add_row(
             *(Text(str(job[key] or "-")) for key in ("id", "kind", "file", "status", "started", "last"))

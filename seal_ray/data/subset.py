@@ -34,13 +34,13 @@ def training_indices(labels: Indices, per_class: int | None) -> Indices:
     return np.sort(np.concatenate(chosen))
 
 
-def steps_per_epoch(indices: Indices, batch_size: int) -> int:
-    """Whole batches among the training images in use. ConfigError when there is none."""
-    if len(indices) < batch_size:
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches among so many training images in use. ConfigError when there is none."""
+    if images < batch_size:
         raise ConfigError(
-            f"recipe.batch_size: {batch_size} images, but the training set has only {len(indices)}; lower it"
+            f"recipe.batch_size: {batch_size} images, but the training set has only {images}; lower it"
         )
-    return len(indices) // batch_size
+    return images // batch_size
 
 
 def noisy_labels(labels: Indices, classes: int, fraction: float) -> Indices:

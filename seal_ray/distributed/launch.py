@@ -27,6 +27,7 @@ from seal_ray.config.plugin_files import write_copies
 from seal_ray.data.beton import BetonFile, Dataset, verify
 from seal_ray.data.dataset import Labels
 from seal_ray.data.staging import absolute, open_dataset
+from seal_ray.data.subset import steps_per_epoch
 from seal_ray.device import usable_cores
 from seal_ray.distributed.obstacles import obstacles
 from seal_ray.distributed.session import check_hosts
@@ -104,7 +105,8 @@ def prepare_job(
     """Open the job's data, every path made absolute.
 
     digest: see `seal_ray.runs.weights.pinned`, as which it raises. Raises as open_data; ConfigError when the
-    storage is not, and cannot become, a folder or one in S3, and when the network cannot read the images.
+    storage is not, and cannot become, a folder or one in S3, when the network cannot read the images, and
+    when they are fewer than a batch.
     """
     data = job.recipe.data.model_copy(update={"path": absolute(job.recipe.data.path)})
     storage = _storage(job.placement.storage)
@@ -118,6 +120,8 @@ def prepare_job(
     if dataset.splits:
         check_images(recipe.model, dataset.size)
         check_shards(recipe, dataset.size)
+        per_class, train = recipe.data.per_class, dataset.splits["train"]
+        steps_per_epoch(per_class * len(dataset.classes) if per_class else train.count, recipe.batch_size)
     keys = generation_keys(recipe, dataset.training_identity)
     identity = run_id_of(recipe, keys)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints), keys)

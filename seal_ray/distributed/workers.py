@@ -56,6 +56,8 @@ def check_room(job: Job, where: str, cpus: int, gpus: int) -> bool:
     """The same of so many CPUs and GPUs; where: who has them."""
     workers, wish = job.placement.min_workers, job.placement.use_gpu
     use_gpu = gpus > 0 if wish == "auto" else bool(wish)
+    if use_gpu and gpus == 0:
+        raise ClusterError(f"placement.use_gpu: {where} has no GPU that Ray sees; set it to auto or false")
     if use_gpu and gpus < workers:
         raise ClusterError(
             f"placement.workers: {workers} workers need a GPU each, {where} has {gpus}; lower workers "

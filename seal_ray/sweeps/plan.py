@@ -105,7 +105,7 @@ def _from_start(planned: Planned) -> RunPlan:
     """The plan of a run that has not begun, whose initial weights are not looked at."""
     recipe = planned.job.recipe
     labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
-    per_epoch = steps_per_epoch(training_indices(labels, recipe.data.per_class), recipe.batch_size)
+    per_epoch = steps_per_epoch(len(training_indices(labels, recipe.data.per_class)), recipe.batch_size)
     dtype, classes = dtype_of(recipe.precision), len(planned.dataset.classes)
     network = _network(recipe.model, classes, dtype, recipe.method.split_at)
     carried = network.bytes * len(recipe.method.carry)

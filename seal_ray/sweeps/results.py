@@ -91,7 +91,7 @@ def results(runs: SweepRuns) -> list[RunResult]:
 def _images_per_epoch(train: Path, per_class: int | None, batch_size: int) -> int:
     """Images of the .beton file `train` that an epoch uses: whole batches."""
     indices = training_indices(BetonFile.open(train).labels, per_class)
-    return steps_per_epoch(indices, batch_size) * batch_size
+    return steps_per_epoch(len(indices), batch_size) * batch_size
 
 
 def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | None, int], int]) -> RunResult:

@@ -117,7 +117,7 @@ def train_epoch(
     """One pass over the training images in this epoch's order. No step waits for the device."""
     run.network.train()
     recipe, zeros = run.recipe, functools.partial(torch.zeros, dtype=run.dtype, device=run.world.device)
-    steps, size = steps_per_epoch(run.indices, recipe.batch_size), recipe.batch_size // recipe.shards
+    steps, size = steps_per_epoch(len(run.indices), recipe.batch_size), recipe.batch_size // recipe.shards
     outcomes = zeros(steps, recipe.shards, 1 + size)
     mine = outcomes[:, run.world.rank * run.accumulation :][:, : run.accumulation]
     parts = [len(parameters) for parameters in measured(run)]

@@ -117,7 +117,7 @@ class Run:
         )
         self.truth = torch.from_numpy(self.validation.labels).to(world.device)
         """The labels of the validation images, on the device."""
-        steps_per_epoch(self.indices, recipe.batch_size)  # at least one
+        steps_per_epoch(len(self.indices), recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
         self.mask = FeatureMask(self.network) if recipe.model.dropout else None

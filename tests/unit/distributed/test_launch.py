@@ -26,7 +26,7 @@ from tests.ray.conftest import small_job
         (False, 2, 2, 8, False),
         (True, 2, 2, 2, True),
         (True, 2, 4, 1, "2 workers need a GPU each, this machine has 1"),
-        (True, 1, 4, 0, "1 workers need a GPU each, this machine has 0"),
+        (True, 1, 4, 0, "placement.use_gpu: this machine has no GPU that Ray sees"),
         ("auto", 2, 4, 1, "2 workers need a GPU each, this machine has 1"),
         ("auto", 4, 2, 0, "4 workers need a CPU each, this machine has 2"),
     ],
@@ -61,7 +61,7 @@ def test_gpus_that_are_not_there_are_an_error_without_ray(digits: Path, tmp_path
         first, *_, last = done.stdout.splitlines()
         assert first.startswith(f"{read}: ")
         assert last == "2 False"
-        assert "1 workers need a GPU each, this machine has 0" in done.stderr
+        assert "placement.use_gpu: this machine has no GPU that Ray sees" in done.stderr
     assert not list(storage.glob("*/job.yaml"))
 
 
