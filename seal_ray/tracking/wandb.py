@@ -252,6 +252,8 @@ def init_run(
 
     group: where `tracking` names none. tags: beside those of `tracking`.
     """
+    # It would report errors of its own, and wait for that at the exit where nobody answers.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     here = _here(folder)

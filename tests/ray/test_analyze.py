@@ -50,7 +50,7 @@ def numbers(tasks: tuple[Task, ...]) -> list[Any]:
 
 
 def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda *_: contextlib.nullcontext())
     tasks = planned(run, "depth", "calibration")
     printed = io.StringIO()
     console = Console(file=printed, width=200, soft_wrap=True)

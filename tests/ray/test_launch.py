@@ -173,9 +173,9 @@ def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: P
 def test_more_workers_than_the_cluster_has_is_an_error_before_anything_starts(
     digits: Path, tmp_path: Path, screen: Screen
 ) -> None:
-    job = small_job(digits, tmp_path, "normal", {"shards": 64, "batch_size": 64}, workers=64)
+    job = small_job(digits, tmp_path, "normal", {"shards": 32, "batch_size": 64}, workers=32)
     planned = prepare_job(job)
-    with pytest.raises(ClusterError, match=r"64 workers need a CPU each, the cluster has \d+; lower workers"):
+    with pytest.raises(ClusterError, match=r"32 workers need a CPU each, the cluster has \d+; lower workers"):
         launch(planned, screen[0])
     assert not planned.store.folder.exists()
 

@@ -97,7 +97,7 @@ def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
 def test_ones_own_analysis_is_computed_by_actors(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda *_: contextlib.nullcontext())
     runs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal"}})
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
     (tmp_path / "rank.py").write_text(of_docs("analysis"))

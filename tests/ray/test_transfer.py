@@ -84,7 +84,7 @@ def scores(found: list[dict[str, Any]]) -> list[float]:
 def test_actors_find_what_one_process_finds_and_it_lands_in_the_leaderboard(
     kind: Any, runs: SweepRuns, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda *_: contextlib.nullcontext())
     file = runs.folder.parents[2] / "small.yaml"
     evaluation = make_evaluation(kind, targets=["letters", "mine"], **ASKED[kind])
     printed = io.StringIO()

@@ -457,6 +457,7 @@ PLACEMENTS: dict[str, Any] = {
     "compile": True,
     "deterministic": False,
     "resident": "off",
+    "timeout_s": 60,
     "cuda_graphs": "off",
     "keep": {"moments": (), "checkpoints": 7},
     "eval_every": 5,
