@@ -89,7 +89,8 @@ def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: 
     runs = small_sweep(digits, tmp_path / "runs")
     with pytest.raises(ClusterError, match=r"--concurrent 99: .* give at most \d+"):
         train(runs, concurrent=99)
-    large = small_sweep(digits, tmp_path / "runs", recipe={"shards": 32, "batch_size": 64}, placement={"workers": 32})
+    shards = {"shards": 32, "batch_size": 64}
+    large = small_sweep(digits, tmp_path / "runs", recipe=shards, placement={"workers": 32})
     with pytest.raises(ClusterError, match="32 workers need a CPU each"):
         train(large)
     assert not (tmp_path / "runs").exists()
