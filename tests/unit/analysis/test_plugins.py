@@ -25,7 +25,7 @@ from seal_ray.cli import app
 from seal_ray.config.plugin_files import given_files
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.plugins import using
-from seal_ray.recipe import ANALYSES, Analyses, load_job
+from seal_ray.recipe import ANALYSES, load_job
 from seal_ray.runs.folder import Store
 from tests.pages import page_of
 from tests.plugins import of_docs
@@ -93,7 +93,8 @@ def test_a_runs_own_file_is_found_and_one_that_is_given_takes_its_place(storage:
         reasons[llf.name] == "effective_rank: is in no plugin file of this run; name its file with --plugin"
     )
     console, printed = screen()
-    analyse_after(lambda: find_runs(seal), Analyses(what=("effective_rank",)), console, in_process=True)
+    asked = find_runs(seal).runs[0].job.analyses
+    analyse_after(lambda: find_runs(seal), asked, console, in_process=True)
     assert "analyses: 6 computed" in printed.getvalue()
 
     rank.write_text(rank.read_text().replace('{"rank":', '{"halved": 0.5, "rank":'))
