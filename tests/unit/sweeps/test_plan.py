@@ -39,13 +39,13 @@ def planned(dataset: Dataset, job: Job, storage: Path, *, images: int = 30, clas
         update={"data": job.recipe.data.model_copy(update={"path": str(dataset.folder)})}
     )
     placement = job.placement.model_copy(update={"storage": str(storage)})
-    plain = prepare_job(job.model_copy(update={"recipe": recipe, "placement": placement}))
-    train = replace(plain.dataset.splits["train"], count=images)
     counted = replace(
-        plain.dataset,
+        dataset,
         classes=tuple(ClassName(str(i), str(i)) for i in range(classes)),
-        splits={**plain.dataset.splits, "train": train},
+        splits={**dataset.splits, "train": replace(dataset.splits["train"], count=images)},
     )
+    job = job.model_copy(update={"recipe": recipe, "placement": placement})
+    plain = prepare_job(job, open_data=lambda _: counted)
     return Counted(plain.job, counted, plain.store, plain.keys)
 
 
