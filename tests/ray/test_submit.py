@@ -37,14 +37,14 @@ from tests.plugins import shrink_and_perturb
 from tests.ray.conftest import TOKEN, head
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 LONGER = ["recipe.budget.epochs=24"]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
