@@ -18,11 +18,12 @@ import psutil
 
 SOCKET_BYTES = 107
 """Bytes of the path of a Unix socket (sun_path of unix(7) without its end)."""
+RAYS_TEMPORARY = "/tmp"  # nosec B108 - where Ray puts its files, not we
 SESSION = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """Where below the temporary folder the socket with the longest name is."""
 CLUSTER_TIMEOUT = 5.0
 """Seconds that a cluster's address gets to answer."""
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108 - only asked how much is free
 ENOUGH_SHARED = 256 * 2**20
 """Bytes there below which little of Ray's objects fits; Docker gives 64 MiB unless told otherwise."""
 
@@ -73,7 +74,7 @@ def _unwritable_home(environment: Mapping[str, str]) -> str:
 def _temporary_folder(environment: Mapping[str, str]) -> list[str]:
     """A temporary folder that Ray cannot write to, or whose sockets would have too long names."""
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in environment else "TMPDIR"
-    folder = environment.get(name, "/tmp")
+    folder = environment.get(name, RAYS_TEMPORARY)
     found = []
     if why := _why_unwritable(Path(folder) / "ray"):
         found.append(f"{name}: {folder} cannot be written to ({why}); set RAY_TMPDIR to a folder that can")
@@ -112,7 +113,7 @@ def _last_started(environment: Mapping[str, str]) -> tuple[str, str]:
 
     Ray reads it for `auto` where no head runs on this host.
     """
-    temporary = environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp"
+    temporary = environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or RAYS_TEMPORARY
     file = Path(temporary) / "ray" / "ray_current_cluster"
     with contextlib.suppress(OSError):
         if not any(one.info["name"] == "gcs_server" for one in psutil.process_iter(["name"])):
