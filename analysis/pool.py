@@ -26,6 +26,10 @@ POLL = 1.0
 """Seconds after which a driver whose actors are all at work looks around."""
 
 
+Working = tuple[Task, ...]
+"""What is being worked on."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A task that needs no more work: it took so many seconds, or failed for a reason.
@@ -77,13 +81,14 @@ class TaskQueue:
         return [task for left in self._left.values() for task in left]
 
 
-def compute_here(tasks: Sequence[Task]) -> Generator[Done]:
-    """Compute tasks in this process, on a GPU where there is one."""
+def compute_here(tasks: Sequence[Task]) -> Generator[Done | Working]:
+    """Compute tasks in this process, on a GPU where there is one; yields each before and after."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     prepare_process(device, deterministic=True, precision="fp32")
     cache = InputCache(device)
     for task in tasks:
+        yield (task,)
         yield _attempt(task, cache, processes=1)
 
 
@@ -140,9 +145,9 @@ def pool_size(wanted: int | None, tasks: int, processes: int = 1) -> PoolSize:
     return PoolSize(count, 1 / math.ceil(count * processes / gpus) if gpus else 0.0, processes)
 
 
-def compute_on_ray(tasks: Sequence[Task], wanted: int | None) -> Generator[Done | None]:
-    """Compute tasks on actors, under a Ray that is initialised; yields each as soon as it is done, and None
-    while none is, so that the caller may stop.
+def compute_on_ray(tasks: Sequence[Task], wanted: int | None) -> Generator[Done | Working]:
+    """Compute tasks on actors, under a Ray that is initialised; yields each as soon as it is done, and what
+    is being worked on while none is, so that the caller may stop.
 
     An actor that dies loses the task in its hands, which a new one tries again, RESTARTS times.
     """
@@ -168,8 +173,8 @@ class ActorPool:
         for slot in range(slots.count):
             self._start(slot)
 
-    def work(self) -> Iterator[Done | None]:
-        """Until every task is done; None whenever POLL seconds pass without one.
+    def work(self) -> Iterator[Done | Working]:
+        """Until every task is done; what is being worked on whenever POLL seconds pass without one.
 
         Actors for which the cluster has no room yet are not waited for.
         """
@@ -183,7 +188,7 @@ class ActorPool:
                 return
             answered, _ = ray.wait(list(self._awaited), num_returns=1, timeout=POLL)
             if not answered:
-                yield None
+                yield tuple(task for _, task in self._awaited.values() if task)
                 continue
             (answer,) = answered
             slot, task = self._awaited.pop(answer)

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Any, get_args
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from seal_ray.analysis.compute import made_by
 from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, find_destination
@@ -29,7 +29,7 @@ from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.finetune import finetune, model_in
 from seal_ray.analysis.moments import LAST, AnalysedRun, Moment, RunSet, find_runs, sweep_runs
 from seal_ray.analysis.numbers import numbers_tables
-from seal_ray.analysis.pool import Done, compute_here, compute_on_ray
+from seal_ray.analysis.pool import Done, Working, compute_here, compute_on_ray
 from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_scores
 from seal_ray.analysis.scoring import Normalisation, score
 from seal_ray.analysis.tasks import (
@@ -41,7 +41,6 @@ from seal_ray.analysis.tasks import (
     TaskOutcome,
     TaskPlan,
     copy_result,
-    load_settings,
     plain,
     plan_analyses,
     plan_tasks,
@@ -64,12 +63,16 @@ from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 from seal_ray.sweeps.file import is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import notes, to_table
+from seal_ray.sweeps.progress import clock
 from seal_ray.sweeps.results import SweepRuns, prepare_sweep, track_results, write_results
 from seal_ray.sweeps.tune import concurrency
 
-ComputeTasks = Callable[[Sequence[Task]], Generator[Done | None]]
-"""Yields what is done, and None while it waits."""
+ComputeTasks = Callable[[Sequence[Task]], Generator[Done | Working]]
+"""Yields what is done, and what is being worked on while it waits."""
+News = TaskOutcome | Working
 
+STILL = 60.0
+"""Seconds after which what is worked on is named again where there is no terminal."""
 PAUSE = 5.0
 """Seconds between two looks for moments that have come."""
 IMAGENET = Normalisation("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -213,7 +216,7 @@ def _outcomes(
 ) -> list[TaskOutcome]:
     outcomes = [*planned.failed, *(TaskOutcome.of(task, "known") for task in planned.known)]
 
-    def results() -> Iterator[TaskOutcome | None]:
+    def results() -> Iterator[News]:
         for task in planned.known:
             yield from _copied(task, planned.copies.get(task.key, ()))
         if planned.todo:
@@ -224,10 +227,10 @@ def _outcomes(
         for failed in planned.failed:
             show(failed)
         try:
-            for outcome in results():
-                if outcome is not None:
-                    outcomes.append(outcome)
-                    show(outcome)
+            for news in results():
+                show(news)
+                if isinstance(news, TaskOutcome):
+                    outcomes.append(news)
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -262,17 +265,17 @@ def _remembered_interrupt(rich: Console) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _worked_off(planned: TaskPlan, work: ComputeTasks) -> Iterator[TaskOutcome | None]:
-    """The outcomes of what is to do and of its copies, and None while there is none; for a damaged moment its
-    equal takes its place.
+def _worked_off(planned: TaskPlan, work: ComputeTasks) -> Iterator[News]:
+    """The outcomes of what is to do and of its copies, and what is being worked on while there is none; for a
+    damaged moment its equal takes its place.
     """
     todo, copies = list(planned.todo), dict(planned.copies)
     while todo:
         instead = []
         with contextlib.closing(work(todo)) as finished:
             for done in finished:
-                if done is None:
-                    yield None
+                if isinstance(done, tuple):
+                    yield done
                     continue
                 status: Status = "failed" if done.reason else "computed"
                 yield TaskOutcome.of(done.task, status, done.seconds, done.reason)
@@ -299,30 +302,84 @@ def _copied(source: Task, same: Sequence[Task]) -> Iterator[TaskOutcome]:
 
 
 @contextlib.contextmanager
-def _screen(planned: TaskPlan, rich: Console) -> Iterator[Callable[[TaskOutcome], None]]:
-    """Shows each outcome: a bar on a terminal, with a line for what failed; a line each elsewhere."""
+def _screen(planned: TaskPlan, rich: Console) -> Iterator[Callable[[News], None]]:
+    """Shows what is done and what is being worked on: on a terminal bars, one for all and one for each piece,
+    and a line for what failed; elsewhere a line for each outcome, and one a minute for what takes long.
+    """
     total = planned.tasks - len(planned.known) + len(planned.failed)
     if planned.known:
         rich.print(f"{len(planned.known)} analyses are there already, {total} to go", markup=False)
-    count = itertools.count(1)
-
-    def line(outcome: TaskOutcome) -> None:
-        number = f"[{next(count):>{len(str(total))}}/{total}]"
-        rich.print(f"{number} {_said(outcome)}", markup=False)
-
     if not rich.is_terminal or not total:
-        yield line
+        yield _Lines(total, rich).show
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=rich, transient=True) as progress:
-        task = progress.add_task("analysing", total=total)
+    with _Bars(total, rich) as bars:
+        yield bars.show
 
-        def advance(outcome: TaskOutcome) -> None:
-            progress.update(task, advance=1, description=f"{outcome.moment} {outcome.what}")
-            if outcome.status == "failed":
-                rich.print(_said(outcome), markup=False)
 
-        yield advance
+class _Lines:
+    """What is shown where there is no terminal."""
+
+    def __init__(self, total: int, rich: Console) -> None:
+        self._total, self._rich, self._count = total, rich, itertools.count(1)
+        self._named: dict[str, tuple[float, float]] = {}
+        """When work on a piece was first seen, and when it was last named."""
+
+    def show(self, news: News) -> None:
+        """Show what has become of a piece, and which ones have been worked on for long."""
+        if isinstance(news, TaskOutcome):
+            number = f"[{next(self._count):>{len(str(self._total))}}/{self._total}]"
+            self._rich.print(f"{number} {_said(news)}", markup=False)
+            return
+        now = time.monotonic()
+        self._named = {piece: self._named.get(piece, (now, now)) for piece in map(_piece, news)}
+        for piece, (first, last) in self._named.items():
+            if now - last >= STILL:
+                self._rich.print(f"still at {piece}, for {clock(now - first)}", markup=False)
+                self._named[piece] = (first, now)
+
+
+class _Bars(Progress):
+    """What is shown on a terminal. The bar of a piece is as full as the last one of its kind took seconds."""
+
+    def __init__(self, total: int, rich: Console) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[of]}"),
+        )
+        super().__init__(*columns, TimeElapsedColumn(), console=rich, transient=True)
+        self._took: dict[str, float] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._all = self.add_task("analysing", total=total, of=f"0 of {total}")
+
+    def show(self, news: News) -> None:
+        """Show what has become of a piece, or which ones are being worked on."""
+        if isinstance(news, TaskOutcome):
+            whole = self.tasks[0]
+            self.update(self._all, advance=1, of=f"{whole.completed + 1:.0f} of {whole.total:.0f}")
+            if news.status == "computed":
+                self._took[news.what] = news.seconds
+            if news.status == "failed":
+                self.console.print(_said(news), markup=False)
+            return
+        at = {_piece(task): task for task in news}
+        for piece in self._bars.keys() - at.keys():
+            self.remove_task(self._bars.pop(piece))
+        for piece in at.keys() - self._bars.keys():
+            usual = self._took.get(at[piece].what)
+            of = "" if usual is None else f"of some {usual:.0f} s"
+            self._bars[piece] = self.add_task(piece, total=usual, of=of)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars as they are now, for each picture."""
+        for task in self.tasks[1:]:
+            task.completed = task.elapsed or 0.0
+        return super().get_renderables()
+
+
+def _piece(task: Task) -> str:
+    """What a task is called while it is worked on."""
+    return f"{task.moment.run.name} {task.moment.label} {task.what}"
 
 
 def _said(outcome: TaskOutcome) -> str:
@@ -418,12 +475,7 @@ def _watch(find: Callable[[], RunSet], asked: Analyses, free: int, over: threadi
 
 def _analyze(run_set: RunSet, rich: Console, asked: Analyses, **options: Any) -> list[TaskOutcome]:
     """What a job asks for."""
-    overrides = [
-        f"{name}.{field}={json.dumps(value)}"
-        for name, fields in asked.settings.items()
-        for field, value in fields.items()
-    ]
-    settings = load_settings(asked.preset, overrides)
+    settings = AnalysisSettings(asked.preset, fields=asked.settings)
     return analyze_runs(run_set, rich, asked.what, asked.moments, settings, **options)
 
 

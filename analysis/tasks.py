@@ -45,10 +45,13 @@ Status = Literal["computed", "copied", "known", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """How thoroughly moments are analysed: a preset, and overrides of it such as `depth.k=10`."""
+    """How thoroughly moments are analysed: a preset, fields of analyses that take the place of its own, and
+    overrides of both such as `depth.k=10`.
+    """
 
     preset: str = "quick"
     overrides: tuple[str, ...] = ()
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, known: Mapping[str, type[Analysis]]) -> dict[str, BaseModel]:
         """The settings of each analysis by its name. ConfigError names each override that cannot be used."""
@@ -56,6 +59,8 @@ class AnalysisSettings:
         paper = self.preset == "paper"
         values = {name: (paper and kind.paper) or kind.Settings() for name, kind in known.items()}
         dumped = {name: value.model_dump(mode="json") for name, value in values.items()}
+        for name, fields in self.fields.items():
+            dumped[name] = {**dumped.get(name, {}), **fields}
         model = create_model("AnalysisSettings", __config__=STRICT, **sections)
         read = parse(override(Document(dumped, {(): f"preset {self.preset}"}), self.overrides), model)
         return {name: getattr(read, name) for name in known}
@@ -63,7 +68,8 @@ class AnalysisSettings:
     def of_one(self, kind: type[Analysis]) -> BaseModel:
         """The settings of one analysis, whatever others are called."""
         own = [one for one in self.overrides if one.startswith(f"{kind.name}.")]
-        return replace(self, overrides=tuple(own)).of({kind.name: kind})[kind.name]
+        fields = {name: held for name, held in self.fields.items() if name == kind.name}
+        return replace(self, overrides=tuple(own), fields=fields).of({kind.name: kind})[kind.name]
 
 
 def _strict(settings: type[BaseModel]) -> type[BaseModel]:

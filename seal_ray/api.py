@@ -229,17 +229,25 @@ def train_each(
     jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
 ) -> Generator[TrainingOutcome]:
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
-    from seal_ray.distributed.launch import check_this_machine, launch, prepare_job, ray_session
+    from seal_ray.distributed.launch import (
+        check_this_machine,
+        launch,
+        prepare_job,
+        ray_session,
+        reaching_wandb,
+    )
     from seal_ray.runs.folder import ENDED
 
     console = _shown(console)
-    planned = [prepare_job(job) for job in jobs]
-    for one in planned:
+    checked = [prepare_job(job) for job in jobs]
+    for one in checked:
         if one.store.status().get("status") not in ENDED:
             check_this_machine(one.job, address)
+    note = functools.partial(console.print, markup=False)
+    planned = reaching_wandb(checked, note)
     from seal_ray.tracking.terminal import RunProgress
 
-    with ray_session(address, functools.partial(console.print, markup=False)):
+    with ray_session(address, note):
         from seal_ray.analysis.run import analysing_run
 
         for one in planned:
@@ -274,8 +282,10 @@ def sweep(
     runs = prepare_sweep(asked)
     from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
+    from seal_ray.distributed.launch import reaching_wandb
     from seal_ray.sweeps.tune import run_sweep
 
+    runs = replace(runs, planned=reaching_wandb(runs.planned, functools.partial(console.print, markup=False)))
     run_sweep(
         runs,
         console,

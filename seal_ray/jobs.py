@@ -143,9 +143,11 @@ def analysis_spec(kind: JobKind, target: AnyPath, options: Mapping[str, Sequence
             f"{target}: is no file here, and as a folder on the cluster it must be absolute, such as "
             f"/mnt/{target.name}"
         )
-    if evaluation := [Path(value) for value in given.get("--evaluation", ())]:
-        files += evaluation
-        given["--evaluation"] = [str(_below_here(one)) for one in evaluation]
+    named: list[Path] = []
+    for option in ("--evaluation", "--plugin"):
+        if paths := [Path(value) for value in given.get(option, ())]:
+            named += paths
+            given[option] = [str(_below_here(one)) for one in paths]
     targets = ",".join([*given.get("--to", []), *given.get("--on", [])]).split(",")
     by_name = kind != "analyze" and not all(map(_found_anywhere, targets))
     if by_name and not all(map(_found_anywhere, given.get("--data", ["data"]))):
@@ -153,17 +155,25 @@ def analysis_spec(kind: JobKind, target: AnyPath, options: Mapping[str, Sequence
             "--data: name the folder of the prepared data sets as the cluster's hosts find it, such as "
             "--data /mnt/data"
         )
-    sent = tuple(map(_below_here, files))
+    sent = tuple(map(_below_here, [*files, *named]))
     words = [
         word
         for option, values in sorted(given.items())
         for word in ([w for value in values for w in (option, value)] or [option])
     ]
-    texts = [one.read_text() for one in evaluation]
+    texts = [_text(one) for one in named]
     arguments = (str(target if computed == str(target) else sent[0]), *words, "--address", "auto")
     return JobSpec(
         kind, _name(f"{kind}-{target.stem}", kind, [kind, computed, words, texts]), sent, arguments
     )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{file}: cannot be read: {said}") from None
 
 
 def _files_of(file: Path, overrides: Sequence[str]) -> list[Path]:
@@ -343,18 +353,16 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
             raise ConfigError(
                 f"{where}: no variable of that name is set here; give NAME=VALUE, or set it first"
             )
+        if name == "RAY_ADDRESS":
+            raise ConfigError(f"{where}: RAY_ADDRESS is set by Ray in its jobs; leave it out")
         found[name] = value if equals else os.environ[name]
     return found
 
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """The lines of a file that are neither empty nor comments, and their numbers."""
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"--env-file: {file} cannot be read: {said}") from None
-    return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+    lines = enumerate(map(str.strip, _text(file).splitlines()), 1)
+    return [(n, line) for n, line in lines if line and line[0] != "#"]
 
 
 def submit(
@@ -375,6 +383,8 @@ def submit(
             if running:
                 found = running[-1]
                 kept = "; its environment stays as it is" if environment else ""
+                if found.entrypoint != spec.entrypoint:
+                    kept += f"; it has other options: {found.entrypoint.partition('seal_ray ')[2]}"
                 note(f"{found.submission_id}: is {_status(found)} already, so nothing was submitted{kept}")
                 return str(found.submission_id)
             attempt = f"{spec.name}-a{max(held, default=0) + 1}"

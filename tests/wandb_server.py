@@ -232,3 +232,11 @@ def deaf_server() -> Iterator[str]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    """Nobody listens there."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"

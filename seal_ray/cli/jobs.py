@@ -81,9 +81,8 @@ def submit(
             raise ConfigError(f"{file}: YAML files are sent from here; copy it below the working directory")
         spec = jobs.training_spec(kind, file, overrides(set_, workers, storage), options, plugin or [])
     else:
-        if plugin:
-            raise ConfigError(f"--plugin: is for train and sweep; this is {kind}")
         words = [*context.args, *(word for one in set_ or [] for word in ("--set", one))]
+        words += [word for one in plugin or [] for word in ("--plugin", str(one))]
         words += ["--workers", str(workers)] if workers else []
         words += ["--storage", storage] if storage else []
         spec = jobs.analysis_spec(kind, file, _given(context, kind, [str(file), *words]))

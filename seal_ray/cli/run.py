@@ -70,7 +70,9 @@ def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
     from seal_ray.analysis.evaluations import is_evaluation, load_evaluation
     from seal_ray.recipe import load_job
     from seal_ray.sweeps.file import is_sweep, load_sweep
+    from seal_ray.tracking.environment import wandb_mode
 
+    wandb_mode("auto")  # what the environment says is read at every start
     if is_evaluation(file):
         if set_ or plugin:
             raise ConfigError("--set and --plugin: are for runs and sweeps, not for evaluations")
@@ -204,9 +206,11 @@ def sync(
     trusted: Trust = False,
 ) -> None:
     """Bring runs to W&B: of each run the epochs it lacks, from metrics.jsonl."""
+    from seal_ray.tracking.environment import server
     from seal_ray.tracking.sync import sync_storage
 
     trust_plugins(storage_path(storage), trusted)
+    out.print(f"W&B at {server()}", markup=False)
     for one in sync_storage(storage_path(storage), project=project, entity=entity, run=run, moments=moments):
         done = f"skipped, {one.skipped}" if one.skipped else f"{one.uploaded} of {one.epochs} epochs uploaded"
         out.print(f"{one.run_id}: {done}", markup=False)

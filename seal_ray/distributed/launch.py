@@ -48,7 +48,15 @@ from seal_ray.storage.paths import (
     on_this_host,
     storage_path,
 )
-from seal_ray.tracking.environment import overruled, sent_variables, settled
+from seal_ray.tracking.environment import (
+    MISSING,
+    overruled,
+    sent_variables,
+    server,
+    settled,
+    unanswered,
+    wandb_mode,
+)
 from seal_ray.tracking.terminal import RunProgress
 
 RAY_SETTINGS = {
@@ -57,6 +65,7 @@ RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report costs up to one of these
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_maximum_startup_concurrency": "4",  # it warns at four times as many
 }
 EXIT_TIMEOUT = 5.0
 """Seconds that Ray's processes get to exit by themselves."""
@@ -138,6 +147,33 @@ def _storage(storage: str) -> AnyPath:
     elif folder.exists() and not folder.is_dir():
         raise ConfigError(f"placement.storage: {storage} is not a folder; name one, or a new one")
     return folder
+
+
+def reaching_wandb(planned: Sequence[Planned], note: Callable[[str], None]) -> tuple[Planned, ...]:
+    """The same runs, offline where `auto` means online but W&B's server does not answer; then it is asked
+    once, before training, instead of being waited for at the end of each run. note: is told where they are
+    logged.
+    """
+    found = [one.job.placement.tracking for one in planned]
+    asking = any(one.wandb == "auto" for one in found) and wandb_mode("auto") == "online"
+    if asking and (silence := unanswered()):
+        text = f"W&B does not answer ({silence}); metrics are logged offline, and {MISSING}"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+        return tuple(_offline(one) if one.job.placement.tracking.wandb == "auto" else one for one in planned)
+    where = {
+        "online": f"W&B: online, {server()}, project {found[0].project}",
+        "offline": f"W&B: offline; {MISSING}",
+    }
+    for mode in dict.fromkeys(wandb_mode(one.wandb) for one in found):
+        if mode in where:
+            note(where[mode])
+    return tuple(planned)
+
+
+def _offline(planned: Planned) -> Planned:
+    tracking = planned.job.placement.tracking.model_copy(update={"wandb": "offline"})
+    placement = planned.job.placement.model_copy(update={"tracking": tracking})
+    return replace(planned, job=planned.job.model_copy(update={"placement": placement}))
 
 
 def launch(planned: Planned, console: RunProgress) -> dict[str, str]:
@@ -319,28 +355,14 @@ def _follow(planned: Planned, use_gpu: bool, console: RunProgress) -> Callable[[
     """A function that shows the epochs and warnings that have come since it was last called, and what
     workers that have not begun wait for.
     """
-    from seal_ray.distributed.workers import lacking_room
-
     store = planned.store
     epochs, warned, size = len(store.rows()), len(store.warnings()), -1
-    looked, waits = time.monotonic(), ""
+    say_what_waits = queued(planned.job, use_gpu, 1, console.note)
 
     def show_news() -> None:
         with contextlib.suppress(StorageError):  # the next look may find it answering again
             look()
-            look_for_room()
-
-    def look_for_room() -> None:
-        nonlocal looked, waits
-        if time.monotonic() - looked < QUEUE_INTERVAL:
-            return
-        starting = store.status().get("status") == "starting"
-        looked, why = time.monotonic(), lacking_room(planned.job, use_gpu) if starting else ""
-        if why != waits:
-            store.say_waiting(why)
-            if why:
-                console.note(f"{planned.run_id}: queued: {why}")
-            waits = why
+            say_what_waits([store])
 
     def look() -> None:
         nonlocal epochs, warned, size
@@ -354,6 +376,34 @@ def _follow(planned: Planned, use_gpu: bool, console: RunProgress) -> Callable[[
             epochs = max(epochs, len(rows))
 
     return show_news
+
+
+def queued(
+    job: Job, use_gpu: bool, groups: int, note: Callable[[str], None]
+) -> Callable[[Sequence[Store]], None]:
+    """A function of the runs that are begun: it notes, every QUEUE_INTERVAL at most, what those wait for that
+    no worker has started. groups: of workers, as of `job`, that train them.
+    """
+    from seal_ray.distributed.workers import lacking_room
+
+    looked, said = time.monotonic(), dict[str, str]()
+
+    def look(stores: Sequence[Store]) -> None:
+        nonlocal looked
+        if time.monotonic() - looked < QUEUE_INTERVAL:
+            return
+        looked = time.monotonic()
+        starting = {store.run_id for store in stores if store.status().get("status") == "starting"}
+        lacking = lacking_room(job, use_gpu, groups) if starting else ""
+        for store in stores:
+            why = lacking if store.run_id in starting else ""
+            if why != said.get(store.run_id, ""):
+                said[store.run_id] = why
+                store.say_waiting(why)
+                if why:
+                    note(f"{store.run_id}: queued: {why}")
+
+    return look
 
 
 def _request_stop(store: Store, console: RunProgress, why: str) -> None:

@@ -76,14 +76,18 @@ def staying_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
-def holds_room() -> bool:
-    """Whether a placement group of this process's Ray job, such as Ray Train's of its workers, has its room.
+def rooms_held() -> int:
+    """How many placement groups of this process's Ray job that hold CPUs, as Ray Train's of workers do, have
+    their room.
 
     The id of a group ends with that of its job.
     """
     own = ray.get_runtime_context().get_job_id()
-    groups = ray.util.placement_group_table().items()
-    return any(group.endswith(own) and found["state"] == "CREATED" for group, found in groups)
+    groups = [found for group, found in ray.util.placement_group_table().items() if group.endswith(own)]
+    return sum(
+        found["state"] == "CREATED" and any(one.get("CPU", 0) >= 1 for one in found["bundles"].values())
+        for found in groups
+    )
 
 
 def _answers(node: dict[str, Any]) -> bool:

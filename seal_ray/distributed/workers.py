@@ -71,16 +71,18 @@ def check_room(job: Job, where: str, cpus: int, gpus: int) -> bool:
     return use_gpu
 
 
-def lacking_room(job: Job, use_gpu: bool) -> str:
-    """What its fewest workers wait for while others use the cluster; empty when they have room, or would."""
+def lacking_room(job: Job, use_gpu: bool, groups: int = 1) -> str:
+    """What its fewest workers, or those of one of so many groups of them, wait for while others use the
+    cluster; empty when all have room, or would.
+    """
     import ray
 
-    from seal_ray.distributed.ray_internals import holds_room
+    from seal_ray.distributed.ray_internals import rooms_held
 
     workers, total, free = job.placement.min_workers, ray.cluster_resources(), ray.available_resources()
     for kind in ("GPU", "CPU") if use_gpu else ("CPU",):
         has, now = int(total.get(kind, 0)), int(free.get(kind, 0))
-        if now < workers and not holds_room():
+        if now < workers and rooms_held() < groups:
             return f"waits for {workers} {kind}{'s' * (workers > 1)}; {now} of the cluster's {has} free"
     return ""
 

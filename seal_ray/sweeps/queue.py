@@ -127,6 +127,10 @@ class Queue:
                 raise ClusterError(f"{self._storage}: another sweep has chosen meanwhile")
         return chosen, token
 
+    def claimed(self) -> list[Store]:
+        """The runs that are ours, as who only reads them sees them."""
+        return [Store(self._storage / run_id, run_id) for run_id in list(self._claimed)]
+
     def changing(self) -> set[str]:
         """The runs that may have changed since this was last asked.
 
@@ -147,11 +151,11 @@ class Queue:
         self.stopping = True
         what = "what runs ends at its next epoch boundary" if self._claimed else "nothing runs"
         self._note(f"stopping: {what}, nothing more is started; press Ctrl-C again to stop at once")
-        for run_id in list(self._claimed):
+        for store in self.claimed():
             try:
-                Store(self._storage / run_id, run_id).request_stop(why)
+                store.request_stop(why)
             except SealRayError as error:
-                self._note(f"{run_id}: not stopping: {error}")
+                self._note(f"{store.run_id}: not stopping: {error}")
 
     def close(self) -> None:
         """Give up every lease that is still held."""

@@ -30,6 +30,7 @@ from seal_ray.distributed.launch import (
     check_this_machine,
     last_line,
     pause,
+    queued,
     ray_session,
     stop_on_signal,
 )
@@ -42,7 +43,7 @@ from seal_ray.distributed.workers import (
     warning_of_failures,
     worker_counts,
 )
-from seal_ray.errors import ClusterError, ConfigError, SealRayError, in_a_line
+from seal_ray.errors import ClusterError, ConfigError, SealRayError, StorageError, in_a_line
 from seal_ray.recipe import Job, Workers, check_sendable
 from seal_ray.runs.folder import ENDED, WARM_WORKERS
 from seal_ray.storage.files import make_folder
@@ -126,7 +127,16 @@ def train_sweep(
         if in_process:
             train_here(queue, show_news)
         else:
-            train_on_ray(queue, show_news, runs, at_once)
+            say_what_waits = queued(
+                runs.planned[0].job, check_resources(runs.planned[0].job), at_once, progress.note
+            )
+
+            def show_all() -> None:
+                show_news()
+                with contextlib.suppress(StorageError):  # the next look may find it answering again
+                    say_what_waits(queue.claimed())
+
+            train_on_ray(queue, show_all, runs, at_once)
         progress.refresh()
 
 

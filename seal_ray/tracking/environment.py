@@ -8,9 +8,13 @@ import netrc
 import os
 import subprocess  # nosec B404 - of git alone
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 from seal_ray.errors import ConfigError
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from seal_ray.recipe import Tracking
 
 PROJECT = "seal-ray"
+MISSING = "`seal-ray sync` brings W&B what it lacks"
+SERVER_TIMEOUT = 5.0
+"""Seconds that W&B's server gets to answer before anything is trained."""
 WANDB_MODES = {
     **{"online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
@@ -48,12 +55,33 @@ def wandb_mode(asked: str) -> str:
 def has_key() -> bool:
     """Whether W&B has an API key, or a token, for its server."""
     said = _variables()
-    server = urlparse(said.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    address = urlparse(server())
     held: object = said.get("WANDB_API_KEY") or said.get("WANDB_IDENTITY_TOKEN_FILE")
     with contextlib.suppress(OSError, netrc.NetrcParseError):  # where `wandb login` leaves it
         logins = netrc.netrc(os.environ.get("NETRC"))
-        held = held or logins.authenticators(server.netloc) or logins.authenticators(server.hostname or "")
+        held = held or logins.authenticators(address.netloc) or logins.authenticators(address.hostname or "")
     return bool(held)
+
+
+def unanswered() -> str:
+    """What keeps W&B's server from answering within SERVER_TIMEOUT; empty where it answers, whatever."""
+    url = server()
+    if not url.startswith(("http://", "https://")):
+        return ""  # W&B says what is wrong with it
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=SERVER_TIMEOUT):  # nosec B310
+            return ""
+    except HTTPError:
+        return ""
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        # Certificates W&B has settings of its own for.
+        return "" if isinstance(reason, SSLError) else f"{url}: {reason or type(error).__name__}"
+
+
+def server() -> str:
+    """The address of W&B's server."""
+    return _variables().get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def settled(tracking: Tracking) -> Tracking:

@@ -28,7 +28,7 @@ from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
-from seal_ray.tracking.environment import PROJECT, git_commit, wandb_mode
+from seal_ray.tracking.environment import MISSING, PROJECT, git_commit, wandb_mode
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
@@ -37,7 +37,6 @@ WANDB_TIMEOUT = 30.0
 """Seconds that W&B gets to begin, and offline, where nothing is far away, to end."""
 ONLINE_TIMEOUT = 10.0
 """Seconds that the end of a run waits for W&B's server."""
-MISSING = "`seal-ray sync` brings W&B what it lacks"
 KILL_TIMEOUT = 5.0
 """Seconds until a process that was killed is gone."""
 RETRIES: dict[str, Any] = {
@@ -234,7 +233,7 @@ def sent_in_time(send: Callable[[], None], mode: str, what: str, folder: AnyPath
     thread.start()
     thread.join(patience(mode))
     if failure:
-        text = f"W&B did not get {what} ({failure[0]}); see {folder}"
+        text = f"W&B did not get {what} ({failure[0]}); the files are in {folder}"
         warnings.warn(text, SealRayWarning, stacklevel=3)
         end_service()
     return not failure

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from seal_ray.recipe import Job, dump_job
 from tests.faults.conftest import environment, make_job, processes_marked
 from tests.runs import without_speeds
 from tests.unit.tracking.test_wandb import records
-from tests.wandb_server import KEY, deaf_server
+from tests.wandb_server import KEY, closed_port, deaf_server
 
 pytestmark = pytest.mark.faults
 
@@ -68,14 +66,6 @@ def job_for(digits: Path, storage: Path, wandb: str) -> Job:
     return make_job(
         digits, storage, {"name": "seal", "ascent_rate": 0.5}, width=4, workers=1, tracking=tracked
     )
-
-
-@contextmanager
-def closed_port() -> Iterator[str]:
-    """Nobody listens here."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("server", [deaf_server, closed_port], ids=["hangs", "unreachable"])

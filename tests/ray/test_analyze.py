@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def test_actors_find_what_one_process_finds(run: Path, monkeypatch: pytest.Monke
         assert ours.get("val") == theirs.get("val")
 
 
+def computed(tasks: Sequence[Task]) -> Iterator[Done]:
+    """What two actors make of tasks, as it comes."""
+    return (news for news in compute_on_ray(tasks, 2) if isinstance(news, Done))
+
+
 def actors() -> list[psutil.Process]:
     """The processes of analyses."""
     found = []
@@ -85,7 +91,7 @@ def test_an_actor_that_dies_loses_its_task_which_another_finds(run: Path) -> Non
     tasks = planned(run, "depth")
     done: list[Done] = []
     killed = 0
-    for one in filter(None, compute_on_ray(tasks, 2)):
+    for one in computed(tasks):
         done.append(one)
         if not killed:  # both actors are at a task by now
             for process in actors():
@@ -103,7 +109,7 @@ def test_a_task_that_kills_its_process_fails_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(seal_ray.analysis.pool, "Worker", Deadly)
     tasks = planned(run, "calibration")
-    done = {one.task.moment.label: one.reason for one in filter(None, compute_on_ray(tasks, 2))}
+    done = {one.task.moment.label: one.reason for one in computed(tasks)}
     assert len(done) == 5
     assert done["g001-ascended"].startswith("its process died 4 times: ")
     assert {label for label, reason in done.items() if reason} == {"g001-ascended"}
@@ -135,7 +141,7 @@ def test_slots_are_those_of_the_cluster() -> None:
 
 def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
     working = compute_on_ray(planned(run, "calibration"), 2)
-    first = next(filter(None, working))
+    first = next(news for news in working if isinstance(news, Done))
     assert TaskOutcome.of(first.task, "computed").status == "computed"
     working.close()
     psutil.wait_procs(actors(), timeout=20)

@@ -65,6 +65,7 @@ def test_two_ray_workers_compute_what_one_process_computes(
     assert "finished already, nothing to train" in printed.getvalue()
 
 
+@pytest.mark.ray
 def test_a_run_whose_workers_wait_for_room_is_queued(
     digits: Path, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ def test_an_exception_in_a_sweeps_worker_is_how_that_run_ends(digits: Path, tmp_
     assert found["normal"] == ("finished", "")
 
 
+@pytest.mark.ray
 def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: Path, screen: Screen) -> None:
     console, printed = screen
     job = small_job(digits, tmp_path, "normal", {"optimizer": {"lr": 1e8, "warmup_share": 0.0}})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from rich.console import Console
 
 import seal_ray.analysis.run
 from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError
 from seal_ray.runs.folder import Store, open_store
+from seal_ray.runs.summary import summarise
 from seal_ray.sweeps.results import SweepRuns, results, write_results
 from seal_ray.sweeps.tune import run_sweep, train_sweep
 from seal_ray.training.loop import fit
@@ -96,6 +100,7 @@ def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.ray
 def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_them(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +126,7 @@ def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_the
     assert [run.status for run in results(patient)] == ["finished"] * 3
 
 
+@pytest.mark.ray
 def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
     methods = {**METHODS, "broken": {"name": "seal", "ascent_rate": 1e30}}
     runs = small_sweep(digits, tmp_path / "runs", axes={"method": methods})
@@ -171,3 +177,36 @@ def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     (run,) = runs.planned
     assert len(list((run.store.folder / "analysis").glob("*.json"))) == 20
     assert re.search(r"analyses: .*\d+ known", printed.getvalue())  # those that were made beside
+
+
+@pytest.mark.ray
+def test_a_run_that_has_no_workers_while_another_trains_is_queued(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seal_ray.distributed.launch.QUEUE_INTERVAL", 0.1)
+    cores = int(ray.cluster_resources()["CPU"])
+    hog = ray.remote(num_cpus=1)(Busy).remote()
+    ray.get(hog.here.remote())
+    runs = small_sweep(digits, tmp_path / "runs", seeds=cores, axes={"method": {"normal": "normal"}})
+    seen = []
+
+    class EndsWhatIsInTheWay(Console):
+        def print(self, *said: Any, **how: Any) -> None:
+            super().print(*said, **how)
+            if ": queued: " in str(said[0]):
+                folder = runs.folder.parent.parent / said[0].partition(":")[0]
+                seen.append((said[0], summarise(folder)["status"]))
+                if said[0].endswith(f" 0 of the cluster's {cores} free"):
+                    ray.kill(hog)
+
+    train_sweep(runs, EndsWhatIsInTheWay(file=io.StringIO()), share=True, concurrent=None, in_process=False)
+    assert {run.status for run in results(runs)} == {"finished"}
+    assert f"queued: waits for 1 CPU; 0 of the cluster's {cores} free" in seen[-1][0]
+    assert seen[-1][1] == "queued"
+
+
+class Busy:
+    """An actor that occupies what it asks for."""
+
+    def here(self) -> None:
+        """Answers once it has it."""

@@ -199,6 +199,20 @@ def test_an_analysis_of_a_sweep_is_sent_with_its_evaluation(here: Path) -> None:
     assert len({sent.name, *(other.name for other in others)}) == 1 + len(others)
 
 
+def test_an_analysis_is_sent_with_its_plugin_file(here: Path) -> None:
+    (here / "rank.py").write_text("first = 1\n")
+    asked = {"--what": ["rank"], "--plugin": [str(here / "rank.py")]}
+    sent = analysis_spec("analyze", Path("/mnt/runs"), asked)
+    assert shlex.split(sent.entrypoint)[4:] == [
+        *["analyze", "/mnt/runs", "--plugin", "rank.py", "--what", "rank", "--address", "auto"]
+    ]
+    assert sent_files(sent)[Path("rank.py")] == Path("rank.py")
+    (here / "rank.py").write_text("second = 2\n")
+    assert analysis_spec("analyze", Path("/mnt/runs"), asked).name != sent.name
+    with pytest.raises(ConfigError, match=r"none\.py: cannot be read: No such file"):
+        analysis_spec("analyze", Path("/mnt/runs"), {"--plugin": ["none.py"]})
+
+
 def test_an_analysis_that_would_not_find_its_things_on_the_cluster_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"runs/x: is no file here, and as a folder .* absolute"):
         analysis_spec("analyze", Path("runs/x"), {})
@@ -289,7 +303,7 @@ def test_the_environment_given_to_submit_is_the_job_s_and_nothing_shows_it(
 
         def submit_job(self, entrypoint: str, submission_id: str, **given: dict[str, dict[str, str]]) -> None:
             assert SECRET not in entrypoint + str(given["metadata"])
-            running.submission_id = submission_id
+            running.submission_id, running.entrypoint = submission_id, entrypoint
             sent.append(given["runtime_env"]["env_vars"])
 
     monkeypatch.setattr("seal_ray.jobs.connect", lambda address: Client())
@@ -298,6 +312,11 @@ def test_the_environment_given_to_submit_is_the_job_s_and_nothing_shows_it(
     words = ["submit", "train", "runs/run.yaml", "--address", "http://h:1"]
     words += ["--env", "WANDB_API_KEY", "--env", "WANDB_PROJECT=mine", "--env-file", "keys.env"]
     printed = [CliRunner().invoke(app, words).output for _ in range(2)]
+    other = CliRunner().invoke(app, [*words, "--set", "placement.retries=7"]).output
+    assert "it has other options: train runs/run.yaml --address auto" in other
+    assert "other options" not in printed[1]
+    refused = CliRunner().invoke(app, [*words, "--env", "RAY_ADDRESS=h:1"]).exception
+    assert str(refused) == "--env 3: RAY_ADDRESS is set by Ray in its jobs; leave it out"
     assert "submitted" in printed[0]
     assert "nothing was submitted; its environment stays as it is" in printed[1]
     assert SECRET not in "".join(printed)

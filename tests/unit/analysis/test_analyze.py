@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from sklearn.metrics import accuracy_score, log_loss
 
+import seal_ray.analysis.run
 from seal_ray.analysis import ANALYSES
 from seal_ray.analysis.depth import Examples, measure_depth
 from seal_ray.analysis.moments import Moment
@@ -268,6 +269,21 @@ def test_only_what_is_missing_or_asked_otherwise_is_computed(storage: Path) -> N
     assert statuses(second) == {"known": 3, "computed": 1}
     third, _ = ask(run, "calibration.bins=3", what=["calibration"], moments=["relearned"])
     assert statuses(third) == {"computed": 3}
+
+
+def test_what_is_worked_on_is_named(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(storage, "normal")
+    asked: dict[str, Any] = {"what": ["calibration"], "moments": ["g001-relearned", "g002-relearned"]}
+    monkeypatch.setattr(seal_ray.analysis.run, "STILL", 0.0)
+    _, lines = ask(run, "calibration.bins=4", **asked)
+    assert f"still at {run.name} g002-relearned calibration, for 0:00" in lines.splitlines()
+    screen = io.StringIO()
+    console = Console(file=screen, width=200, force_terminal=True, color_system=None)
+    analyze_moments(
+        run, console, settings=load_settings("quick", ["calibration.bins=5"]), in_process=True, **asked
+    )
+    for seen in ("analysing", "1 of 2", f"{run.name} g001-relearned calibration", "of some 0 s"):
+        assert seen in screen.getvalue()
 
 
 def test_what_is_wrong_with_one_moment_stays_with_it(storage: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,19 +14,28 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from seal_ray import jobs
+from seal_ray.api import sweep
 from seal_ray.errors import ConfigError, SealRayWarning
-from seal_ray.recipe import Job, Placement, Tracking
+from seal_ray.recipe import Job, Placement, Tracking, load_job
 from seal_ray.sweeps.tune import run_sweep
 from seal_ray.tracking import wandb as tracking
-from seal_ray.tracking.environment import git_commit, overruled, sent_variables, settled, wandb_mode
+from seal_ray.tracking.environment import (
+    git_commit,
+    overruled,
+    sent_variables,
+    settled,
+    unanswered,
+    wandb_mode,
+)
 from seal_ray.tracking.wandb import open_tracker
 from tests.runs import tiny_recipe
 from tests.sweeps import screen, small_sweep
 from tests.unit.tracking.test_wandb import until
 from tests.wandb_server import KEY as SECRET
-from tests.wandb_server import Server
+from tests.wandb_server import Server, closed_port, deaf_server
 
 LOGIN = f"machine {{}}\n login user\n password {'x' * 40}\n"
 KEY, ELSEWHERE = {"WANDB_API_KEY": "x" * 40}, {"WANDB_BASE_URL": "https://wandb.example.org:8080"}
@@ -96,6 +108,30 @@ def test_settings_files_are_heeded_and_variables_win_over_them(
     told(monkeypatch, WANDB_MODE="online", WANDB_PROJECT="now")
     found = settled(Tracking())
     assert (found.wandb, found.project) == ("auto", "now")
+
+
+def test_whoever_answers_answers(server: Server) -> None:
+    assert unanswered() == ""  # 404, to what only a real server has
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize("server", [deaf_server, closed_port], ids=["hangs", "unreachable"])
+def test_a_sweep_asks_a_dead_server_once_and_logs_offline(
+    server: Callable[[], Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seal_ray.tracking.environment.SERVER_TIMEOUT", 0.2)
+    small_sweep(digits, tmp_path / "runs", placement={"tracking": {}}, seeds=2)
+    changes = ["recipe.budget={epochs: 1, generation_length: 1}"]
+    with server() as url, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SealRayWarning)
+        told(monkeypatch, WANDB_API_KEY=SECRET, WANDB_BASE_URL=url)
+        sweep(tmp_path / "small.yaml", changes, in_process=True, console=Console(file=io.StringIO()))
+    (said,) = [str(one.message) for one in caught]
+    assert said.startswith(f"W&B does not answer ({url}: ")
+    assert said.endswith("); metrics are logged offline, and `seal-ray sync` brings W&B what it lacks")
+    stored = [load_job(path) for path in (tmp_path / "runs").glob("*/job.yaml")]
+    assert [one.placement.tracking.wandb for one in stored] == ["offline"] * 6
+    assert len(list((tmp_path / "runs").glob("*/wandb/offline-run-*"))) == 6
 
 
 @pytest.mark.usefixtures("no_key")
