@@ -143,10 +143,10 @@ def analysis_spec(kind: JobKind, target: AnyPath, options: Mapping[str, Sequence
             f"{target}: is no file here, and as a folder on the cluster it must be absolute, such as "
             f"/mnt/{target.name}"
         )
-    named: list[Path] = []
+    named: dict[Path, str] = {}
     for option in ("--evaluation", "--plugin"):
         if paths := [Path(value) for value in given.get(option, ())]:
-            named += paths
+            named |= {one: _text(option, one) for one in paths}
             given[option] = [str(_below_here(one)) for one in paths]
     targets = ",".join([*given.get("--to", []), *given.get("--on", [])]).split(",")
     by_name = kind != "analyze" and not all(map(_found_anywhere, targets))
@@ -161,19 +161,21 @@ def analysis_spec(kind: JobKind, target: AnyPath, options: Mapping[str, Sequence
         for option, values in sorted(given.items())
         for word in ([w for value in values for w in (option, value)] or [option])
     ]
-    texts = [_text(one) for one in named]
     arguments = (str(target if computed == str(target) else sent[0]), *words, "--address", "auto")
     return JobSpec(
-        kind, _name(f"{kind}-{target.stem}", kind, [kind, computed, words, texts]), sent, arguments
+        kind,
+        _name(f"{kind}-{target.stem}", kind, [kind, computed, words, [*named.values()]]),
+        sent,
+        arguments,
     )
 
 
-def _text(file: Path) -> str:
+def _text(option: str, file: Path) -> str:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"{file}: cannot be read: {said}") from None
+        raise ConfigError(f"{option}: {file} cannot be read: {said}") from None
 
 
 def _files_of(file: Path, overrides: Sequence[str]) -> list[Path]:
@@ -361,7 +363,7 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     """The lines of a file that are neither empty nor comments, and their numbers."""
-    lines = enumerate(map(str.strip, _text(file).splitlines()), 1)
+    lines = enumerate(map(str.strip, _text("--env-file", file).splitlines()), 1)
     return [(n, line) for n, line in lines if line and line[0] != "#"]
 
 

@@ -209,7 +209,7 @@ def test_an_analysis_is_sent_with_its_plugin_file(here: Path) -> None:
     assert sent_files(sent)[Path("rank.py")] == Path("rank.py")
     (here / "rank.py").write_text("second = 2\n")
     assert analysis_spec("analyze", Path("/mnt/runs"), asked).name != sent.name
-    with pytest.raises(ConfigError, match=r"none\.py: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"--plugin: none\.py cannot be read: No such file"):
         analysis_spec("analyze", Path("/mnt/runs"), {"--plugin": ["none.py"]})
 
 
