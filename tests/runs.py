@@ -30,7 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"ascent_loss": "confident_error", "ascent_rate": 0.5},
         {"ascent_loss": "confident_error", "others": "freeze", "split_at": "layer2"},
     ],
-    "llf": [{}, {"init": "model", "split_at": "layer4"}],
+    "llf": [{}, {"init": "model", "split_at": "layer4"}, {"part": "early"}],
     "sam": [{}, {"part": "early", "rho": 0.1}],
     "ban": [{}, {"weight": 0.5, "temperature": 2.0}],
     "dsd": [{}],

@@ -15,15 +15,17 @@ from seal_ray.phases.schedule import Budget, Phase
 class Llf(Method):
     """Each generation from 1 on starts with new weights in the late layers, then everything descends.
 
-    init `reference`: the published code's draw; `model`: the network's own initialisation.
+    init `reference`: the published code's draw; `model`: the network's own initialisation. part `early`
+    forgets the early layers instead, an ablation of SEAL's published code (its `reverse`).
     """
 
     name: ClassVar[str] = "llf"
 
     init: Literal["reference", "model"] = "reference"
+    part: Literal["late", "early"] = "late"
 
     def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
         """One phase; from generation 1 on it starts with the re-initialisation."""
         if generation == 0:
             return learn(budget)
-        return (Phase("relearn", budget.length, LEARN, edit=Reinit("late", self.init)),)
+        return (Phase("relearn", budget.length, LEARN, edit=Reinit(self.part, self.init)),)

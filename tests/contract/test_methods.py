@@ -80,8 +80,9 @@ def parameters(state: State) -> set[str]:
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
 
-def late(method: dict[str, Any]) -> tuple[str, ...]:
-    return STAGES[STAGES.index(method.get("split_at", "layer3")) :]
+def redrawn(method: dict[str, Any]) -> tuple[str, ...]:
+    split = STAGES.index(method.get("split_at", "layer3"))
+    return STAGES[:split] if method.get("part") == "early" else STAGES[split:]
 
 
 def method_files() -> list[str]:
@@ -187,11 +188,11 @@ def forgets_nothing(run: Trained, method: dict[str, Any], generation: int) -> No
     assert f"g{generation:03d}-forgotten" not in run.moments()
 
 
-def redraws_late_weights(run: Trained, method: dict[str, Any], generation: int) -> None:
+def redraws_the_part(run: Trained, method: dict[str, Any], generation: int) -> None:
     before = run.moment(generation - 1, "relearned").weights
     after = run.moment(generation, "forgotten").weights
-    assert changed(before, after) == weights_in(before, *late(method))
-    for name in weights_in(before, *late(method)):
+    assert changed(before, after) == weights_in(before, *redrawn(method))
+    for name in weights_in(before, *redrawn(method)):
         assert not (before[name] == after[name]).any(), name
         fan_in = after[name][0].numel()
         if method.get("init") == "model":
@@ -202,7 +203,7 @@ def redraws_late_weights(run: Trained, method: dict[str, Any], generation: int) 
 
 def ascends_without_an_edit(run: Trained, method: dict[str, Any], generation: int) -> None:
     if method.get("forget") == "llf":
-        redraws_late_weights(run, method, generation)
+        redraws_the_part(run, method, generation)
     else:
         forgets_nothing(run, method, generation)
 
@@ -261,7 +262,7 @@ def prunes_and_releases(run: Trained, method: dict[str, Any], generation: int) -
 PROMISES: dict[str, Callable[[Trained, dict[str, Any], int], None]] = {
     "normal": forgets_nothing,
     "seal": ascends_without_an_edit,
-    "llf": redraws_late_weights,
+    "llf": redraws_the_part,
     "sam": forgets_nothing,
     "ban": starts_over_and_carries_the_teacher,
     "dsd": prunes_and_releases,

@@ -3,6 +3,8 @@
     git clone https://github.com/amiiir-sarfi/SEAL AUTHORS && git -C AUTHORS checkout 0a14db4
     python -m tests.golden.record_authors AUTHORS
 
+What the file has is kept: remove a case from it to record that one again.
+
 Their loop, optimizers, schedules, losses, reverse, freeze and forgetting code and their network run as they
 are, in float64 on the CPU. Put in from here are what they draw at random (initial weights, the weights that
 LLF draws, the order of images, crops and flips), images for Tiny-ImageNet, and an eighth of the channels.
@@ -103,7 +105,7 @@ def forgotten(run: Run) -> Iterator[Tensor]:
         phase = run.recipe.method.phases(generation, run.recipe.budget)[0]
         run.edit(phase, generation)
         for name, layer in weighted_layers(run.network) if phase.edit else ():
-            if run.parts.holds("late", name):
+            if run.parts.holds(getattr(run.recipe.method, "part", "late"), name):
                 yield layer.weight.detach().clone()
 
 
@@ -150,16 +152,18 @@ def record(name: str, folder: str) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Record every case into the file beside this one."""
+    """Record the cases that the file beside this one lacks."""
     torch.set_num_threads(1)
     sys.path.insert(0, sys.argv[1])
+    file = Path(__file__).with_name("authors.json")
+    held = json.loads(file.read_text())
     with tempfile.TemporaryDirectory() as folder:
-        found = {name: record(name, folder) for name in CASES}
+        found = {name: held[name] if name in held else record(name, folder) for name in CASES}
     lines = ",\n".join(
         f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in found.items()
     )
     header = f'"source": "{SOURCE}, commit 0a14db4, recorded by record_authors.py"'
-    Path(__file__).with_name("authors.json").write_text(f"{{\n{header},\n{lines}\n}}\n")
+    file.write_text(f"{{\n{header},\n{lines}\n}}\n")
 
 
 if __name__ == "__main__":

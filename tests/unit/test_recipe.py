@@ -103,7 +103,10 @@ FIELDS = {
         "forget": st.sampled_from(["none", "llf"]),
         "ascent_loss": st.sampled_from(["ce", "confident_error"]),
     },
-    "llf": {"init": st.sampled_from(["reference", "model"])},
+    "llf": {
+        "init": st.sampled_from(["reference", "model"]),
+        "part": st.sampled_from(["late", "early"]),
+    },
     "sam": {"rho": numbers(0, 1), "part": st.sampled_from(["all", "early", "late", "head", *STAGES])},
     "ban": {"weight": st.floats(0, 10), "temperature": numbers(0, 10)},
     "dsd": {"prune_share": numbers(0, 1), "dense_share": SHARES, "sparse_share": SHARES},
