@@ -1,4 +1,4 @@
-"""torchvision's ResNets (He et al., arXiv 1512.03385) with a choice of stem and width."""
+"""ResNets: torchvision's (He et al., arXiv 1512.03385) with a choice of stem and width, and SEAL's for CIFAR."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ def resnet34(classes: int, stem: Stem = "imagenet", width: Width = 64) -> Any:
 def resnet50(classes: int, stem: Stem = "imagenet", width: Width = 64) -> Any:
     """16 bottlenecks of three convolutions; stem and width as of resnet18."""
     return _built("resnet50", classes, stem, width)
+
+
+@network("preact18")
+def preact18(classes: int, width: Width = 64) -> Any:
+    """8 pre-activation blocks of two convolutions behind a 3x3 stem. width: of layer1."""
+    from seal_ray.networks.resnet_module import PreActResNet
+
+    return PreActResNet(classes, width)
 
 
 def _built(arch: str, classes: int, stem: Stem, width: int) -> Any:

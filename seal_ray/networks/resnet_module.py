@@ -1,4 +1,4 @@
-"""The module that ResNets are."""
+"""The modules that ResNets are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from seal_ray.networks.resnet import RESNETS, Stem
@@ -79,3 +80,58 @@ def _stage(block: Any, channels: int, planes: int, depth: int, stride: int) -> n
     # torchvision's Bottleneck reads planes * (base_width / 64) * groups, so base_width stays 64.
     first = block(channels, planes, stride, downsample)
     return nn.Sequential(first, *(block(out, planes) for _ in range(depth - 1)))
+
+
+class PreActResNet(nn.Module):
+    """The pre-activation ResNet-18 that SEAL's published code has for CIFAR, of any width.
+
+    (N, 3, H, W) -> logits (N, classes). Stem: a 3x3 convolution of stride 1, norm and ReLU; no norm after the
+    last block. State-dict names and the initialisation, torch's own, are those of CIFAR_ResNet18 there.
+    Source: He et al., arXiv 1603.05027; blocks from SEAL (CVPR 2023).
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(PreActBlock(before, planes, stride), PreActBlock(planes, planes, 1))
+            for before, planes, stride in (
+                (width, width, 1),
+                (width, 2 * width, 2),
+                (2 * width, 4 * width, 2),
+                (4 * width, 8 * width, 2),
+            )
+        )
+        self.linear = nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, 3, H, W)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
+
+
+class PreActBlock(nn.Module):
+    """conv(relu(norm(conv(relu(norm(x)))))) plus the shortcut, which begins after the first ReLU."""
+
+    def __init__(self, channels: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.shortcut = nn.Sequential()
+        if stride != 1:
+            self.shortcut.append(nn.Conv2d(channels, planes, 1, stride=stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, planes, H / stride, W / stride)."""
+        x = F.relu(self.bn1(x))
+        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(x)))) + self.shortcut(x)
+        return out
+
+
+DRAWING_NOTHING = (ResNet, PreActResNet)
+"""Networks whose forward pass is known to draw from none of torch's generators."""

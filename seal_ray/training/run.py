@@ -29,7 +29,7 @@ from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, trainin
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts
-from seal_ray.networks.resnet_module import ResNet
+from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
@@ -214,7 +214,7 @@ class Run:
         """
         if self.mask is not None:
             self.mask.keep = keep
-        if isinstance(self.network, ResNet):
+        if isinstance(self.network, DRAWING_NOTHING):
             yield
         else:
             at = (self.next.generation, self.next.epoch, self.step, shard)

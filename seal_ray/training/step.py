@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from seal_ray.networks.resnet_module import ResNet
+from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.steps import Descend, Masked, Sam
 from seal_ray.training.gradients import gradient_passes
@@ -109,7 +109,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
         run.world.device.type == "cuda"
         and run.execution.cuda_graphs
         and run.world.workers == 1
-        and isinstance(run.network, ResNet)
+        and isinstance(run.network, DRAWING_NOTHING)
         and isinstance(recipe.optimizer, Sgd)
         and recipe.precision != "fp64"
         and isinstance(phase.step, Descend | Sam | Masked)

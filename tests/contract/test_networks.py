@@ -62,6 +62,7 @@ class Mine(nn.Module):
 SIZE = 32
 MODELS: dict[str, dict[str, Any]] = {
     "resnet": {"arch": "resnet18", "width": 4},
+    "preact": {"arch": "preact18", "width": 4},
     "convnext": {
         "arch": "timm/convnext_atto",
         "depths": [1, 1, 2, 1],
@@ -83,6 +84,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 STAGES = {
     "resnet": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"),
+    "preact": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "linear"),
     "convnext": ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "head.norm", "head.fc"),
     "vit": ("patch_embed", "blocks.0", "blocks.1", "blocks.2", "head"),
     "mobilenet": ("conv_stem", *(f"blocks.{i}" for i in range(6)), "conv_head", "classifier"),
@@ -90,6 +92,7 @@ STAGES = {
 }
 MIDDLES = {
     "resnet": "layer3",
+    "preact": "layer3",
     "convnext": "stages.2",
     "vit": "blocks.1",
     "mobilenet": "blocks.3",
@@ -173,6 +176,7 @@ def test_every_parameter_is_in_exactly_one_stage_and_depth_comes_first(kind: str
     ("kind", "block", "divided"),
     [
         ("resnet", "layer3.1", "layer3"),
+        ("preact", "layer3.0.conv1", "layer3"),
         ("convnext", "stages.2.blocks.1", "stages.2"),
         ("vit", "blocks.1.mlp", "blocks.1"),
         ("mobilenet", "blocks.3.1", "blocks.3"),

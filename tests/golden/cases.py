@@ -26,6 +26,7 @@ SHARED_FLAGS = {
 }
 ONE_CYCLE = {"exp_mode": "normal", "num_generations": 1, "epochs": 24, "warmup_length": 3}
 SEAL = {"name": "seal", "ascent_rate": 0.3}
+PREACT = {"model": {"arch": "preact18"}}
 LONG = {"name": "normal", "schedule": "long"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -73,6 +74,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"momentum": 0, "weight_decay": 0, "label_smoothing": 0},
     ),
+    "preact18": ({"method": {"name": "normal"}, **PREACT}, {"exp_mode": "normal"}),
+    # Theirs re-initialises no convolution of a shortcut, which this block has not.
+    "preact18-llf-layer4.1": (
+        {"method": {"name": "llf", "split_at": "layer4.1"}, **PREACT},
+        {"exp_mode": "fortuitous", "layer_threshold": "layer4.1"},
+    ),
+    # Theirs finds norms by name before it looks for the threshold, so that the one in front of layer3's first
+    # convolution is early.
+    "preact18-seal": ({"method": {**SEAL, "split_at": "layer3.0.conv1"}, **PREACT}, {}),
     # At this size ResNet-50 multiplies a difference by about 10 a step, hence few of them.
     "seal-resnet50": (
         {

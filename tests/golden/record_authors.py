@@ -64,8 +64,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class Linear(nn.Linear):
     """A classifier of fewer features than it is asked for."""
 
-    def __init__(self, features: int, out: int) -> None:
-        super().__init__(features // NARROWER, out)
+    def __init__(self, features: int, out: int, **kwargs: Any) -> None:
+        super().__init__(features // NARROWER, out, **kwargs)
 
 
 NARROW = SimpleNamespace(**{**vars(nn), "Conv2d": Conv2d, "BatchNorm2d": BatchNorm2d, "Linear": Linear})
@@ -143,7 +143,11 @@ def record(name: str, folder: str) -> list[dict[str, float]]:
         mock.patch.object(Tensor, "cuda", lambda tensor: tensor),
     ):
         cfg = config.Config().parse(arguments)
-        network = core.get_model(cfg).double()
+        if recipe.model.arch == "preact18":  # which no flag of theirs names
+            cfg.arch, network = "CIFAR_ResNet18", resnet.CIFAR_ResNet18(num_classes=CLASSES)
+        else:
+            network = core.get_model(cfg)
+        network = network.double()
         network.load_state_dict(run.network.state_dict())
         with mock.patch.object(nn.init, "kaiming_uniform_", draw):
             core.IterativeTrainer(cfg, network).fit(progressbar=False)

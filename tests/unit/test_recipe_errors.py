@@ -316,7 +316,7 @@ BAD = {
     "architecture by another spelling": (
         job(recipe="model: {arch: ResNet18} #!"),
         "recipe.model.arch",
-        "must be 'resnet18', 'resnet34', 'resnet50' or timm/NAME, not 'ResNet18'; did you mean 'resnet18'?",
+        "'resnet50', 'preact18' or timm/NAME, not 'ResNet18'; did you mean 'resnet18'?",
     ),
     "network of timm by another spelling": (
         job(recipe="model: {arch: timm/convnext_ato} #!"),
