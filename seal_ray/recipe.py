@@ -44,7 +44,7 @@ from seal_ray.networks import (
     stages,
 )
 from seal_ray.networks.timm import PREFIX as TIMM
-from seal_ray.phases.losses import LOSSES, RecipeLoss, SmoothedCrossEntropy
+from seal_ray.phases.losses import LOSSES, RecipeLoss, SmoothedCrossEntropy, takes_partners
 from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, torch_optimizer
 from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, owner
 from seal_ray.plugins import Registry, files_of, using
@@ -614,6 +614,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     for i, change in enumerate(recipe.augment.then):
         if isinstance(change, Mixing) and recipe.batch_size == recipe.shards:
             yield f"augment.then.{i}: {change.name} mixes images of a shard, which has one; use fewer shards"
+        if isinstance(change, Mixing) and takes_partners(recipe.loss):
+            yield (
+                f"augment.then.{i}: {change.name} mixes images of several classes, and the loss "
+                f"{recipe.loss.name} pairs those of one; remove one of the two"
+            )
     try:
         parts = parts_of(recipe.model, None)  # which names there are does not depend on the split
     except ConfigError as error:

@@ -33,7 +33,7 @@ from seal_ray.methods import Method
 from seal_ray.metrics import Metric
 from seal_ray.networks import Parts, build, stage_parameters
 from seal_ray.networks.resnet import MIDDLE, STAGES
-from seal_ray.phases.losses import RecipeLoss
+from seal_ray.phases.losses import RecipeLoss, takes_partners
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
 from seal_ray.recipe import Job, Recipe, chosen, dump_job
@@ -119,14 +119,15 @@ def check_loss(loss: RecipeLoss, *, ranks: bool = False) -> None:
     """Check what training relies on. CheckFailed lists every promise that the loss breaks.
 
     It is the mean over images, of classes as of shares of classes, and a run on mixed images that is resumed
-    at each epoch boundary is bit for bit the undisturbed one. ranks: as of check_method.
+    at each epoch boundary is bit for bit the undisturbed one. One that takes partners is never given mixed
+    images. ranks: as of check_method.
     """
     _require(f"the loss {type(loss).__name__}", loss_checks(loss, ranks=ranks))
 
 
 def loss_checks(loss: RecipeLoss, *, ranks: bool = False) -> Iterator[CheckResult]:
     """The same, each promise when it was checked; nothing is checked after one that is broken."""
-    augment = {"crop_padding": 2, "then": ["mixup"]}
+    augment = {"crop_padding": 2, "then": [] if takes_partners(loss) else ["mixup"]}
     return _results(
         ("is a mean over images, of classes and of shares of classes", lambda: _averaged(loss)),
         *_training(lambda: tiny_recipe(loss=loss, augment=augment), 16, ranks),
@@ -385,14 +386,20 @@ def _applied(augmentation: Augmentation) -> str:
 def _averaged(loss: RecipeLoss) -> str:
     logits = torch.randn(4, 3, generator=stream(0, "logits")).requires_grad_()
     labels = torch.tensor([2, 0, 1, 1])
-    value = loss(logits, labels)
+    pairs = takes_partners(loss)
+
+    def of(logits: Tensor, labels: Tensor) -> Tensor:
+        beside: Any = {"partner_logits": logits.detach().flip(1)} if pairs else {}
+        return loss(logits, labels, **beside)
+
+    value = of(logits, labels)
     if value.shape != () or not value.isfinite():
         return f"is {value!r} and no finite number"
     if not torch.autograd.grad(value, logits)[0].any():
         return "has no gradient"
-    if not torch.isclose(value, loss(torch.cat([logits, logits]), torch.cat([labels, labels])), rtol=1e-4):
+    if not torch.isclose(value, of(torch.cat([logits, logits]), torch.cat([labels, labels])), rtol=1e-4):
         return "of each image twice is another than of each once"
-    shared = loss(logits, torch.eye(3)[labels])
+    shared = value if pairs else loss(logits, torch.eye(3)[labels])
     if not torch.isclose(value, shared, rtol=1e-4):
         return f"of classes is {value:g}, of the same as shares (N, K) of classes {shared:g}"
     return ""

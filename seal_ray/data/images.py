@@ -96,7 +96,7 @@ class TrainingImages:
     loader: Loader
     labels: Tensor  # int64 (N,), on the CPU
     shards: int
-    """How many of each batch are this worker's."""
+    """How many of each batch are this worker's, those of partners included."""
     augment: Augment
     crop: Crop
     normaliser: Normaliser
@@ -130,16 +130,19 @@ class TrainingImages:
     ) -> Iterator[Batch]:
         """This worker's batches of an epoch.
 
-        order: (steps, shards, shard size) sample indices. masks: of dropout, for each step; None without.
+        order: (steps, shards, shard size) sample indices; N + i for image i as a partner, which is cropped
+        and flipped by draws of its own. masks: of dropout, for each step; None without.
         drawn: for each step and shard what is drawn for each of `augment.then`; None where there is none.
         What is known for the whole epoch is moved to the device once.
         """
         padding, flip = self.augment.crop_padding, self.augment.flip
-        draws = draw(len(self.labels), padding=padding, flip=flip, generator=generator)
+        count = len(self.labels)
+        draws = draw(count * (1 + int(order.max()) // count), padding=padding, flip=flip, generator=generator)
         per_step = torch.from_numpy(order).flatten(1)
-        places, labels = on_device((self.crop.places(draws, per_step), self.labels[per_step]), self.device)
+        of_step = self.crop.places(draws, per_step), self.labels[per_step % count]
+        places, labels = on_device(of_step, self.device)
         resident = isinstance(self.loader, ResidentLoader)
-        pixels = self.loader.batches(order.reshape(-1))
+        pixels = self.loader.batches(order.reshape(-1) % count)
         streams = (
             pixels if resident else moved(pixels, self.device),
             moved(masks, self.device) if masks else repeat(None),
@@ -178,6 +181,23 @@ def epoch_order(
     steps = len(indices) // batch_size
     order: Indices = indices[shuffled[: steps * batch_size]]
     return order.reshape(steps, shards, batch_size // shards)
+
+
+def with_partners(
+    order: Indices, indices: Indices, labels: Indices, *, seed: int, generation: int, epoch: int
+) -> Indices:
+    """The order of one epoch, each shard followed by one of its partners: (steps, 2 shards, shard size).
+
+    The partner of an image is drawn for that image, uniformly from those of its label among `indices`, itself
+    one of them; as a partner image i is N + i. labels: (N,). Source: CS-KD, arXiv 2003.13964, section 3.
+    """
+    draws = torch.randint(2**62, (len(labels),), generator=stream(seed, "partner", generation, epoch)).numpy()
+    by_label = indices[labels[indices].argsort(kind="stable")]
+    sizes = np.bincount(labels[indices])
+    first, of = sizes.cumsum() - sizes, labels[order]
+    partners = by_label[first[of] + draws[order] % sizes[of]]
+    steps, shards, size = order.shape
+    return np.stack([order, len(labels) + partners], axis=2).reshape(steps, 2 * shards, size)
 
 
 def augmentation_draws(

@@ -1,4 +1,4 @@
-"""ResNets: torchvision's (He et al., arXiv 1512.03385) with a choice of stem and width, and SEAL's for CIFAR."""
+"""ResNets: torchvision's (He et al., arXiv 1512.03385) of any stem and width, and SEAL's one for CIFAR."""
 
 from __future__ import annotations
 

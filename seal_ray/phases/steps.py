@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from annotated_types import Gt
 
 from seal_ray.networks import weighted_layers
+from seal_ray.phases.losses import takes_partners
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from seal_ray.phases.losses import RecipeLoss
 
 
 class Gradients(Protocol):
@@ -27,11 +30,19 @@ class Gradients(Protocol):
         ...
 
 
+def passes(step: Step, loss: RecipeLoss) -> int:
+    """How often an optimizer step passes as many images as a batch has through the network: its compute."""
+    own: int = getattr(step, "passes", 1)
+    return 2 * own if takes_partners(loss) else own
+
+
 TakeStep = Callable[[Gradients, Callable[[], None]], None]
 
 
 class Step(Protocol):
-    """What turns gradients into an update."""
+    """What turns gradients into an update. A class variable `passes` says how often it calls `gradients`, if
+    not once.
+    """
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """The step of one epoch; `part(name)` lists the parameters of a part."""
@@ -60,6 +71,7 @@ class Sam:
     not a subtraction). Source: Foret et al., arXiv 2010.01412, algorithm 1.
     """
 
+    passes: ClassVar[int] = 2
     rho: Annotated[float, Gt(0)] = 0.05
     part: str = "all"
 

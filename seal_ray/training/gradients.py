@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from seal_ray.phases.losses import takes_partners
 from seal_ray.phases.schedule import owner
 from seal_ray.training.shard_sums import Partial, WorkersSum, add_partial
 
@@ -30,7 +33,8 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     """`backward(batch, outcomes)` for a phase: afterwards every `.grad` is the global batch's.
 
     That is the mean over its shards, added in the order of `seal_ray.training.shard_sums`, so that the number
-    of workers does not change it. batch: this worker's shards. outcomes: None, or (accumulation, 1 + shard
+    of workers does not change it. batch: this worker's shards, each followed by that of its partners where
+    the loss takes them; these move the running statistics, too. outcomes: None, or (accumulation, 1 + shard
     size) to be filled with each shard's loss and, for each image, 1 where its label is predicted, else 0;
     None also means that no running statistics move. They move with the worker's first shard only, so that
     rank 0's are those of shard 0.
@@ -46,22 +50,35 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
     wrapped = _wrap(run, moved, partials) if world.workers > 1 and not by_hand else None
     share = (torch.ones((), dtype=run.dtype) / shards).to(world.device)
     teacher = run.teacher() if phase.loss.teacher else None
+    recipe_loss: Any = run.recipe.loss
+    pairs = takes_partners(recipe_loss)
     norms = [module for module in network.modules() if isinstance(module, Norm)]
 
     def values(
-        forward: nn.Module, shard: Shard, index: int, outcome: Tensor | None, *, moves: bool
+        forward: nn.Module,
+        shard: Shard,
+        partners: Shard | None,
+        index: int,
+        outcome: Tensor | None,
+        *,
+        moves: bool,
     ) -> list[Tensor]:
         """Each loss of shard `index`; moves: whether running statistics do."""
         images, labels, keep = shard
+        total = recipe_loss
         with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
             with run.drawing(index, keep):
                 logits = forward(images)
             with torch.no_grad():
                 taught = teacher(images).to(run.dtype) if teacher is not None else None
+                if partners is not None:
+                    with run.drawing(shards + index, partners[2]):
+                        beside = run.forward(partners[0]).to(run.dtype)
+                    total = functools.partial(recipe_loss, partner_logits=beside)
         logits = logits.to(run.dtype)
         found = []
         for loss, _ in losses:
-            value = loss(logits, labels, recipe_loss=run.recipe.loss, teacher_logits=taught)
+            value = loss(logits, labels, recipe_loss=total, teacher_logits=taught)
             if outcome is not None and loss is phase.loss:
                 outcome[0] = value.detach()
                 dominant = labels if labels.ndim == 1 else labels.argmax(dim=1)
@@ -71,11 +88,12 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
 
     def backward(batch: Sequence[Shard], outcomes: Tensor | None) -> None:
         network.zero_grad(set_to_none=True)
-        for k, shard in enumerate(batch):
-            last = k == len(batch) - 1
+        own, partners = (batch[::2], batch[1::2]) if pairs else (batch, repeat(None))
+        for k, (shard, beside) in enumerate(zip(own, partners, strict=False)):
+            last = k == len(own) - 1
             forward = wrapped if wrapped is not None and last else run.forward
             outcome = None if outcomes is None else outcomes[k]
-            found = values(forward, shard, first + k, outcome, moves=k == 0 and outcomes is not None)
+            found = values(forward, shard, beside, first + k, outcome, moves=k == 0 and outcomes is not None)
             gradients: list[Tensor] = []
             for i, (value, (_, parameters)) in enumerate(zip(found, losses, strict=True)):
                 again = i < len(losses) - 1
@@ -87,7 +105,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
                 add_partial(partials, Partial(0, first + k, gradients), shards, _added)
         if wrapped is None:
             sums = [cast("Tensor", parameter.grad) for parameter in moved]
-            add_partial(partials, Partial(0, first + len(batch) - 1, sums), shards, _added_to)
+            add_partial(partials, Partial(0, first + len(own) - 1, sums), shards, _added_to)
             if by_hand:
                 flat = [torch.cat([g.reshape(-1) for g in partial.value]) for partial in partials]
                 total = WorkersSum(flat, shards, world)

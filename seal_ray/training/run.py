@@ -23,6 +23,7 @@ from seal_ray.data.images import (
     augmentation_draws,
     dropout_masks,
     epoch_order,
+    with_partners,
 )
 from seal_ray.data.loaders import ResidentLoader
 from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
@@ -31,6 +32,7 @@ from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts
 from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.edits import EditContext
+from seal_ray.phases.losses import takes_partners
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
 from seal_ray.runs.checkpoint import Snapshot
@@ -93,7 +95,9 @@ class Run:
         self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
 
         shard = recipe.batch_size // recipe.shards
-        train, self.validation = world.together(lambda: self._loaders(shard * self.accumulation))
+        self.pairs = takes_partners(recipe.loss)
+        held = 2 * self.accumulation if self.pairs else self.accumulation
+        train, self.validation = world.together(lambda: self._loaders(shard * held))
         self.indices = training_indices(train.labels, recipe.data.per_class)
         self.labels = noisy_labels(train.labels, images.classes, recipe.data.label_noise)
         mixed = any(isinstance(one, Mixing) for one in recipe.augment.then)
@@ -112,7 +116,7 @@ class Run:
             self.labels,
             recipe.augment,
             self.normaliser,
-            shards=self.accumulation,
+            shards=held,
             device=world.device,
         )
         self.truth = torch.from_numpy(self.validation.labels).to(world.device)
@@ -188,9 +192,10 @@ class Run:
     def batches(self, position: Position) -> Iterator[Batch]:
         """This worker's batches of an epoch, before they are augmented."""
         recipe, at = self.recipe, asdict(position)
-        order = self.epoch_order(position)
-        first = self.world.rank * self.accumulation
-        mine = slice(first, first + self.accumulation)
+        order, held = self.epoch_order(position), self.train.shards
+        if self.pairs:
+            order = with_partners(order, self.indices, self.labels, seed=recipe.seed, **at)
+        mine = slice(self.world.rank * held, (self.world.rank + 1) * held)
         masks = drawn = None
         if self.mask is not None:
             whole = dropout_masks(recipe.model.dropout, order, self.mask.features, seed=recipe.seed, **at)

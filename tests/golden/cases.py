@@ -26,6 +26,7 @@ SHARED_FLAGS = {
 }
 ONE_CYCLE = {"exp_mode": "normal", "num_generations": 1, "epochs": 24, "warmup_length": 3}
 SEAL = {"name": "seal", "ascent_rate": 0.3}
+CS_KD = {"loss": {"name": "cs_kd"}}
 PREACT = {"model": {"arch": "preact18"}}
 LONG = {"name": "normal", "schedule": "long"}
 
@@ -74,6 +75,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"momentum": 0, "weight_decay": 0, "label_smoothing": 0},
     ),
+    "cs-kd": ({"method": {"name": "normal"}, **CS_KD}, {"exp_mode": "normal", "criterion": "cs_kd"}),
+    "cs-kd-seal": ({"method": SEAL, **CS_KD}, {"criterion": "cs_kd"}),
     "preact18": ({"method": {"name": "normal"}, **PREACT}, {"exp_mode": "normal"}),
     # Theirs re-initialises no convolution of a shortcut, which this block has not.
     "preact18-llf-layer4.1": (

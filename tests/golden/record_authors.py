@@ -72,7 +72,7 @@ NARROW = SimpleNamespace(**{**vars(nn), "Conv2d": Conv2d, "BatchNorm2d": BatchNo
 
 
 class Epochs:
-    """Our batches of one epoch after the other, each time it is iterated."""
+    """Our batches of one epoch after the other, each time it is iterated, with partners behind."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.done = run, 0
@@ -80,8 +80,9 @@ class Epochs:
     def __iter__(self) -> Iterator[Batch]:
         position = Position(*divmod(self.done, self.run.recipe.budget.length))
         self.done += 1
-        for ((x, y, _),) in self.run.training_epoch(position):
-            yield x, y
+        for shards in self.run.training_epoch(position):
+            images, labels, _ = zip(*shards, strict=True)
+            yield torch.cat(images), torch.cat(labels)
 
 
 def validation(run: Run) -> list[Batch]:

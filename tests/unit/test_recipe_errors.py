@@ -134,7 +134,11 @@ BAD = {
         "recipe.augment.then.1",
         "cutmix mixes images of a shard, which has one; use fewer shards",
     ),
-    "misspelt loss": (job(recipe="loss: {name: bce} #!"), "recipe.loss.name", "must be 'ce', not 'bce'"),
+    "misspelt loss": (
+        job(recipe="loss: {name: bce} #!"),
+        "recipe.loss.name",
+        "must be 'ce' or 'cs_kd', not 'bce'",
+    ),
     "field of another optimizer": (
         job(recipe="optimizer: {betas: [0.9, 0.99]} #!"),
         "recipe.optimizer.betas",

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
-from seal_ray.phases.losses import ConfidentError, CrossEntropy, Distill, Loss, SmoothedCrossEntropy
+from seal_ray.phases.losses import (
+    ClassWiseDistillation,
+    ConfidentError,
+    CrossEntropy,
+    Distill,
+    Loss,
+    SmoothedCrossEntropy,
+)
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 4.0]])
 TEACHER = np.array([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0], [5.0, -5.0, 0.0]])
@@ -134,3 +141,13 @@ def test_losses_are_values() -> None:
     assert Distill(0.5) == Distill(0.5, 1.0)
     assert Distill(0.5) != Distill(0.4)
     assert len({CrossEntropy(), ConfidentError(), Distill(), CrossEntropy()}) == 3
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(3.0, 4.0), (1.0, 1.0)])
+def test_class_wise_distillation_by_hand(weight: float, temperature: float) -> None:
+    logits, beside = torch.tensor(LOGITS), torch.tensor(TEACHER)
+    loss = ClassWiseDistillation(weight, temperature)(logits, torch.tensor(LABELS), beside)
+    other, own = (softmax(values / temperature, axis=1) for values in (TEACHER, LOGITS))
+    soft = rel_entr(other, own).sum(axis=1).mean()
+    expected = smoothed(LABELS, 0.0) + weight * temperature**2 * soft
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
