@@ -32,6 +32,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "llf": [{}, {"init": "model", "split_at": "layer4"}, {"part": "early"}],
     "sam": [{}, {"part": "early", "rho": 0.1}],
+    "asam": [{}, {"part": "early", "rho": 1.0}],
+    "gsam": [{}],
     "ban": [{}, {"weight": 0.5, "temperature": 2.0}],
     "dsd": [{}],
     "ke": [{}, {"mask": "wels", "keep": 0.5}],

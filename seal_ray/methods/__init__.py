@@ -12,6 +12,8 @@ from seal_ray.methods.normal import Normal as Normal
 from seal_ray.methods.seal import Seal as Seal
 from seal_ray.methods.llf import Llf as Llf
 from seal_ray.methods.sam import SharpnessAware as SharpnessAware
+from seal_ray.methods.asam import AdaptiveSharpnessAware as AdaptiveSharpnessAware
+from seal_ray.methods.gsam import SurrogateGap as SurrogateGap
 from seal_ray.methods.ban import Ban as Ban
 from seal_ray.methods.dsd import Dsd as Dsd
 from seal_ray.methods.ke import Ke as Ke

@@ -7,11 +7,12 @@ two others: `gradients()` leaves in every `.grad` the gradient averaged over the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from seal_ray.networks import weighted_layers
 from seal_ray.phases.losses import takes_partners
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from seal_ray.phases.losses import RecipeLoss
+
+
+TINY = 1e-12
+"""What is added to what is divided by."""
+ETA = 0.01
+"""What ASAM adds to the size of a weight, from its section 5."""
 
 
 class Gradients(Protocol):
@@ -68,35 +75,87 @@ class Sam:
     """Sharpness-aware step: the gradient at w + rho g / |g|, applied at w; g and |g| over `part` only.
 
     The first-pass gradient is that of the whole global batch. The weights return to w exactly (a copy,
-    not a subtraction). Source: Foret et al., arXiv 2010.01412, algorithm 1.
+    not a subtraction). Source: Foret et al., arXiv 2010.01412, algorithm 1. adaptive: the gradient at
+    w + rho T^2 g / |T g|, with T = |w| + ETA for parameters called weight and 1 for others, so that the
+    scale of a layer does not matter (ASAM, Kwon et al., arXiv 2102.11600, algorithm 1).
     """
 
     passes: ClassVar[int] = 2
     rho: Annotated[float, Gt(0)] = 0.05
     part: str = "all"
+    adaptive: bool = False
+
+    def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
+        """Two passes a step."""
+        moved = list(part(self.part))
+        scaled = {p for name, p in network.named_parameters() if self.adaptive and name.endswith("weight")}
+
+        def step(gradients: Gradients, update: Callable[[], None]) -> None:
+            gradients()
+            with _uphill(moved, self.rho, scaled):
+                gradients(first_pass=False)
+            update()
+
+        return step
+
+
+@dataclass(frozen=True)
+class Gsam:
+    """Surrogate-gap-guided step: g' - alpha h, applied at w, where g' is the gradient at w + rho g / |g|, and
+    h what of g is orthogonal to it.
+
+    h raises the loss at w without changing, to first order, the one at w + rho g / |g|, so that the gap
+    between the two shrinks. Source: Zhuang et al., arXiv 2203.08065, algorithm 1, at a constant rho.
+    """
+
+    passes: ClassVar[int] = 2
+    rho: Annotated[float, Gt(0)] = 0.05
+    alpha: Annotated[float, Ge(0)] = 0.4
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """Two passes a step."""
         import torch
 
-        moved = list(part(self.part))
+        moved = list(part("all"))
 
         def step(gradients: Gradients, update: Callable[[], None]) -> None:
             gradients()
-            with torch.no_grad():
-                grads = [p.grad for p in moved if p.grad is not None]
-                held = [p for p in moved if p.grad is not None]
-                kept = [p.clone() for p in held]
-                scale = self.rho / (torch.nn.utils.get_total_norm(grads) + 1e-12)
-                for p, g in zip(held, grads, strict=True):
-                    p.add_(g * scale)
-            gradients(first_pass=False)
-            with torch.no_grad():
-                for p, w in zip(held, kept, strict=True):
-                    p.copy_(w)
+            here = [p.grad.clone() for p in moved if p.grad is not None]
+            with _uphill(moved, self.rho):
+                gradients(first_pass=False)
+            there = [p.grad for p in moved if p.grad is not None]
+            dots = [
+                torch.stack([(a * g).sum() for a, g in zip(one, there, strict=True)]) for one in (here, there)
+            ]
+            along = dots[0].sum() / (dots[1].sum() + TINY)
+            for h, g in zip(here, there, strict=True):
+                g.sub_(self.alpha * (h - along * g))
             update()
 
         return step
+
+
+@contextlib.contextmanager
+def _uphill(
+    moved: Sequence[nn.Parameter], rho: float, scaled: Collection[nn.Parameter] = ()
+) -> Iterator[None]:
+    """At w + rho T^2 g / |T g|, over the parameters that have a gradient; afterwards at w, to the last bit.
+
+    T is |w| + ETA for those in `scaled`, else 1.
+    """
+    import torch
+
+    with torch.no_grad():
+        held = [(p, p.grad, p.abs() + ETA if p in scaled else None) for p in moved if p.grad is not None]
+        kept = [p.clone() for p, _, _ in held]
+        steps = [(p, g if t is None else t * g, t) for p, g, t in held]
+        scale = rho / (torch.nn.utils.get_total_norm([g for _, g, _ in steps]) + TINY)
+        for p, g, t in steps:
+            p.add_(g * scale if t is None else t * g * scale)
+    yield
+    with torch.no_grad():
+        for (p, _, _), w in zip(held, kept, strict=True):
+            p.copy_(w)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.optimizers import Sgd
-from seal_ray.phases.steps import Descend, Masked, Sam
+from seal_ray.phases.steps import Descend, Gsam, Masked, Sam
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import optimizer_state
 
@@ -112,7 +112,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
         and isinstance(run.network, DRAWING_NOTHING)
         and isinstance(recipe.optimizer, Sgd)
         and recipe.precision != "fp64"
-        and isinstance(phase.step, Descend | Sam | Masked)
+        and isinstance(phase.step, Descend | Sam | Gsam | Masked)
     )
 
 

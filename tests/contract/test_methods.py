@@ -264,6 +264,8 @@ PROMISES: dict[str, Callable[[Trained, dict[str, Any], int], None]] = {
     "seal": ascends_without_an_edit,
     "llf": redraws_the_part,
     "sam": forgets_nothing,
+    "asam": forgets_nothing,
+    "gsam": forgets_nothing,
     "ban": starts_over_and_carries_the_teacher,
     "dsd": prunes_and_releases,
     "ke": keeps_a_fixed_mask,

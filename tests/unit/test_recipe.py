@@ -108,6 +108,8 @@ FIELDS = {
         "part": st.sampled_from(["late", "early"]),
     },
     "sam": {"rho": numbers(0, 1), "part": st.sampled_from(["all", "early", "late", "head", *STAGES])},
+    "asam": {"rho": numbers(0, 1), "part": st.sampled_from(["all", "early", "late", "head", *STAGES])},
+    "gsam": {"rho": numbers(0, 1), "alpha": st.floats(0, 1)},
     "ban": {"weight": st.floats(0, 10), "temperature": numbers(0, 10)},
     "dsd": {"prune_share": numbers(0, 1), "dense_share": SHARES, "sparse_share": SHARES},
     "ke": {"keep": numbers(0, 1), "mask": st.sampled_from(["kels", "wels"])},

@@ -366,7 +366,7 @@ BAD = {
     "unknown method": (
         job(method="method:\n    ascent_share: 0.1\n    name: sael #!"),
         "recipe.method.name",
-        "must be 'normal', 'seal', 'llf', 'sam', 'ban', 'dsd' or 'ke', not 'sael'; did you mean 'seal'?",
+        "must be 'normal', 'seal', 'llf', 'sam', 'asam', 'gsam', 'ban', 'dsd' or 'ke', not 'sael'; did you mean",
     ),
     "unknown choice in a method": (
         job(method="method: {name: ke, mask: kel} #!"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from seal_ray.methods import METHODS
 from seal_ray.networks import Parts
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Budget, Group, Phase
-from seal_ray.phases.steps import Descend, Masked, Sam, Step
+from seal_ray.phases.steps import Descend, Gsam, Masked, Sam, Step
 from seal_ray.training.optimizer import build_optimizer, set_learning_rate
 
 
@@ -91,11 +92,52 @@ def test_sam_in_one_part_by_hand() -> None:
     assert late == pytest.approx(2.0 - 0.1 * there[1])
 
 
-def test_sam_returns_to_the_very_weights() -> None:
+@pytest.mark.parametrize("part", ["all", "early"])
+def test_one_asam_step_by_hand(part: str) -> None:
+    phase = Phase("learn", 1, (Group("all"),), step=Sam(0.5, part, adaptive=True))
+    early, late = take(Line(0.5, -2.0), phase, 0.1)
+    sizes = (0.51, 2.01 if part == "all" else 0.0)
+    stretched = [size * slope for size, slope in zip(sizes, slopes(0.5, -2.0), strict=True)]
+    climb = [0.5 * size * one / math.hypot(*stretched) for size, one in zip(sizes, stretched, strict=True)]
+    there = slopes(0.5 + climb[0], -2.0 + climb[1])
+    assert early == pytest.approx(0.5 - 0.1 * there[0])
+    assert late == pytest.approx(-2.0 - 0.1 * there[1])
+
+
+def test_asam_leaves_biases_their_scale() -> None:
+    """Of y = w x + b: T is |w| + 0.01 and 1."""
+    network = nn.Linear(1, 1).double()
+    weight, bias = (p.detach().clone() for p in network.parameters())
+    at: list[float] = []
+
+    def gradients(*, first_pass: bool = True) -> None:
+        network.zero_grad()
+        at.extend(p.item() for p in network.parameters())
+        network(torch.tensor([[3.0]], dtype=torch.float64)).sum().backward()
+
+    step = Sam(0.5, adaptive=True).begin(network, lambda _: list(network.parameters()))
+    step(gradients, lambda: None)
+    size = abs(weight.item()) + 0.01
+    norm = math.hypot(3 * size, 1)
+    assert at[2:] == pytest.approx([weight.item() + 0.5 * 3 * size**2 / norm, bias.item() + 0.5 / norm])
+
+
+def test_one_gsam_step_by_hand() -> None:
+    phase = Phase("learn", 1, (Group("all"),), step=Gsam(0.5, 0.4))
+    early, late = take(Line(0.5, 2.0), phase, 0.1)
+    here = np.array(slopes(0.5, 2.0))
+    there = np.array(slopes(*(np.array([0.5, 2.0]) + 0.5 * here / np.linalg.norm(here))))
+    across = np.array([-there[1], there[0]]) / np.linalg.norm(there)  # the one direction orthogonal to it
+    moved = there - 0.4 * (here @ across) * across
+    assert abs(here @ across) > 0.1
+    assert (early, late) == pytest.approx(tuple(np.array([0.5, 2.0]) - 0.1 * moved), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [Sam(0.05), Sam(0.5, adaptive=True), Gsam()], ids=["sam", "asam", "gsam"])
+def test_what_climbs_in_a_step_returns_to_the_very_weights(step: Step) -> None:
     network = Line(1 / 3, 2 / 3)
     before = [p.detach().clone() for p in network.parameters()]
-    phase = Phase("learn", 1, (Group("all"),), step=Sam(0.05))
-    take(network, phase, 0.0)
+    take(network, Phase("learn", 1, (Group("all"),), step=step), 0.0)
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
 
 
@@ -136,7 +178,9 @@ def test_weight_decay_while_ascending_by_hand(mode: Any, sign: float) -> None:
     assert early == pytest.approx(0.5 + 0.05 * (slopes(0.5, 2.0)[0] + sign * 0.01 * 0.5))
 
 
-@pytest.mark.parametrize("step", [Descend(), Sam(), Masked()], ids=["descend", "sam", "masked"])
+@pytest.mark.parametrize(
+    "step", [Descend(), Sam(), Gsam(), Masked()], ids=["descend", "sam", "gsam", "masked"]
+)
 def test_a_frozen_part_has_no_gradient_and_does_not_move(step: Step) -> None:
     network = Line(0.5, 2.0)
     early, late = take(network, Phase("x", 1, (Group("late"),), step=step), 0.1, weight_decay=0.1)
