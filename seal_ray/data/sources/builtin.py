@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, fifth_of_each_class
-from seal_ray.data.sources.registry import A_FIFTH, source
+from seal_ray.data.dataset import ClassName, Labels, Pixels, Sample, Source, fifth_of_each_class
+from seal_ray.data.sources.archives import AGAIN, Tree, find, lines_of, open_files
+from seal_ray.data.sources.registry import A_FIFTH, SOURCES, source
 from seal_ray.errors import DataError
 
+CIFAR = "https://www.cs.toronto.edu/~kriz/cifar"
 SIZE = 32
-"""Pixels a side of digits and letters."""
+"""Pixels a side."""
 DRAWS = 4
 """Images of each letter in each font."""
 FINER = 4
@@ -139,62 +140,81 @@ def _drawn(file: Path, letter: str, turn: int) -> Pixels:
 
 @source(
     "cifar10",
-    needs=("cifar-10-batches-py/",),
-    address="https://www.cs.toronto.edu/~kriz/cifar.html",
+    needs=("cifar-10-binary.tar.gz",),
+    address=f"{CIFAR}.html",
     licence_note="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.",
     classes=10,
     images=60_000,
     train=50_000,
 )
-def cifar10(path: Path, download: bool = False) -> Source:
+def cifar10(path: Path, download: bool = False, allow_subset: bool = False) -> Source:
     """CIFAR-10; see _cifar."""
-    return _cifar("CIFAR10", path, download)
+    tree = _cifar_files(path, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", download)
+    train = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    return _cifar(tree, "cifar10", "batches.meta.txt", train, "test_batch.bin", 1, allow_subset)
 
 
 @source(
     "cifar100",
-    needs=("cifar-100-python/",),
-    address="https://www.cs.toronto.edu/~kriz/cifar.html",
+    needs=("cifar-100-binary.tar.gz",),
+    address=f"{CIFAR}.html",
     licence_note="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.",
     classes=100,
     images=60_000,
     train=50_000,
 )
-def cifar100(path: Path, download: bool = False) -> Source:
+def cifar100(path: Path, download: bool = False, allow_subset: bool = False) -> Source:
     """CIFAR-100 with its fine classes; see _cifar."""
-    return _cifar("CIFAR100", path, download)
+    tree = _cifar_files(path, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", download)
+    return _cifar(tree, "cifar100", "fine_label_names.txt", ["train.bin"], "test.bin", 2, allow_subset)
 
 
-def _cifar(name: str, path: Path, download: bool) -> Source:
-    """Read CIFAR from the extracted python archive in the folder `path`.
-
-    The archive's files are pickles, so they are opened only when their checksums are the official ones.
-    `download` fetches the archive from its official address first. Raises DataError.
-    """
-    from torchvision import datasets  # seconds, and only CIFAR needs it
-
-    kind = getattr(datasets, name)
+def _cifar_files(path: Path, archive: str, md5: str, download: bool) -> Tree:
+    """The files of the archive at `path` or in that folder, packed or extracted; `download` fetches it."""
     if download:
-        _download(kind, path)
-    _refuse_altered(kind, path)
-    train, val = (kind(str(path), train=split, download=False) for split in (True, False))
-    return Source.from_arrays(train.classes, (train.data, train.targets), (val.data, val.targets))
+        from torchvision.datasets.utils import download_url  # seconds, and only a download needs it
 
-
-def _download(kind: Callable[..., Any], path: Path) -> None:
-    try:
-        kind(str(path), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"the download to {path} failed: {error}; try again, or fetch it by hand") from error
-
-
-def _refuse_altered(kind: Any, path: Path) -> None:
-    from torchvision.datasets.utils import check_integrity
-
-    meta = (kind.meta["filename"], kind.meta["md5"])
-    for file, md5 in (*kind.train_list, *kind.test_list, meta):
-        if not check_integrity(path / kind.base_folder / file, md5):
+        try:
+            download_url(f"{CIFAR.rpartition('/')[0]}/{archive}", path, archive, md5)
+        except (OSError, RuntimeError) as error:
             raise DataError(
-                f"{path / kind.base_folder / file} is missing or not the official file; "
-                "use --download, or extract the official python archive there"
+                f"the download to {path} failed: {error}; try again, or fetch it by hand"
+            ) from error
+    return open_files(path, [archive])
+
+
+def _cifar(
+    tree: Tree, name: str, words: str, train: Sequence[str], val: str, labels: int, allow_subset: bool
+) -> Source:
+    """Read CIFAR's binary version, which holds no pickles.
+
+    Of each image there are its labels, a byte each, of which the last counts, and its red, green and blue
+    plane of 32 x 32 bytes. words: the file that names the classes. DataError for what is missing or damaged,
+    and for fewer images than were published unless `allow_subset`.
+    """
+    classes, info = lines_of(tree, find(tree, words)), SOURCES[name].info
+
+    def split(files: Sequence[str], published: int | None) -> tuple[Pixels, Labels]:
+        assert published is not None
+        rows = np.concatenate([_cifar_rows(tree, file, labels, len(classes)) for file in files])
+        if len(rows) > published or (len(rows) < published and not allow_subset):
+            raise DataError(
+                f"{files[0]} in {tree.where}: {len(rows):,} images where {name} has {published:,}; get the "
+                "official archive, or add --allow-subset"
             )
+        planes = rows[:, labels:].reshape(-1, 3, SIZE, SIZE)
+        return planes.transpose(0, 2, 3, 1), rows[:, labels - 1].astype(np.int64)
+
+    return Source.from_arrays(classes, split(train, info.train), split([val], info.val))
+
+
+def _cifar_rows(tree: Tree, file: str, labels: int, classes: int) -> Pixels:
+    """The labels and pixels of each image of a file, (N, labels + 3072)."""
+    path, size = find(tree, file), labels + 3 * SIZE**2
+    content = np.frombuffer(tree.read(path), np.uint8)
+    if len(content) % size or not len(content):
+        raise DataError(f"{path} in {tree.where} is cut short, or not of the binary version; {AGAIN}")
+    rows = content.reshape(-1, size)
+    if (label := rows[:, labels - 1].max()) >= classes:
+        raise DataError(f"{path} in {tree.where} has the label {label}, of {classes} classes; {AGAIN}")
+    return rows

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import stat
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision import datasets
-from torchvision.datasets.utils import calculate_md5
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional
 
 from seal_ray.data.dataset import Source
-from seal_ray.data.sources import open_source
+from seal_ray.data.sources import builtin, open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images, zip_folder
 
@@ -237,7 +236,7 @@ def test_folders_are_resized_and_cropped_as_torchvision_does(image_folders: tupl
     source = open_source("folder", train=train, val=val, size=12)
     assert [name.id for name in source.classes] == ["ant", "bee", "cat"]
     assert [s.label for s in source.train] == [0] * 5 + [1] * 5 + [2] * 5
-    reference = datasets.ImageFolder(str(train))
+    reference = ImageFolder(str(train))
     for sample, (image, label) in zip(source.train, reference, strict=True):
         resized = functional.resize(image, [12], functional.InterpolationMode.BILINEAR, antialias=True)
         assert sample.label == label
@@ -273,45 +272,76 @@ def test_a_file_that_is_no_image_though_it_is_called_one_is_named(image_folders:
         broken.read()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])
-def test_cifar_is_read_only_when_its_checksums_are_the_official_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[datasets.CIFAR10]
-):
-    with pytest.raises(DataError, match="missing or not the official file; use --download"):
-        open_source(name, source=tmp_path)
+CIFAR = {"cifar10": ([f"data_batch_{i}.bin" for i in range(1, 6)], 1), "cifar100": (["train.bin"], 2)}
+"""The files of training images, and how many labels each image has."""
 
-    files = [file for file, _ in kind.train_list + kind.test_list]
-    base = tmp_path / kind.base_folder
-    base.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (len(files), 2, 3072), dtype=np.uint8)
+
+def cifar_files(name: str, folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Two images a file of CIFAR's binary version: the files, pixels (N, 3, 32, 32) and labels (N,)."""
+    train, bytes_of_labels = CIFAR[name]
+    files = [*train, "test_batch.bin" if name == "cifar10" else "test.bin"]
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2 * len(files), 3, 32, 32), dtype=np.uint8)
+    labels = rng.integers(0, 3, 2 * len(files), dtype=np.uint8)
+    folder.mkdir(parents=True)
     for i, file in enumerate(files):
-        labels = {"labels" if name == "cifar10" else "fine_labels": [i % 3, 1]}
-        (base / file).write_bytes(pickle.dumps({"data": pixels[i], **labels}))
-    (base / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["frog", "ship", "cat"]}))
-    with pytest.raises(DataError, match="missing or not the official file"):
-        open_source(name, source=tmp_path)
+        content = b""
+        for image in (2 * i, 2 * i + 1):
+            content += bytes([9] * (bytes_of_labels - 1)) + bytes([labels[image]])
+            for colour in range(3):
+                content += pixels[image, colour].tobytes()
+        (folder / file).write_bytes(content)
+    words = "batches.meta.txt" if name == "cifar10" else "fine_label_names.txt"
+    (folder / words).write_text("frog\nship\ncat\n\n")
+    return files, pixels, labels
 
-    def listed(names: list[str]) -> list[list[str]]:
-        return [[file, calculate_md5(base / file)] for file in names]
 
-    # These files stand in for the official ones.
-    monkeypatch.setattr(kind, "train_list", listed(files[:-1]))
-    monkeypatch.setattr(kind, "test_list", listed(files[-1:]))
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": calculate_md5(base / kind.meta["filename"])})
-    source = open_source(name, source=tmp_path)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar_is_read_from_its_binary_version(tmp_path: Path, name: str, packed: bool):
+    folder = tmp_path / "made" / f"{name}-batches-bin"
+    _, pixels, labels = cifar_files(name, folder)
+    path = tmp_path / "made"
+    if packed:
+        path = tmp_path / "given"
+        path.mkdir()
+        archive = path / f"cifar-{name.removeprefix('cifar')}-binary.tar.gz"
+        with tarfile.open(archive, "w:gz") as file:
+            file.add(folder, folder.name)
+    source = open_source(name, source=path, allow_subset=True)
     assert [c.words for c in source.classes] == ["frog", "ship", "cat"]
-    assert [s.label for s in source.val] == [(len(files) - 1) % 3, 1]
+    assert [s.label for s in (*source.train, *source.val)] == labels.tolist()
+    assert len(source.val) == 2
     read = np.stack([s.read() for s in (*source.train, *source.val)])
-    assert (read == pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)).all()
+    assert (read == pixels.transpose(0, 2, 3, 1)).all()
+    if packed:
+        again = open_source(name, source=archive, allow_subset=True)
+        assert (again.train[0].read() == read[0]).all()
 
-    with (base / files[0]).open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(DataError, match=f"{files[0]} is missing or not the official file"):
-        open_source(name, source=tmp_path)
+
+def test_cifar_that_is_not_whole_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="holds no files"):
+        open_source("cifar100", source=tmp_path)
+    folder = tmp_path / "cifar-100-binary"
+    cifar_files("cifar100", folder)
+    with pytest.raises(DataError, match=r"train.bin in .*: 2 images where cifar100 has 50,000"):
+        open_source("cifar100", source=tmp_path)
+    file = folder / "train.bin"
+    whole = file.read_bytes()
+    for content in (b"", whole[:-1], whole + b"\0"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"train.bin in .* is cut short, or not of the binary version"):
+            open_source("cifar100", source=tmp_path, allow_subset=True)
+    file.write_bytes(b"\0\3" + whole[2:])
+    with pytest.raises(DataError, match=r"train.bin in .* has the label 3, of 3 classes"):
+        open_source("cifar100", source=tmp_path, allow_subset=True)
+    file.unlink()
+    with pytest.raises(DataError, match=r"train\.bin is missing in"):
+        open_source("cifar100", source=tmp_path, allow_subset=True)
 
 
 def test_a_download_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:1/cifar-10-python.tar.gz")
+    monkeypatch.setattr(builtin, "CIFAR", "http://127.0.0.1:1/cifar")
     with pytest.raises(DataError, match=r"the download to .* failed"):
         open_source("cifar10", source=tmp_path, download=True)
 
