@@ -40,18 +40,27 @@ def sweep(
         in_process=in_process,
         console=out,
     )
-    from seal_ray.sweeps.leaderboard import meanings, notes, to_other_table, to_table
+    from seal_ray.sweeps.leaderboard import (
+        COMPUTE_MEANING,
+        meanings,
+        notes,
+        to_compute_table,
+        to_other_table,
+        to_table,
+    )
     from seal_ray.sweeps.results import problems, totals
 
     out.print(to_table(board.lines, board.name))
     if (other := to_other_table(board.lines)) is not None:
         out.print()
         out.print(other)
+    out.print()
+    out.print(to_compute_table(board.lines))
     folder = board.folder
     if isinstance(folder, Path) and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     said = f"{totals(board.runs)}; {folder}/results.md"
-    for line in [*meanings(board.lines), *notes(board.lines), said]:
+    for line in [*meanings(board.lines), COMPUTE_MEANING, *notes(board.lines), said]:
         out.print(f"  {line}", markup=False)
     if list(problems(board.runs)):
         raise typer.Exit(1)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from seal_ray.errors import ConfigError
-from seal_ray.phases.losses import CrossEntropy
+from seal_ray.phases.losses import CrossEntropy, takes_partners
 from seal_ray.phases.steps import Descend
 
 if TYPE_CHECKING:
     from seal_ray.networks import Parts
     from seal_ray.phases.edits import Edit
-    from seal_ray.phases.losses import Loss
+    from seal_ray.phases.losses import Loss, RecipeLoss
     from seal_ray.phases.steps import Step
 
 Row = Mapping[str, Any]
@@ -127,6 +127,14 @@ class Phase:
     def ascends(self) -> bool:
         """Whether something is being forgotten by gradient steps during this phase."""
         return any(group.ascend or group.loss is not None for group in self.groups)
+
+    def passes(self, recipe_loss: RecipeLoss) -> int:
+        """How often as many images as a batch has pass through the network in a step: its compute.
+
+        A teacher's pass, without backward, is not counted.
+        """
+        own: int = getattr(self.step, "passes", 1)
+        return 2 * own if takes_partners(recipe_loss) else own
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 from annotated_types import Ge, Gt
 
 from seal_ray.networks import weighted_layers
-from seal_ray.phases.losses import takes_partners
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from seal_ray.phases.losses import RecipeLoss
 
 
 TINY = 1e-12
@@ -37,19 +35,14 @@ class Gradients(Protocol):
         ...
 
 
-def passes(step: Step, loss: RecipeLoss) -> int:
-    """How often an optimizer step passes as many images as a batch has through the network: its compute."""
-    own: int = getattr(step, "passes", 1)
-    return 2 * own if takes_partners(loss) else own
-
-
 TakeStep = Callable[[Gradients, Callable[[], None]], None]
 
 
 class Step(Protocol):
-    """What turns gradients into an update. A class variable `passes` says how often it calls `gradients`, if
-    not once.
-    """
+    """What turns gradients into an update."""
+
+    passes: ClassVar[int]
+    """How often it calls `gradients`; one that does not say so calls it once."""
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """The step of one epoch; `part(name)` lists the parameters of a part."""
@@ -59,6 +52,8 @@ class Step(Protocol):
 @dataclass(frozen=True)
 class Descend:
     """The gradient at the weights, then the optimizer (which climbs for ascending groups)."""
+
+    passes: ClassVar[int] = 1
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """One pass."""
@@ -165,6 +160,8 @@ class Masked:
     The mask is read off the weights, so a pruned network needs no mask beside it. Source: the sparse
     stage of dense-sparse-dense training, arXiv 1607.04381, section 3.
     """
+
+    passes: ClassVar[int] = 1
 
     def begin(self, network: nn.Module, part: Callable[[str], Sequence[nn.Parameter]]) -> TakeStep:
         """One pass; the gradient of masked weights is zeroed before the update."""

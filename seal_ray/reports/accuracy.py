@@ -14,7 +14,15 @@ from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_c
 from seal_ray.reports.study import SettingFacts, Study, memorised
 from seal_ray.reports.svg import around
 from seal_ray.runs.sharing import branchings, shapes
-from seal_ray.sweeps.leaderboard import Line, meanings, other_top1
+from seal_ray.sweeps.leaderboard import (
+    COMPUTE,
+    COMPUTE_MEANING,
+    Line,
+    compute,
+    meanings,
+    on_frontier,
+    other_top1,
+)
 from seal_ray.sweeps.statistics import Estimate
 
 FIRST_WIDTH = 620
@@ -54,6 +62,35 @@ def leaderboard_section(study: Study, target: Calls) -> Section:
         headings = (*named, "seeds", *(f"{heading} %" for heading in others))
         tables.append(Table(f"{caption}.", headings, tuple(rows), text=words))
     return Section("leaderboard", "Leaderboard", tuple(tables))
+
+
+def compute_section(study: Study, target: Calls) -> Section:
+    """Accuracy over what it has cost, and what no other setting beats at its cost."""
+    title = "Accuracy and compute"
+    points, corners = of.over_compute(study)
+    if not points:
+        why = "No run has finished whose data set is there, by which images are counted."
+        return Section("compute", title, (Missing(why, _go_on(study, target)),))
+    tops = [(one.line.passes / one.line.runs, one.line.top1) for one in study.settings]
+    finished = [(cost, top1.mean) for cost, top1 in tops if top1 is not None]
+    best = dict(zip(finished, on_frontier(finished), strict=True))
+    rows = []
+    for setting, cells, (cost, top1) in zip(study.settings, compute(study.lines), tops, strict=True):
+        kept = "" if top1 is None else "●" * best[cost, top1.mean]
+        said = (*_names(setting, study), *cells, number(top1.mean if top1 else None), kept)
+        rows.append(TableRow(said, setting.family))
+    caption = (
+        "Last top-1 over the passes of a run: means over seeds with their 95 % intervals from three on. The "
+        "line is the Pareto frontier, the settings that none beats which takes no more passes."
+    )
+    if len(points) < len(finished):
+        caption += f" The {len(points)} best of {len(finished)} settings are drawn."
+    low, high = around((one.x[0] for one in points), 0.08)
+    axes = Axes("passes over images, of a run", "top-1 %", whole=True, x_range=(max(low, 0), high))
+    figure = _figure(points, axes, title, caption, dots=True, height=330, frontier=corners)
+    headings = (*(_heading(study) if study.axes else ("method",)), *COMPUTE, "top-1 %", "frontier")
+    table = Table(f"Compute {COMPUTE_MEANING}.", headings, tuple(rows), text=len(study.axes) or 1)
+    return Section("compute", title, (figure, table))
 
 
 def _with_interval(top1: Estimate | None, line: Line) -> str:
@@ -167,12 +204,15 @@ def _figure(
     dots: bool = False,
     height: float = 340,
     width: float = WIDE,
+    frontier: Sequence[tuple[float, float]] = (),
 ) -> Figure:
     low, high = around(v for one in found for v in (*one.low, *one.high))
     axes = replace(axes, y_range=(max(low, -2.0), min(high, 102.0)))  # intervals may reach beyond 0 and 100
     said = f"{label}. {'; '.join(f'{one.name} ends at {number(one.y[-1])}' for one in found)}"
     wide, narrow = (
-        line_chart(found, axes, said, width=across, height=tall, ribbons=ribbons, dots=dots)
+        line_chart(
+            found, axes, said, width=across, height=tall, ribbons=ribbons, dots=dots, frontier=frontier
+        )
         for across, tall in ((width, height), (NARROW, 260))
     )
     return Figure(caption, wide, narrow)

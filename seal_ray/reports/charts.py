@@ -113,8 +113,11 @@ def line_chart(
     marks: Sequence[Mark] = (),
     dots: bool = False,
     named: bool = True,
+    frontier: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """Curves with their bands. dots: show the points; named: each with its name at its right end.
+
+    frontier: the corners of a line behind the curves, as values.
 
     Ascents in `ribbons` are shaded behind the curves, and borders of generations are lines where all agree.
     """
@@ -135,7 +138,8 @@ def line_chart(
     middle = (len(curves) - 1) / 2
     drawn = [_drawn(curve, x, y, (i - middle) * apart, dots, ranges) for i, curve in enumerate(curves)]
     drawn += [_led(curve, x, y) for curve in curves if named and curve.x[-1] < max(xs)]
-    plot = [*_shaded(ribbons, x, box), *drawn]
+    behind = [path([(x(a), y(b)) for a, b in frontier], class_="frontier")] if frontier else []
+    plot = [*_shaded(ribbons, x, box), *behind, *drawn]
     parts = [
         _grid(x, y, axes, box),
         _inner("plot", box, plot),

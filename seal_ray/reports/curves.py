@@ -11,6 +11,7 @@ from seal_ray.methods import Method
 from seal_ray.phases.schedule import Budget
 from seal_ray.reports.charts import Curve, Stretch, shades
 from seal_ray.reports.study import MomentFacts, RunFacts, SettingFacts, Study
+from seal_ray.sweeps.leaderboard import on_frontier
 from seal_ray.sweeps.statistics import Estimate
 
 POINTS = 240
@@ -190,6 +191,24 @@ def _estimates(name: str, family: int, shade: int, points: Iterable[tuple[float,
         tuple(top1.mean if top1.high is None else top1.high for top1 in tops),
         max(top1.n for top1 in tops),
     )
+
+
+def over_compute(study: Study) -> tuple[list[Curve], list[tuple[float, float]]]:
+    """Last top-1 with its 95 % interval over the passes of a run, a point for each setting that has finished.
+
+    Then the corners of the line of those that no other beats: it climbs where more passes gave more.
+    """
+    known = [
+        (one, one.line.passes / one.line.runs, one.line.top1)
+        for one in drawn(study)
+        if one.line.top1 is not None and one.line.passes
+    ]
+    best = on_frontier([(cost, top1.mean) for _, cost, top1 in known])
+    corners: list[tuple[float, float]] = []
+    for cost, worth in sorted((c, t.mean) for (_, c, t), kept in zip(known, best, strict=True) if kept):
+        corners += [(cost, corners[-1][1] if corners else worth), (cost, worth)]
+    points = [_estimates(one.name, one.family, one.shade, [(cost, top1)]) for one, cost, top1 in known]
+    return points, corners
 
 
 def shown_moments(

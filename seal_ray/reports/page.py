@@ -29,6 +29,7 @@ STICKY = 8
 CONTENTS = (
     accuracy.memorisation_section,
     accuracy.leaderboard_section,
+    accuracy.compute_section,
     accuracy.generations_section,
     accuracy.frequency_section,
     accuracy.tree_section,

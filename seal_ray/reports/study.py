@@ -28,7 +28,7 @@ from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import Line, RunResult, compared, leaderboard, notes
-from seal_ray.sweeps.results import prepare_sweep
+from seal_ray.sweeps.results import images_per_epoch, passes_of, prepare_sweep, seconds_of
 
 StudyKind = Literal["run", "sweep", "storage"]
 
@@ -337,6 +337,12 @@ def read_run(member: Member) -> RunFacts:
     job = load_job(member.folder / "job.yaml") if whole else None
     rows = tuple(store.rows()) if whole else ()
     own = sum(row["trained_by"] == store.run_id for row in rows)
+    data, images = "", 0
+    with suppress(SealRayError):
+        if job is not None:
+            dataset = describe_dataset(job.recipe.data.path)
+            data = dataset.identity
+            images = images_per_epoch(dataset, job.recipe)
     result = RunResult(
         run_id=store.run_id,
         setting=member.setting,
@@ -348,12 +354,11 @@ def read_run(member: Member) -> RunFacts:
         epochs=member.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,
-        images=0,  # the page shows epochs
+        images=images * len(rows),
         generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
+        passes=images * passes_of(job.recipe, len(rows)) if job else 0,
+        seconds=seconds_of(rows),
     )
-    data = ""
-    with suppress(SealRayError):
-        data = describe_dataset(job.recipe.data.path).identity if job else ""
     return RunFacts(
         result=result,
         folder=member.folder,

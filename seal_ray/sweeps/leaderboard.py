@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
@@ -33,8 +34,10 @@ class RunResult:
     epochs: int  # the budget
     epochs_trained: int  # by this run itself
     epochs_shared: int  # taken over from another run
-    images: int
+    images: int  # trained on, those of shared epochs among them, as are the passes and the seconds
     generation_top1: tuple[float, ...] = ()  # at the end of each generation that has come to it, in order
+    passes: int = 0  # images, each as often as a step goes over it forward and backward
+    seconds: float = 0.0  # of the epochs, evaluation included
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class Line:
     difference: Difference | None  # to the baseline, paired by seed
     is_baseline: bool
     epochs: int  # the budget of each run
-    epochs_trained: int  # these three summed over the seeds, unfinished runs included
+    epochs_trained: int  # these five summed over the seeds, unfinished runs included
     epochs_shared: int
     images: int
+    passes: int
+    seconds: float
     problems: tuple[str, ...]  # one for each run that is not finished
     after: Mapping[int, Estimate | None]
     best: Estimate | None
@@ -90,6 +95,8 @@ def leaderboard(
             epochs_trained=sum(run.epochs_trained for run in runs),
             epochs_shared=sum(run.epochs_shared for run in runs),
             images=sum(run.images for run in runs),
+            passes=sum(run.passes for run in runs),
+            seconds=math.fsum(run.seconds for run in runs),
             problems=tuple(
                 ": ".join(filter(None, (run.run_id, run.status, run.reason)))
                 for run in sorted(runs, key=lambda run: run.seed)
@@ -206,6 +213,8 @@ def to_csv(lines: Sequence[Line]) -> str:
                 line.epochs_trained,
                 line.epochs_shared,
                 line.images,
+                line.passes,
+                round(line.seconds, 3),
                 "; ".join(line.problems),
                 *(number for column in others.values() for number in _numbers(column[i])),
             ]
@@ -223,12 +232,14 @@ _CSV_COLUMNS = (
     *("finished", "top1", "top1_low", "top1_high"),  # an Estimate
     "is_baseline",
     *("pairs", "difference", "difference_low", "difference_high", "p", "smallest_p"),  # a Difference
-    *("epochs_trained", "epochs_shared", "images", "problems"),
+    *("epochs_trained", "epochs_shared", "images", "passes", "seconds", "problems"),
 )
 
 
 def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | None = None) -> str:
-    """An aligned GitHub table, and one of `other_top1` where there is any; labels are shown as they are.
+    """Aligned GitHub tables: the leaderboard, `other_top1` where there is any, `compute`.
+
+    Labels are shown as they are.
 
     further: lines of the same settings by what they are of; accuracy and difference of each become columns.
     """
@@ -247,6 +258,8 @@ def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | N
         heads = [*headings(axes), "seeds", *(f"{heading} %" for heading in times)]
         text += "\n" + _aligned([heads, *rows], len(axes))
         text += "".join(f"\n{_escape(meaning)}\n" for meaning in meanings(lines))
+    costs = [[*_labels(line, axes), *cells] for line, cells in zip(lines, compute(lines), strict=True)]
+    text += "\n" + _aligned([[*headings(axes), *COMPUTE], *costs], len(axes)) + f"\n{COMPUTE_MEANING}\n"
     return text + (f"\n{NO_INTERVAL}\n" if _without_interval(lines) else "")
 
 
@@ -283,6 +296,13 @@ def to_other_table(lines: Sequence[Line]) -> Table | None:
     return _table("top1 of other epochs", axes, headings, rows) if times else None
 
 
+def to_compute_table(lines: Sequence[Line]) -> Table:
+    """`compute` for the terminal."""
+    axes = _shown_axes(lines)
+    rows = [[*_labels(line, axes), *cells] for line, cells in zip(lines, compute(lines), strict=True)]
+    return _table("compute of a run", axes, COMPUTE, rows)
+
+
 def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich import box
     from rich.table import Table
@@ -297,6 +317,37 @@ def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequen
     for row in rows:
         table.add_row(*map(Text, row))  # Text: markup in a label is not obeyed
     return table
+
+
+COMPUTE = ("epochs", "images", "passes", "seconds")
+"""What heads the cells of `compute`."""
+COMPUTE_MEANING = (
+    "of one run, mean over seeds, shared epochs among them; passes: images, each as often as a step goes "
+    "over it forward and backward (SAM: twice); seconds: of all epochs, evaluation included"
+)
+
+
+def compute(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """What a run of each line has cost so far, the mean over its seeds, as cells."""
+    return [
+        (
+            f"{round((line.epochs_trained + line.epochs_shared) / line.runs, 1):,}".removesuffix(".0"),
+            *(f"{total / line.runs:,.0f}" for total in (line.images, line.passes)),
+            f"{line.seconds / line.runs:,.1f}",
+        )
+        for line in lines
+    ]
+
+
+def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of (cost, worth) pairs, which no other beats: none costs no more and is worth no less, but for equals.
+
+    The Pareto frontier.
+    """
+    return [
+        not any(c <= cost and w >= worth and (c, w) != (cost, worth) for c, w in points)
+        for cost, worth in points
+    ]
 
 
 def other_top1(lines: Sequence[Line]) -> dict[str, list[Estimate | None]]:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ from seal_ray.data.staging import open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_indices
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError
-from seal_ray.recipe import Job
+from seal_ray.phases.schedule import Row
+from seal_ray.recipe import Job, Recipe
 from seal_ray.runs.folder import SWEEPS
 from seal_ray.runs.summary import generation_ends, summarise
 from seal_ray.runs.weights import weights_digest
@@ -84,19 +87,40 @@ def _tracked_as_setting(run: SweepRun) -> Job:
 
 def results(runs: SweepRuns) -> list[RunResult]:
     """How each run stands."""
-    images = functools.cache(_images_per_epoch)  # so that the labels of a data set are read once
-    return [_result(one, runs.settings[one.run_id], images) for one in runs.planned]
+    return [_result(one, runs.settings[one.run_id]) for one in runs.planned]
 
 
-def _images_per_epoch(train: Path, per_class: int | None, batch_size: int) -> int:
-    """Images of the .beton file `train` that an epoch uses: whole batches."""
-    indices = training_indices(BetonFile.open(train).labels, per_class)
-    return steps_per_epoch(len(indices), batch_size) * batch_size
+def images_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
+    """Images that an epoch trains on: whole batches. DataError where their file is not there."""
+    train = dataset.splits["train"]
+    used = _used(dataset.folder / train.file, train.sha256, recipe.data.per_class)
+    return steps_per_epoch(used, recipe.batch_size) * recipe.batch_size
 
 
-def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | None, int], int]) -> RunResult:
+@functools.lru_cache(maxsize=64)
+def _used(file: Path, sha256: str, per_class: int | None) -> int:
+    """Images in use of a .beton file, whose labels are read once. sha256: which file it is."""
+    return len(training_indices(BetonFile.open(file).labels, per_class))
+
+
+def passes_of(recipe: Recipe, epochs: int) -> int:
+    """The passes over each image in the first `epochs` of a run, added up."""
+    phases = (
+        phase
+        for generation in range(recipe.budget.generations)
+        for phase in recipe.method.phases(generation, recipe.budget)
+    )
+    each = itertools.chain.from_iterable([phase.passes(recipe.loss)] * phase.epochs for phase in phases)
+    return sum(itertools.islice(each, epochs))
+
+
+def seconds_of(rows: Sequence[Row]) -> float:
+    """Seconds of epochs, as whoever trained them has measured: loading, computing, evaluation."""
+    return math.fsum(row["seconds_data"] + row["seconds_compute"] + row["seconds_eval"] for row in rows)
+
+
+def _result(planned: Planned, setting: Setting) -> RunResult:
     recipe, store, dataset = planned.job.recipe, planned.store, planned.dataset
-    train = dataset.folder / dataset.splits["train"].file
     found = summarise(store.folder, planned.job) if (store.folder / "job.yaml").exists() else None
     try:
         rows = store.rows()
@@ -115,8 +139,10 @@ def _result(planned: Planned, setting: Setting, images: Callable[[Path, int | No
         epochs=recipe.budget.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,
-        images=len(rows) * images(train, recipe.data.per_class, recipe.batch_size),
+        images=len(rows) * images_per_epoch(dataset, recipe),
         generation_top1=generation_ends(rows, recipe.budget.length),
+        passes=passes_of(recipe, len(rows)) * images_per_epoch(dataset, recipe),
+        seconds=seconds_of(rows),
     )
 
 

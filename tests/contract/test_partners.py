@@ -13,7 +13,6 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from seal_ray.data.images import epoch_order, with_partners
 from seal_ray.phases.schedule import Position
-from seal_ray.phases.steps import passes
 from seal_ray.recipe import Recipe
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
@@ -121,7 +120,7 @@ def test_an_epoch_has_the_passes_that_are_counted(method: dict[str, Any]) -> Non
         finally:
             hook.remove()
         expected = [
-            2 * passes(phase.step, recipe.loss)  # one step of two shards
+            2 * phase.passes(recipe.loss)  # one step of two shards
             for generation in range(2)
             for phase in recipe.method.phases(generation, recipe.budget)
             for _ in range(phase.epochs)

@@ -199,3 +199,14 @@ def test_the_most_specific_group_owns_a_parameter() -> None:
         Line(0.5, 2.0), Phase("x", 1, (Group("head", lr=0.0), Group("late"), Group("early"))), 0.1
     )
     assert late == 2.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_passes_are_how_often_a_step_asks_for_gradients(name: str) -> None:
+    budget = Budget(12, 6)
+    phases = [phase for generation in (0, 1) for phase in METHODS[name]().phases(generation, budget)]
+    for phase in phases:
+        network, asked = Line(0.5, 2.0), []
+        step = phase.step.begin(network, lambda part, n=network: PARTS.parameters(n, part))  # type: ignore[misc]
+        step(lambda *, first_pass=True, asked=asked: asked.append(first_pass), lambda: None)  # type: ignore[misc]
+        assert len(asked) == phase.step.passes

@@ -73,7 +73,8 @@ def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path) -> None:
-    rows, others = Reader(page_of(small, tmp_path)).tables["leaderboard"]
+    reader = Reader(page_of(small, tmp_path))
+    rows, others = reader.tables["leaderboard"]
     lines = json.loads((small / "results.json").read_text())["lines"]
     assert [row[0] for row in rows] == ["method", *(line["setting"]["method"] for line in lines)]
     for row, line in zip(rows[1:], lines, strict=True):
@@ -97,6 +98,14 @@ def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path
         ):
             assert cell == f"{found['mean']:.2f}"
         assert line["after"]["3"] == line["top1"]
+    ((heads, *costs),) = reader.tables["compute"]
+    assert heads == ["method", "epochs", "images", "passes", "seconds", "top-1 %", "frontier"]
+    best = max(line["top1"]["mean"] for line in lines)  # all take as many passes
+    for cost, line in zip(costs, lines, strict=True):
+        assert line["passes"] == line["images"] > 0
+        assert cost[:4] == [line["setting"]["method"], "6", *2 * [f"{line['images'] / 2:,.0f}"]]
+        assert cost[4] == f"{line['seconds'] / 2:,.1f}"
+        assert cost[6] == "●" * (line["top1"]["mean"] == best)
 
 
 def test_accuracy_after_a_generation_is_that_of_its_last_epoch(small: Path) -> None:

@@ -20,6 +20,8 @@ from seal_ray.sweeps.leaderboard import (
     leaderboard,
     meanings,
     notes,
+    on_frontier,
+    to_compute_table,
     to_csv,
     to_json,
     to_markdown,
@@ -47,6 +49,8 @@ def run(method: str, seed: int, top1: float | None, **changes: object) -> RunRes
         epochs_trained=12,
         epochs_shared=4,
         images=12_000,
+        passes=24_000,
+        seconds=30.5,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -233,7 +237,7 @@ def test_csv_parses_back() -> None:
     assert (float(normal["top1_low"]), float(normal["top1_high"])) == (lines[0].top1.low, lines[0].top1.high)
     assert other["problems"] == lines[1].problems[0]
     assert (normal["epochs"], normal["epochs_trained"], normal["epochs_shared"]) == ("16", "36", "12")
-    assert normal["images"] == "36000"
+    assert (normal["images"], normal["passes"], normal["seconds"]) == ("36000", "72000", "91.5")
 
 
 def test_a_markdown_table_is_aligned_and_rounded() -> None:
@@ -406,7 +410,7 @@ def test_scores_without_a_best_epoch_have_no_such_columns() -> None:
     lines = leaderboard([run("seal", seed, 50.0, best_top1=None) for seed in range(3)], NORMAL)
     assert to_other_table(lines) is None
     assert meanings(lines) == []
-    assert "\n\n" not in to_markdown(lines)
+    assert to_markdown(lines).count("| method") == 2
     assert "best" not in to_csv(lines)
 
 
@@ -429,3 +433,31 @@ def test_importing_it_brings_neither_rich_nor_ray_nor_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_what_a_run_costs_is_the_mean_over_the_seeds_that_were_asked_for() -> None:
+    lines = leaderboard([*runs("sam", [50.0, None]), run("normal", 0, 50.0, epochs_trained=3)], NORMAL)
+    heads, _, *rows = markdown_cells(to_markdown(lines), 3)
+    assert heads == ["method", "epochs", "images", "passes", "seconds"]
+    assert rows == [
+        ["sam", "16", "12,000", "24,000", "30.5"],
+        ["normal", "7", "12,000", "24,000", "30.5"],
+    ]
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(to_compute_table(lines))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(cell in text for row in rows for cell in row)
+    assert [(line.passes, line.seconds) for line in lines] == [(48_000, 61.0), (24_000, 30.5)]
+
+
+@pytest.mark.parametrize(
+    ("points", "best"),
+    [
+        ([(1, 50), (2, 60), (2, 55), (3, 60), (4, 61)], [True, True, False, False, True]),
+        ([(1, 50), (1, 50), (2, 50)], [True, True, False]),  # equals do not beat each other
+        ([(2, 10)], [True]),
+        ([], []),
+    ],
+)
+def test_the_frontier_is_what_nothing_beats(points: list[tuple[float, float]], best: list[bool]) -> None:
+    assert on_frontier(points) == best

@@ -20,6 +20,7 @@ from seal_ray.methods import METHODS
 from seal_ray.recipe import Job, Placement, load_job
 from seal_ray.runs.folder import Store
 from seal_ray.sweeps.plan import PlannedPhase, RunPlan, make_plan
+from seal_ray.sweeps.results import passes_of
 from seal_ray.training.loop import fit
 from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
 
@@ -269,3 +270,9 @@ def test_a_batch_larger_than_the_training_set_cannot_be_planned(
 ) -> None:
     with pytest.raises(ConfigError, match=r"recipe\.batch_size: 32 images, but the training set has only 30"):
         tiny_plan(prepared("raw"), tmp_path, "normal", batch_size=32)
+
+
+@pytest.mark.parametrize(("method", "passes"), [("normal", 7), ("sam", 14), ("dsd", 7)])
+def test_passes_over_an_image_add_up_over_epochs(method: str, passes: int) -> None:
+    recipe = tiny_recipe({"name": method}, budget={"epochs": 12, "generation_length": 6})
+    assert passes_of(recipe, 7) == passes
