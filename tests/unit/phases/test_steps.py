@@ -206,7 +206,20 @@ def test_passes_are_how_often_a_step_asks_for_gradients(name: str) -> None:
     budget = Budget(12, 6)
     phases = [phase for generation in (0, 1) for phase in METHODS[name]().phases(generation, budget)]
     for phase in phases:
-        network, asked = Line(0.5, 2.0), []
-        step = phase.step.begin(network, lambda part, n=network: PARTS.parameters(n, part))  # type: ignore[misc]
-        step(lambda *, first_pass=True, asked=asked: asked.append(first_pass), lambda: None)  # type: ignore[misc]
+        network = Line(0.5, 2.0)
+        asked = gradients_asked(phase.step, network)
         assert len(asked) == phase.step.passes
+        assert asked == [True] + [False] * (len(asked) - 1)
+
+
+def gradients_asked(step: Step, network: Line) -> list[bool]:
+    """For each gradient that a step asks for, whether it is of the first pass."""
+    asked = []
+
+    def gradients(*, first_pass: bool = True) -> None:
+        asked.append(first_pass)
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    step.begin(network, lambda part: PARTS.parameters(network, part))(gradients, lambda: None)
+    return asked
