@@ -659,7 +659,7 @@ def _idle(phase: Phase, recipe: Recipe) -> Iterator[str]:
     except ConfigError:
         return  # said elsewhere
     moving = {owner(phase.groups, parts, stage) for stage in parts.stages}
-    forgetting = {i for i, group in enumerate(phase.groups) if group.ascend or group.loss is not None}
+    forgetting = {i for i, group in enumerate(phase.groups) if group.forgets}
     if forgetting and not forgetting & moving:
         yield (
             f"method.split_at: {parts.split_at} leaves nothing to ascend; split earlier, or set "

@@ -62,7 +62,7 @@ UNKNOWN = (
 def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
     from seal_ray.data.assumed import assumption
-    from seal_ray.sweeps.plan import cores_for, faint_ascent
+    from seal_ray.sweeps.plan import cores_for
 
     assumed, storage = assumption(planned.dataset), planned.store.folder
     title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
@@ -80,8 +80,8 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
         f"in {storage.parent if assumed else storage}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
     ]
-    if faint := faint_ascent(plan.phases):
-        totals.append(f"ascent    {faint}")
+    if plan.faint:
+        totals.append(f"ascent    {plan.faint}")
     if assumed:
         totals += [f"data      {assumed}", UNKNOWN]
     else:
@@ -115,7 +115,6 @@ PHASES = 12
 def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
     from seal_ray.data.assumed import assumption
-    from seal_ray.sweeps.plan import faint_ascent
     from seal_ray.sweeps.progress import clock
 
     assumed = [assumption(one.dataset) for one in runs.planned]
@@ -138,16 +137,12 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",
-        *(
-            f"ascent    of {', '.join(names) or 'all'}: {faint}"
-            for some, names in plan.phases
-            if (faint := faint_ascent(some))
-        ),
+        *(f"ascent    of {', '.join(names) or 'all'}: {faint}" for _, faint, names in plan.phases if faint),
         *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
         *([UNKNOWN] if any(assumed) else []),
     ]
-    phases = [_phase_table(", ".join(names) or "all", some) for some, names in plan.phases[:PHASES]]
-    left = sum(len(names) for _, names in plan.phases[PHASES:])
+    phases = [_phase_table(", ".join(names) or "all", some) for some, _, names in plan.phases[:PHASES]]
+    left = sum(len(names) for _, _, names in plan.phases[PHASES:])
     more = [Text(f"and other phases of {left} more settings\n")] if left else []
     return [table, Text("\n".join(plan.tree) + "\n"), *phases, *more, Text("\n".join(totals))]
 
@@ -206,7 +201,7 @@ def _merged(phases: Sequence[PlannedPhase]) -> list[tuple[str, PlannedPhase]]:
     groups: dict[tuple[Any, ...], list[PlannedPhase]] = {}
     for phase in phases:
         rates = (phase.lr_early, phase.lr_late)
-        key = (phase.phase, phase.first_epoch, phase.edit, rates, phase.generation == 0)
+        key = (phase.phase, phase.first_epoch, phase.epochs, phase.edit, rates, phase.generation == 0)
         groups.setdefault(key, []).append(phase)
     return [(_span(group[0].generation, group[-1].generation), group[0]) for group in groups.values()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Interval
@@ -11,6 +11,7 @@ from seal_ray.methods.base import LEARN, Method, learn, method
 from seal_ray.phases.edits import Reinit
 from seal_ray.phases.losses import ConfidentError
 from seal_ray.phases.schedule import Budget, Group, Phase, Rise, epochs_of
+from seal_ray.phases.steps import NoisyGradient, RandomDirection
 
 DECAY = {"none": 0.0, "decay": 1.0, "growth": -1.0}
 
@@ -27,7 +28,14 @@ class Seal(Method):
     true is what was published. others: what the rest does meanwhile. ascent_weight_decay: `decay` shrinks
     the ascending weights, `growth` grows them (what a negative learning rate does). forget `llf`: the late
     layers are re-initialised first. ascent_loss `confident_error`: instead of climbing the loss, the
-    ascending part descends the cross entropy towards the most probable wrong class.
+    ascending part descends the cross entropy towards the most probable wrong class. direction, for controls:
+    `random` moves the ascending part by Gaussian noise as large as its gradient; {noise: 0.5} lets it
+    *descend*, at the rate of the ascent, with Gaussian noise half as large as its gradient.
+
+    rate_cooling, share_cooling: the ascent of generation g >= 1 has ascent_rate x rate_cooling^(g - 1), of
+    {rise: 0.5} a target of that much less, and ascent_share x share_cooling^(g - 1), at least an epoch: the
+    geometric cooling of simulated annealing (Kirkpatrick et al., Science 220, 1983). 1: never cooler, as
+    published.
     """
 
     name: ClassVar[str] = "seal"
@@ -40,29 +48,37 @@ class Seal(Method):
     ascent_weight_decay: Literal["none", "decay", "growth"] = "none"
     forget: Literal["none", "llf"] = "none"
     ascent_loss: Literal["ce", "confident_error"] = "ce"
+    direction: Literal["gradient", "random"] | NoisyGradient = "gradient"
+    rate_cooling: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    share_cooling: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
     def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
         """Ascend, then relearn; generation 0 only learns."""
         if generation == 0:
             return learn(budget)
-        ascent = epochs_of(self.ascent_share, budget.length, "method.ascent_share")
+        share = round(self.ascent_share * self.share_cooling ** (generation - 1), 12)  # not a hair less
+        ascent = max(1, epochs_of(share, budget.length, "method.ascent_share"))
         forget = Reinit("late") if self.forget == "llf" else None
         return (
-            Phase("ascend", ascent, self._anneal(), edit=forget),
+            Phase("ascend", ascent, self._anneal(self.rate_cooling ** (generation - 1)), edit=forget),
             Phase("relearn", budget.length - ascent, LEARN),
         )
 
-    def _anneal(self) -> tuple[Group, ...]:
-        """The groups of the ascent."""
+    def _anneal(self, temperature: float) -> tuple[Group, ...]:
+        """The groups of the ascent; temperature: what its rate is multiplied by."""
+        rate = self.ascent_rate
+        cooled = replace(rate, rise=rate.rise * temperature) if isinstance(rate, Rise) else rate * temperature
+        confident = self.ascent_loss == "confident_error"
+        noisy = self.direction if isinstance(self.direction, NoisyGradient) else None
 
         def climbing(part: str) -> Group:
-            confident = self.ascent_loss == "confident_error"
             return Group(
                 part,
-                lr=self.ascent_rate,
+                lr=cooled,
                 weight_decay=DECAY[self.ascent_weight_decay],
-                ascend=not confident,
+                ascend=not (confident or noisy),
                 loss=ConfidentError() if confident else None,
+                direction=RandomDirection() if self.direction == "random" else noisy,
             )
 
         def rest(part: str) -> Group:

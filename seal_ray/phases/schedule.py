@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seal_ray.networks import Parts
     from seal_ray.phases.edits import Edit
     from seal_ray.phases.losses import Loss, RecipeLoss
-    from seal_ray.phases.steps import Step
+    from seal_ray.phases.steps import Direction, Step
 
 Row = Mapping[str, Any]
 """One epoch's metrics, as a line of metrics.jsonl."""
@@ -108,6 +108,12 @@ class Group:
     weight_decay: float = 1.0  # multiple of the configured one
     ascend: bool = False  # climb the loss instead of descending it
     loss: Loss | None = None  # another loss for this part
+    direction: Direction | None = None  # what its gradient becomes before the update; None: as it is
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it moves otherwise than down the loss of the phase."""
+        return self.ascend or self.loss is not None or self.direction is not None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Phase:
     @property
     def ascends(self) -> bool:
         """Whether something is being forgotten by gradient steps during this phase."""
-        return any(group.ascend or group.loss is not None for group in self.groups)
+        return any(group.forgets for group in self.groups)
 
     def passes(self, recipe_loss: RecipeLoss) -> int:
         """How often as many images as a batch has pass through the network in a step: its compute.

@@ -17,8 +17,8 @@ from annotated_types import Ge, Gt
 from seal_ray.networks import weighted_layers
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    import torch
+    from torch import Tensor, nn
 
 
 TINY = 1e-12
@@ -151,6 +151,56 @@ def _uphill(
     with torch.no_grad():
         for (p, _, _), w in zip(held, kept, strict=True):
             p.copy_(w)
+
+
+class Direction(Protocol):
+    """What a part's gradient becomes before the update measures, clips and applies it."""
+
+    def __call__(self, gradients: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Change the gradients of the part's parameters in place, the same on every worker.
+
+        generator: on the CPU, for this part in this step.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RandomDirection:
+    """A direction as long as the gradient g, drawn anew in each step: |g| z / |z|, z ~ N(0, 1).
+
+    |g| and |z| are over the part as a whole.
+    """
+
+    def __call__(self, gradients: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Replace the gradients."""
+        for gradient, noise in zip(gradients, _noise(gradients, generator), strict=True):
+            gradient.copy_(noise)
+
+
+@dataclass(frozen=True)
+class NoisyGradient:
+    """The gradient g with Gaussian noise of a relative size: g + noise |g| z / |z|, z ~ N(0, 1).
+
+    |g| and |z| are over the part as a whole.
+    """
+
+    noise: Annotated[float, Gt(0)]
+
+    def __call__(self, gradients: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Add the noise."""
+        for gradient, noise in zip(gradients, _noise(gradients, generator), strict=True):
+            gradient.add_(noise, alpha=self.noise)
+
+
+def _noise(gradients: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Gaussian noise, in all as large as the gradients; drawn on the CPU, in one order for any layout."""
+    import torch
+
+    sizes, like = [gradient.numel() for gradient in gradients], gradients[0]
+    drawn = torch.randn(sum(sizes), generator=generator, dtype=like.dtype)
+    drawn = drawn.div_(drawn.norm()).to(like.device).mul_(torch.nn.utils.get_total_norm(gradients))
+    pieces = zip(drawn.split(sizes), gradients, strict=True)
+    return [piece.view(gradient.shape) for piece, gradient in pieces]
 
 
 @dataclass(frozen=True)

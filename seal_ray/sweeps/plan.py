@@ -18,6 +18,7 @@ from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts
+from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rates, moments_of, owner
 from seal_ray.recipe import Model, Recipe
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
@@ -66,7 +67,8 @@ class PlannedPart:
 class RunPlan:
     """A job's work and footprint. Sizes in bytes; images counts training images over the whole run.
 
-    begins_with: initial weights that are not drawn, in words; empty once the run has begun.
+    begins_with: initial weights that are not drawn, in words; empty once the run has begun. faint: what to
+    say of ascents none of which adds up to much; empty where one does.
     """
 
     run_id: str
@@ -82,6 +84,7 @@ class RunPlan:
     kept_bytes: int
     status: str
     begins_with: str
+    faint: str
 
 
 def make_plan(planned: Planned) -> RunPlan:
@@ -117,9 +120,10 @@ def _from_start(planned: Planned) -> RunPlan:
         for generation in range(recipe.budget.generations)
         for name in moments_of(recipe.method.phases(generation, recipe.budget), generation)
     )
+    phases = tuple(_phases(recipe, network.parts, per_epoch))
     return RunPlan(
         run_id=planned.run_id,
-        phases=tuple(_phases(recipe, network.parts, per_epoch)),
+        phases=phases,
         epochs=recipe.budget.epochs,
         done=0,
         steps=per_epoch * recipe.budget.epochs,
@@ -131,6 +135,7 @@ def _from_start(planned: Planned) -> RunPlan:
         kept_bytes=keep.checkpoints * checkpoint + moments * (network.bytes + carried),
         status="new",
         begins_with="",
+        faint=_faint_ascent(phases) if isinstance(recipe.optimizer, Sgd) else "",  # others scale their steps
     )
 
 
@@ -208,7 +213,7 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
     scheduled: for each epoch, the scheduled rate summed over its steps.
     """
     for group in phase.groups:
-        if not group.ascend and group.loss is None:
+        if not group.forgets:
             continue
         if isinstance(group.lr, float):
             total = group.lr * sum(scheduled)
@@ -222,8 +227,7 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
     return None
 
 
-def faint_ascent(phases: Sequence[PlannedPhase]) -> str:
-    """What to say of ascents none of which adds up to much; empty where one does, or where there is none."""
+def _faint_ascent(phases: Sequence[PlannedPhase]) -> str:
     sums = [phase.ascent[1] for phase in phases if phase.ascent]
     if not sums or max(sums) >= FAINT_ASCENT:
         return ""
@@ -251,7 +255,7 @@ class SweepPlan:
 
     asked, shared, left: epochs in all, epochs that remain when what runs have in common is trained once, and
     those of them that nobody has trained yet; images: to train on in these. phases: each kind that there is,
-    with the settings that have it.
+    what to say of its ascents, and the settings that have it.
     """
 
     runs: tuple[RunLine, ...]
@@ -264,7 +268,7 @@ class SweepPlan:
     at_once: int
     cores: int
     tree: tuple[str, ...]
-    phases: tuple[tuple[tuple[PlannedPhase, ...], tuple[str, ...]], ...]
+    phases: tuple[tuple[tuple[PlannedPhase, ...], str, tuple[str, ...]], ...]
 
 
 def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
@@ -288,9 +292,9 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     images = sum(plan.images // plan.epochs * left[run] for run, plan in plans.items())
     at_once = max(1, usable_cores() // first.job.placement.max_workers)
     starts = sum(epochs > 0 for epochs in left.values())
-    phases: dict[tuple[PlannedPhase, ...], dict[str, None]] = {}
+    phases: dict[tuple[tuple[PlannedPhase, ...], str], dict[str, None]] = {}
     for run, plan in plans.items():
-        phases.setdefault(plan.phases, {})[runs.names[run][0]] = None
+        phases.setdefault((plan.phases, plan.faint), {})[runs.names[run][0]] = None
     return SweepPlan(
         runs=tuple(
             RunLine(run, *runs.names[run], plan.epochs, own[run], plan.status) for run, plan in plans.items()
@@ -304,7 +308,7 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
         at_once=at_once,
         cores=usable_cores(),
         tree=tuple(_drawn_trees(branchings(keys), runs)),
-        phases=tuple((some, tuple(names)) for some, names in phases.items()),
+        phases=tuple((*some, tuple(names)) for some, names in phases.items()),
     )
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.steps import Descend, Gsam, Masked, Sam
+from seal_ray.streams import stream
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import optimizer_state
 
@@ -41,7 +42,7 @@ def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> C
     captured once and replayed, where `is_captured` says so.
     """
     backward = gradient_passes(run, phase)
-    update = _updates(run, optimizer)
+    update = _updates(run, optimizer, phase)
     size = run.recipe.batch_size // run.recipe.shards
     zeros = functools.partial(torch.zeros, dtype=run.dtype, device=run.world.device)
     outcomes, norms = zeros(run.accumulation, 1 + size), zeros(sum(map(len, measured(run))))
@@ -79,13 +80,22 @@ def measured(run: Run) -> list[list[nn.Parameter]]:
     return [[p for p in parameters if p.requires_grad] for parameters in parts]
 
 
-def _updates(run: Run, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
-    """`update(norms)`: record the norm of the gradient of each of `measured`, clip, apply."""
+def _updates(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> Callable[[Tensor], None]:
+    """`update(norms)`: give parts their direction, record the gradients' norms, clip, apply.
+
+    norms: of the gradient of each of `measured`.
+    """
     parameters = [p for part in measured(run) for p in part]
     moved = [p for group in optimizer.param_groups for p in group["params"]]
+    owned = [(phase.groups[group["group"]], group["params"]) for group in optimizer.param_groups]
     limit = run.recipe.optimizer.clip_norm
 
     def update(norms: Tensor) -> None:
+        for group, held in owned:
+            if group.direction is not None:
+                at = run.next.generation, run.next.epoch, run.step
+                generator = stream(run.recipe.seed, f"direction of {group.part}", *at)
+                group.direction([p.grad for p in held if p.grad is not None], generator)
         # One that a network does not use has no gradient.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         torch.stack(torch._foreach_norm(gradients), out=norms)
@@ -102,7 +112,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
     Not captured are: several workers, whose gradients are exchanged by Python; networks that may draw from
     torch's generators, which are seeded in each step; optimizers that count their steps on the CPU; float64,
     since torch's fused SGD reads a float32 learning rate; steps that are not of this package, which may
-    compute with numbers of Python.
+    compute with numbers of Python; directions of a part's own, which are drawn on the CPU in each step.
     """
     recipe = run.recipe
     return (
@@ -113,6 +123,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
         and isinstance(recipe.optimizer, Sgd)
         and recipe.precision != "fp64"
         and isinstance(phase.step, Descend | Sam | Gsam | Masked)
+        and all(group.direction is None for group in phase.groups)
     )
 
 

@@ -33,8 +33,9 @@ KINDS = [
     {"name": "seal", "ascent_rate": 0.3, "ascent_share": 0.5},
     {"name": "seal", "ascent_loss": "confident_error", "ascent_rate": 0.5, "ascent_share": 0.5},
     {"name": "sam"},
+    {"name": "seal", "direction": "random", "ascent_rate": 0.3, "ascent_share": 0.5},
 ]
-"""Methods that differ in how gradients come about: in one pass, of two losses, in two passes."""
+"""Methods that differ in how gradients come about: in one pass, of two losses, in two passes, drawn."""
 
 
 def sharded(method: dict[str, Any], shards: int) -> Recipe:

@@ -18,6 +18,7 @@ from seal_ray.methods.normal import Normal
 from seal_ray.methods.seal import Seal
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Budget, Rise, Schedule
+from seal_ray.phases.steps import NoisyGradient
 from seal_ray.recipe import MODELS, Job, Placement, Recipe, dump_job, load_job
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,9 @@ FIELDS = {
         "ascent_weight_decay": st.sampled_from(["none", "decay", "growth"]),
         "forget": st.sampled_from(["none", "llf"]),
         "ascent_loss": st.sampled_from(["ce", "confident_error"]),
+        "direction": st.sampled_from(["gradient", "random"]) | st.builds(NoisyGradient, noise=numbers(0, 9)),
+        "rate_cooling": st.floats(0.5, 1),
+        "share_cooling": st.floats(0.5, 1),
     },
     "llf": {
         "init": st.sampled_from(["reference", "model"]),
@@ -210,6 +214,9 @@ def test_the_full_yaml_is_the_defaults_written_out(tmp_path):
                 "ascent_weight_decay": "none",
                 "forget": "none",
                 "ascent_loss": "ce",
+                "direction": "gradient",
+                "rate_cooling": 1.0,
+                "share_cooling": 1.0,
             },
         },
     }
@@ -237,6 +244,7 @@ def test_typed_values_of_a_recipe():
         ({"name": "normal", "schedule": "long"}, Normal(schedule="long")),
         ({"name": "seal", "ascent_rate": {"rise": 0.5}}, Seal(ascent_rate=Rise(0.5))),
         ({"name": "seal", "ascent_rate": Rise(0.5, 0.1)}, Seal(ascent_rate=Rise(0.5, 0.1))),
+        ({"name": "seal", "direction": {"noise": 2}}, Seal(direction=NoisyGradient(2.0))),
         (Seal(ascent_rate=3), Seal(ascent_rate=3.0)),
     ],
 )

@@ -207,6 +207,16 @@ BAD = {
         "recipe.method.ascent_rate.strat",
         "did you mean 'start'? (fields: rise, start, factor, cap)",
     ),
+    "misspelt direction": (
+        job(method="method: {name: seal, direction: randon} #!"),
+        "recipe.method.direction",
+        "must be 'gradient' or 'random' or a mapping of noise, not 'randon'; did you mean 'random'?",
+    ),
+    "noise of no size": (
+        job(method="method:\n    name: seal\n    direction: {noise: 0} #!"),
+        "recipe.method.direction.noise",
+        "must be greater than 0, not 0",
+    ),
     "misspelt field of a budget": (
         job(budget="budget:\n    epochs: 16\n    generation_length: 8\n    epoch: 3 #!"),
         "recipe.budget.epoch",

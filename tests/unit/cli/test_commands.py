@@ -312,6 +312,8 @@ def test_a_plan_says_when_an_ascent_is_too_weak_to_forget(run: Any, tmp_path: Pa
     said = f"its rates add up to {78 * 0.1 * 0.0001:.1g}, in the paper to 94"
     assert said in run("plan", laptop, *weak).out
     assert "in the paper" not in run("plan", laptop, "--storage", tmp_path).out
+    adam = ["--set", "recipe.optimizer={name: adamw}"]  # whose steps do not get smaller with the gradient
+    assert "in the paper" not in run("plan", laptop, *weak, *adam).out
     assert "in the paper" not in run("plan", ROOT / "jobs/runs/laptop/llf.yaml", "--storage", tmp_path).out
     sweep = tmp_path / "sweep.yaml"
     axes = "method: {llf: llf, weak: {name: seal, ascent_rate: 0.0001}, seal: {name: seal, ascent_rate: 0.3}}"

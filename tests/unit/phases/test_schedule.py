@@ -22,6 +22,7 @@ from seal_ray.phases.schedule import (
     group_rate,
     learning_rate,
 )
+from seal_ray.phases.steps import NoisyGradient
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -127,6 +128,18 @@ def test_rise_measures_from_the_last_epoch_before_the_ascent() -> None:
     assert group_rate(group, [*rows, {"train_loss": 1.6}], 2) == 0.1
 
 
+def test_an_ascent_cools_over_generations_by_hand() -> None:
+    method = Seal(ascent_share=0.3, ascent_rate=0.8, share_cooling=0.7, rate_cooling=0.5)
+    ascents = [method.phases(generation, Budget(600, 100))[0] for generation in range(1, 6)]
+    assert [phase.epochs for phase in ascents] == [30, 21, 15, 10, 7]  # 30, 21, 14.7, 10.29, 7.203
+    assert [phase.groups[0].lr for phase in ascents] == pytest.approx([0.8, 0.4, 0.2, 0.1, 0.05])
+    assert {phase.groups[1].lr for phase in ascents} == {1.0}  # the others do not cool
+    rise = Seal(ascent_rate=Rise(0.6, start=0.2), rate_cooling=0.5).phases(3, Budget(40, 8))[0].groups[0].lr
+    assert rise == Rise(pytest.approx(0.15), start=0.2)
+    coldest = Seal(share_cooling=1e-9, ascent_share=0.5).phases(4, Budget(40, 8))
+    assert [phase.epochs for phase in coldest] == [1, 7]
+
+
 @pytest.mark.parametrize("share", [0.9, 0.99])
 def test_a_share_that_fills_the_generation_is_a_config_error(share: float) -> None:
     with pytest.raises(ConfigError, match=r"method\.ascent_share.*lower the share"):
@@ -137,3 +150,4 @@ def test_phases_ascend_when_a_part_climbs_or_has_its_own_loss() -> None:
     assert Phase("x", 1, (Group("early", ascend=True),)).ascends
     assert not Phase("x", 1, (Group("all"),)).ascends
     assert Seal(ascent_loss="confident_error").phases(1, Budget(8, 4))[0].ascends
+    assert Seal(direction=NoisyGradient(0.5)).phases(1, Budget(8, 4))[0].ascends

@@ -12,9 +12,18 @@ from torch import nn
 
 from seal_ray.methods import METHODS
 from seal_ray.networks import Parts
-from seal_ray.phases.optimizers import Sgd
+from seal_ray.phases.optimizers import OPTIMIZERS, Optimizer, Sgd
 from seal_ray.phases.schedule import Budget, Group, Phase
-from seal_ray.phases.steps import Descend, Gsam, Masked, Sam, Step
+from seal_ray.phases.steps import (
+    Descend,
+    Direction,
+    Gsam,
+    Masked,
+    NoisyGradient,
+    RandomDirection,
+    Sam,
+    Step,
+)
 from seal_ray.training.optimizer import build_optimizer, set_learning_rate
 
 
@@ -45,9 +54,14 @@ def take(
     steps: int = 1,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
+    settings: Optimizer | None = None,
 ) -> tuple[float, float]:
-    """`steps` steps of the phase on the squared error of (X, Y); returns the two weights."""
-    optimizer = build_optimizer(network, PARTS, phase, Sgd(momentum=momentum, weight_decay=weight_decay))
+    """`steps` steps of the phase on the squared error of (X, Y); returns the two weights.
+
+    settings: of another optimizer than SGD.
+    """
+    settings = settings or Sgd(momentum=momentum, weight_decay=weight_decay)
+    optimizer = build_optimizer(network, PARTS, phase, settings)
     set_learning_rate(optimizer, phase, lr, [], 0)
     step = phase.step.begin(network, lambda part: PARTS.parameters(network, part))
 
@@ -141,6 +155,28 @@ def test_what_climbs_in_a_step_returns_to_the_very_weights(step: Step) -> None:
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("direction", "kept", "size"),
+    [(RandomDirection(), 0, 1), (NoisyGradient(0.4), 1, 0.4)],
+    ids=["random", "noisy"],
+)
+def test_noise_is_as_large_as_the_gradient_of_the_whole_part_by_hand(
+    direction: Direction, kept: int, size: float
+) -> None:
+    gradient = np.array([3.0, 0.0, 0.0, 4.0])  # of norm 5, in two tensors, one of them not contiguous
+    found = []
+    for seed in range(3000):
+        gradients = [torch.tensor([[3.0, 0.0], [0.0, 9.0]])[:, 0], torch.tensor([[0.0], [4.0]])]
+        direction(gradients, torch.Generator().manual_seed(seed))
+        found.append(torch.cat([g.flatten() for g in gradients]).double().numpy())
+    z = torch.randn(4, generator=torch.Generator().manual_seed(0)).double().numpy()
+    assert found[0] == pytest.approx(kept * gradient + size * 5 * z / np.linalg.norm(z), rel=1e-5)
+    noise = np.array(found) - kept * gradient
+    assert np.linalg.norm(noise, axis=1) == pytest.approx(np.full(3000, 5 * size), rel=1e-5)
+    assert noise.mean(axis=0) == pytest.approx(np.zeros(4), abs=0.25 * size)  # 5 standard errors
+    assert np.cov(noise.T) == pytest.approx(np.eye(4) * (5 * size) ** 2 / 4, abs=0.8 * size**2)
+
+
 def test_masked_weights_stay_zero_through_momentum_and_decay() -> None:
     network = Line(0.0, 2.0)
     phase = Phase("sparse", 1, (Group("all"),), step=Masked())
@@ -179,6 +215,24 @@ def test_weight_decay_while_ascending_by_hand(mode: Any, sign: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "decay"), [("none", 0.0), ("decay", 0.1), ("growth", -0.1)], ids=["none", "decay", "growth"]
+)
+def test_an_ascent_by_adamw_by_hand(mode: Any, decay: float) -> None:
+    """Loshchilov and Hutter, ICLR 2019, algorithm 2, on the negative gradient; the decay is decoupled."""
+    method = METHODS["seal"](ascent_rate=0.5, ascent_weight_decay=mode)  # type: ignore[call-arg]
+    settings = OPTIMIZERS["adamw"](weight_decay=0.1, betas=(0.8, 0.9))  # type: ignore[call-arg]
+    found = take(Line(0.5, 2.0), method.phases(1, Budget(8, 4))[0], 0.02, steps=4, settings=settings)
+    weights, m, v = [0.5, 2.0], [0.0, 0.0], [0.0, 0.0]
+    for t in range(1, 5):
+        gradients = slopes(*weights)
+        for i, (sign, rate, wd) in enumerate([(-1, 0.02 * 0.5, decay), (1, 0.02, 0.1)]):
+            g = sign * gradients[i]
+            m[i], v[i] = 0.8 * m[i] + 0.2 * g, 0.9 * v[i] + 0.1 * g * g
+            step = m[i] / (1 - 0.8**t) / (math.sqrt(v[i] / (1 - 0.9**t)) + 1e-8)
+            weights[i] = weights[i] * (1 - rate * wd) - rate * step
+    assert found == pytest.approx(tuple(weights))
+
+
     "step", [Descend(), Sam(), Gsam(), Masked()], ids=["descend", "sam", "gsam", "masked"]
 )
 def test_a_frozen_part_has_no_gradient_and_does_not_move(step: Step) -> None:

@@ -87,6 +87,20 @@ def test_the_papers_seal_ascends_by_94_a_generation(
     assert plan.done == 0
 
 
+def test_the_sum_of_ascent_rates_follows_the_cooling(
+    prepared: Callable[[str], Dataset], tmp_path: Path
+) -> None:
+    plan = paper("seal-cooled", prepared("raw"), tmp_path)
+    rates = [0.1 * (e + 1) / 20 for e in range(20)]
+    rates += [0.05 * (1 + math.cos(math.pi * (e - 20) / 140)) for e in range(20, 160)]
+    epochs = [40, 36, 32, 29, 26, 24, 21, 19, 17]  # 40 x 0.9^g
+    by_hand = [0.02 * 0.8**g * 3125 * sum(rates[:n]) for g, n in enumerate(epochs)]
+    ascents = [phase for phase in plan.phases if phase.ascent]
+    assert [phase.epochs for phase in ascents] == epochs
+    assert [phase.ascent[0] for phase in ascents if phase.ascent] == pytest.approx(by_hand)
+    assert sum(phase.epochs for phase in plan.phases) == 1600
+
+
 def test_the_papers_methods_take_the_same_steps(prepared: Callable[[str], Dataset], tmp_path: Path) -> None:
     plans = [paper(name, prepared("raw"), tmp_path) for name in ("normal", "long", "llf", "seal")]
     assert {(plan.epochs, plan.steps, plan.images) for plan in plans} == {(1600, 5_000_000, 160_000_000)}

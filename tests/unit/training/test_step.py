@@ -22,6 +22,7 @@ from seal_ray.data.images import Batch
 from seal_ray.data.loaders import ResidentLoader
 from seal_ray.phases.schedule import Phase, Position
 from seal_ray.recipe import Recipe
+from seal_ray.streams import stream
 from seal_ray.training.optimizer import build_optimizer, optimizer_state, set_learning_rate
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.step import is_captured, replayed, training_step, undone
@@ -129,6 +130,30 @@ def test_a_step_computes_at_most_fifteen_operators_more_than_a_bare_loop() -> No
     assert ours.computing <= bare.computing + 15
 
 
+@pytest.mark.parametrize("index", [0, 3])
+def test_controls_move_the_ascending_part_as_far_as_the_ascent_and_the_others_alike(index: int) -> None:
+    moved: dict[str, tuple[Tensor, Tensor]] = {}
+    for direction in ("gradient", "random", {"noise": 0.5}):
+        method = {"name": "seal", "ascent_rate": 0.3, "direction": direction}
+        run = run_of(tiny_recipe(method, optimizer={"momentum": 0.0}), CPU)
+        run.next, run.step = Position(1, 0), index
+        parts = [run.parts.parameters(run.network, part) for part in ("early", "late")]
+        before = [torch.cat([p.detach().flatten() for p in part]) for part in parts]
+        prepared(run, phases_of(run)[1])(next(run.batches(Position(1, 0))))
+        after = [torch.cat([p.detach().flatten() for p in part]) for part in parts]
+        early, late = (now - then for now, then in zip(after, before, strict=True))
+        moved[str(direction)] = early.double(), late
+    (climbed, late), (drawn, other), (noisy, another) = moved.values()
+    assert torch.equal(late, other)
+    assert torch.equal(late, another)
+    z = torch.randn(len(drawn), generator=stream(0, "direction of early", 1, 0, index)).double()
+    assert drawn.norm().item() == pytest.approx(climbed.norm().item(), rel=1e-3)
+    assert F.cosine_similarity(drawn, z, dim=0).item() == pytest.approx(1, abs=1e-4)
+    noise = noisy + climbed  # it descends where the ascent climbs
+    assert noise.norm().item() == pytest.approx(0.5 * climbed.norm().item(), rel=1e-3)
+    assert F.cosine_similarity(noise, -z, dim=0).item() == pytest.approx(1, abs=1e-4)
+
+
 class Tape(TorchDispatchMode):
     """A stand-in for a CUDA graph: the operators of a function, done again on the same tensors."""
 
@@ -203,6 +228,13 @@ def test_the_fused_optimizer_is_one_operator_of_the_gpu() -> None:
     assert len(optimizer.param_groups) == 2
     computing = [(str(func), devices) for func, devices in log.calls if str(func).startswith("aten")]
     assert computing == [("aten._fused_sgd_.tensor_lr", {"cuda"})] * 2
+
+
+@pytest.mark.parametrize("direction", ["random", {"noise": 0.5}], ids=["random", "noisy"])
+def test_what_is_drawn_in_each_step_is_not_replayed(direction: Any) -> None:
+    run = run_of(tiny_recipe({"name": "seal", "direction": direction}), CPU)
+    run.world = World(device=CUDA)
+    assert {phase.ascends: is_captured(run, phase) for phase in phases_of(run)} == {False: True, True: False}
 
 
 @pytest.mark.parametrize(
