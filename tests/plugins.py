@@ -17,7 +17,7 @@ def of_docs(decorator: str) -> str:
     return text
 
 
-def shrink_and_perturb() -> str:
+def method_of_docs() -> str:
     """The method that docs/plugins.md shows."""
     return of_docs("method")
 

@@ -45,14 +45,21 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ban": [{}, {"weight": 0.5, "temperature": 2.0}],
     "dsd": [{}],
     "ke": [{}, {"mask": "wels", "keep": 0.5}],
+    "rifle": [{}],
+    "zap": [{}],
+    "shrink_perturb": [{}],
+    "layerwise": [{}],
+    "cold": [{}],
 }
 """Every method with settings that reach its branches."""
 
 CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS.get(name, [{}])]
-MAIN_CASES = [{"name": name, **VARIANTS.get(name, [{}])[0]} for name in METHODS] + [
+AS_LLF = ("rifle", "zap", "shrink_perturb", "layerwise", "cold")
+"""Methods that differ from LLF in their edits alone, which know nothing of workers and steps."""
+MAIN_CASES = [{"name": name, **VARIANTS.get(name, [{}])[0]} for name in METHODS if name not in AS_LLF] + [
     {"name": "seal", **next(fields for fields in VARIANTS["seal"] if "ascent_loss" in fields)}
 ]
-"""One of each method, and the one whose parts have losses of their own."""
+"""One of each method that trains in a way of its own, and the one whose parts have losses of their own."""
 
 
 def case_id(method: dict[str, Any]) -> str:

@@ -17,3 +17,8 @@ from seal_ray.methods.gsam import SurrogateGap as SurrogateGap
 from seal_ray.methods.ban import Ban as Ban
 from seal_ray.methods.dsd import Dsd as Dsd
 from seal_ray.methods.ke import Ke as Ke
+from seal_ray.methods.rifle import Rifle as Rifle
+from seal_ray.methods.zap import Zap as Zap
+from seal_ray.methods.shrink_perturb import ShrinkPerturb as ShrinkPerturb
+from seal_ray.methods.layerwise import Layerwise as Layerwise
+from seal_ray.methods.cold import Cold as Cold

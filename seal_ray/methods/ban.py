@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from seal_ray.methods.base import LEARN, Method, learn, method
-from seal_ray.phases.edits import EditContext
+from seal_ray.phases.edits import EditContext, Renew
 from seal_ray.phases.losses import Distill
 from seal_ray.phases.schedule import Budget, Phase
 
@@ -22,10 +22,8 @@ class Succeed:
 
     def __call__(self, network: nn.Module, context: EditContext) -> None:
         """Replace every parameter and buffer by a new draw of the network's own initialisation."""
-        state = network.state_dict()
-        context.carried["teacher"] = {name: tensor.clone() for name, tensor in state.items()}
-        for name, tensor in context.fresh(context.rng("edit")).items():
-            state[name].copy_(tensor)
+        context.carried["teacher"] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        Renew("all")(network, context)
 
 
 @method

@@ -17,15 +17,19 @@ from seal_ray.phases.schedule import Budget, Phase
 class Ke(Method):
     """A mask fixed at the start keeps a fraction `keep` of each layer (`kels`: leading filters and
     channels; `wels`: random weights); each generation from 1 on re-draws what lies outside it.
+
+    part: where weights are re-drawn, all of the network or its early or late part.
     """
 
     name: ClassVar[str] = "ke"
 
     keep: Annotated[float, Interval(gt=0, lt=1)] = 0.8
     mask: Literal["kels", "wels"] = "kels"
+    part: str = "all"
 
     def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
         """One phase; from generation 1 on it starts with the masked re-initialisation."""
         if generation == 0:
             return learn(budget)
-        return (Phase("relearn", budget.length, LEARN, edit=MaskedReinit(self.keep, self.mask)),)
+        edit = MaskedReinit(self.keep, self.mask, self.part)
+        return (Phase("relearn", budget.length, LEARN, edit=edit),)

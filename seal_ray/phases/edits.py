@@ -7,14 +7,21 @@ generation) and makes the same draws on every rank and device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from annotated_types import Interval
 
-from seal_ray.networks import Parts, loose_parameters, weighted_layers
+from seal_ray.networks import (
+    Parts,
+    loose_parameters,
+    residual_blocks,
+    stage_parameters,
+    stages,
+    weighted_layers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -93,17 +100,104 @@ class Reinit:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Every parameter and buffer of a part becomes a new draw of the network's own initialisation.
+
+    draw: which of its generation's draws (0-based), for phases of one generation that each renew.
+    """
+
+    part: str
+    draw: int = 0
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Replace what the part holds, norms and running statistics included."""
+        fresh = context.fresh(context.rng(f"edit {self.draw}" if self.draw else "edit"))
+        for name, tensor in network.state_dict().items():
+            if context.parts.holds(self.part, name):
+                tensor.copy_(fresh[name])
+
+
+@dataclass(frozen=True)
+class ShrinkAndPerturb:
+    """w <- shrink * w + perturb * fresh for every parameter, norms and biases included; buffers are kept.
+
+    Source: Ash and Adams, NeurIPS 2020, arXiv 1910.08475.
+    """
+
+    shrink: float
+    perturb: float
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Move every parameter towards a draw of the network's own initialisation."""
+        import torch
+
+        fresh = context.fresh(context.rng("edit"))
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.mul_(self.shrink).add_(self.perturb * fresh[name].to(parameter))
+
+
+@dataclass(frozen=True)
+class RenewAbove:
+    """The lowest k = generation * K // generations of K blocks are kept and rescaled, the rest is renewed.
+
+    The blocks are the residual blocks in depth order and, as the last, the classifier; of a network without
+    residual blocks its stages. What lies below the first block is kept with it. Each kept parameter gets back
+    the Euclidean norm that it had when the run's weights were drawn: w <- w * norm(initial) / norm(w), 0
+    where it began at 0. Above, every parameter and buffer is a new draw of the network's own initialisation.
+    Source: Alabdulmohsin et al., arXiv 2109.00267, and the comparison in the published code of
+    Fortuitous Forgetting.
+    """
+
+    generation: int
+    generations: int
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        """Rescale below, renew above."""
+        first_of: dict[str, int] = {}
+        """By parameter or module: its place in depth order, of a module that of its first parameter."""
+        for place, name in enumerate(n for names in stage_parameters(network).values() for n in names):
+            for holder in _holders(name):
+                first_of.setdefault(holder, place)
+        blocks = (*sorted(residual_blocks(network), key=first_of.__getitem__), stages(network)[-1])
+        if len(blocks) == 1:
+            blocks = stages(network)
+        border = first_of[blocks[self.generation * len(blocks) // self.generations]]
+
+        fresh, initial = context.fresh(context.rng("edit")), context.fresh(context.fixed_rng("init"))
+        for name, tensor in network.state_dict().items():
+            place = next((first_of[holder] for holder in _holders(name) if holder in first_of), 0)
+            if place >= border:
+                tensor.copy_(fresh[name])
+            elif name in first_of and (norm := _norm(tensor)):
+                tensor.mul_(_norm(initial[name]) / norm)
+
+
+def _holders(name: str) -> Iterator[str]:
+    """The parameter or buffer itself, then the modules that hold it, the innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def _norm(tensor: Tensor) -> float:
+    """The Euclidean norm, added in float64 in logical order on the CPU: neither device nor format matters."""
+    return tensor.detach().cpu().contiguous().double().norm().item()
+
+
+@dataclass(frozen=True)
 class MaskedReinit:
     """w <- mask * w + (1 - mask) * fresh, with a mask that is the same in every generation.
 
     mask `kels`: the first ceil(keep * C_out) filters x the first ceil(keep * C_in) channels of each
     convolution and linear layer, and of the classifier all outputs x the first ceil(keep * C_in) inputs, so
     that every class stays connected; `wels`: a random fraction `keep` of each layer's weights. Whatever is no
-    weight of such a layer is kept. Source: Knowledge Evolution, CVPR 2021.
+    weight of such a layer, or lies outside `part`, is kept. Source: Knowledge Evolution, CVPR 2021.
     """
 
     keep: Annotated[float, Interval(gt=0, lt=1)] = 0.8
     mask: Literal["kels", "wels"] = "kels"
+    part: str = "all"
 
     def masks(self, network: nn.Module, context: EditContext) -> dict[str, Tensor]:
         """Boolean masks of the kept weights, keyed by parameter name, shaped as the weights."""
@@ -132,6 +226,8 @@ class MaskedReinit:
         masks = self.masks(network, context)
         for name, layer in weighted_layers(network):
             key = f"{name}.weight"
+            if not context.parts.holds(self.part, key):
+                continue
             device = layer.weight.device
             with torch.no_grad():
                 layer.weight.copy_(torch.where(masks[key].to(device), layer.weight, drawn[key].to(device)))

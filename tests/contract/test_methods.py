@@ -85,6 +85,12 @@ def redrawn(method: dict[str, Any]) -> tuple[str, ...]:
     return STAGES[:split] if method.get("part") == "early" else STAGES[split:]
 
 
+def drawn(purpose: str, *position: int) -> State:
+    """A draw of the tiny network's own initialisation."""
+    rng = stream(0, purpose, *position)
+    return build("resnet18", classes=3, stem="imagenet", width=4, generator=rng).state_dict()
+
+
 def method_files() -> list[str]:
     names = [module.name for module in pkgutil.iter_modules(seal_ray.methods.__path__)]
     return sorted(set(names) - {"base"})
@@ -121,7 +127,7 @@ def test_methods_are_frozen_values_that_can_be_made_without_arguments(name: str)
             setattr(method, field.name, getattr(method, field.name))
 
 
-SHARED = ("normal", "llf", "seal", "ke", "dsd")
+SHARED = ("normal", "llf", "seal", "ke", "dsd", "rifle", "zap", "shrink_perturb", "layerwise", "cold")
 
 
 @pytest.mark.parametrize("method", CASES, ids=case_id)
@@ -169,8 +175,7 @@ def test_moments_are_the_states_they_are_called_after(
             assert moment.optimizer == {}
     assert run.moments() == expected
     init = run.moment(0, "init")
-    fresh = build("resnet18", classes=3, stem="imagenet", width=4, generator=stream(0, "init")).state_dict()
-    same_tensors(init.weights, fresh, "init")
+    same_tensors(init.weights, drawn("init"), "init")
     assert (init.position, init.rows) == (None, ())
 
 
@@ -214,9 +219,7 @@ def keeps_a_fixed_mask(run: Trained, method: dict[str, Any], generation: int) ->
     keep = method.get("keep", 0.8)
     layers = weights_in(before, *STAGES)
     assert changed(before, after) <= layers
-    fresh = build(
-        "resnet18", classes=3, stem="imagenet", width=4, generator=stream(0, "edit", generation)
-    ).state_dict()
+    fresh = drawn("edit", generation)
     for name in layers:
         kept = before[name] == after[name]
         assert torch.equal(after[name][~kept], fresh[name][~kept]), name
@@ -234,12 +237,49 @@ def keeps_a_fixed_mask(run: Trained, method: dict[str, Any], generation: int) ->
 def starts_over_and_carries_the_teacher(run: Trained, method: dict[str, Any], generation: int) -> None:
     before = run.moment(generation - 1, "relearned")
     after = run.moment(generation, "forgotten")
-    fresh = build(
-        "resnet18", classes=3, stem="imagenet", width=4, generator=stream(0, "edit", generation)
-    ).state_dict()
-    same_tensors(after.weights, fresh, "successor")
+    same_tensors(after.weights, drawn("edit", generation), "successor")
     for snapshot in (after, *(run.checkpoint(generation, epoch) for epoch in range(EPOCHS))):
         same_tensors(snapshot.carried["teacher"], before.weights, "teacher")
+
+
+def renews(run: Trained, generation: int, *stages: str) -> None:
+    before = run.moment(generation - 1, "relearned").weights
+    after, fresh = run.moment(generation, "forgotten").weights, drawn("edit", generation)
+    new = {name for name in before if name.split(".")[0] in stages}
+    assert changed(before, after) == new
+    same_tensors({name: after[name] for name in new}, {name: fresh[name] for name in new}, "renewed")
+
+
+def renews_the_classifier(run: Trained, method: dict[str, Any], generation: int) -> None:
+    renews(run, generation, "fc")
+
+
+def renews_everything(run: Trained, method: dict[str, Any], generation: int) -> None:
+    renews(run, generation, *STAGES)
+
+
+def shrinks_and_perturbs(run: Trained, method: dict[str, Any], generation: int) -> None:
+    before = run.moment(generation - 1, "relearned").weights
+    after, fresh = run.moment(generation, "forgotten").weights, drawn("edit", generation)
+    assert changed(before, after) == parameters(before)
+    for name in parameters(before):
+        assert torch.allclose(after[name], 0.4 * before[name] + 0.1 * fresh[name], atol=1e-6), name
+
+
+def keeps_a_third_more(run: Trained, method: dict[str, Any], generation: int) -> None:
+    """The lowest 3, then 6, of 8 blocks and the classifier: two a stage, below them the stem."""
+    before = run.moment(generation - 1, "relearned").weights
+    after = run.moment(generation, "forgotten").weights
+    fresh, initial = drawn("edit", generation), drawn("init")
+    kept = ("conv1", "bn1", "layer1", "layer2.0", *(() if generation == 1 else ("layer2.1", "layer3")))
+    for name, tensor in after.items():
+        if not name.startswith(kept):
+            assert torch.equal(tensor, fresh[name]), name
+        elif name in parameters(before):
+            ratio = initial[name].norm() / before[name].norm()
+            assert torch.allclose(tensor, ratio * before[name], atol=1e-6), name
+        else:
+            assert torch.equal(tensor, before[name]), name
 
 
 def prunes_and_releases(run: Trained, method: dict[str, Any], generation: int) -> None:
@@ -269,6 +309,11 @@ PROMISES: dict[str, Callable[[Trained, dict[str, Any], int], None]] = {
     "ban": starts_over_and_carries_the_teacher,
     "dsd": prunes_and_releases,
     "ke": keeps_a_fixed_mask,
+    "rifle": renews_the_classifier,
+    "zap": renews_the_classifier,
+    "shrink_perturb": shrinks_and_perturbs,
+    "layerwise": keeps_a_third_more,
+    "cold": renews_everything,
 }
 
 

@@ -24,7 +24,7 @@ from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import train_sweep
 from seal_ray.training.loop import fit
-from tests.plugins import of_docs, shrink_and_perturb
+from tests.plugins import method_of_docs, of_docs
 from tests.runs import without_speeds
 from tests.sweeps import metrics_of, screen, small_sweep
 
@@ -32,18 +32,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: Path) -> None:
-    (tmp_path / "shrink.py").write_text(shrink_and_perturb())
+    (tmp_path / "weight_noise.py").write_text(method_of_docs())
     recipe = {
         "data": {"path": str(digits)},
         "model": {"arch": "resnet18", "width": 4},
-        "method": "shrink_perturb",
+        "method": "weight_noise",
         "budget": {"epochs": 4, "generation_length": 2},
         "optimizer": {"warmup_share": 0.0},
         "batch_size": 32,
         "shards": 2,
     }
     placement = {"workers": 2, "threads": 1, "storage": "runs", "tracking": {"wandb": "off"}}
-    job = {"plugins": ["./shrink.py"], "recipe": recipe, "placement": placement}
+    job = {"plugins": ["./weight_noise.py"], "recipe": recipe, "placement": placement}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(job))
     done = subprocess.run(
         [sys.executable, "-m", "seal_ray", "train", "run.yaml"],
@@ -55,11 +55,11 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.match(r"code: shrink\.py sha256 [0-9a-f]{12}\n", done.stderr)
-    [folder] = (tmp_path / "runs").glob("shrink_perturb-s0-*")
+    [folder] = (tmp_path / "runs").glob("weight_noise-s0-*")
     assert f"{folder.name}: finished" in done.stdout
-    assert (folder / "plugins" / "shrink.py").read_text() == shrink_and_perturb()
+    assert (folder / "plugins" / "weight_noise.py").read_text() == method_of_docs()
 
-    (tmp_path / "shrink.py").unlink()
+    (tmp_path / "weight_noise.py").unlink()
     read = load_job(folder / "job.yaml").recipe
     images = Images.from_dataset(load_dataset(digits), loader="torch")
     alone = open_store(tmp_path / "alone", read, images)
@@ -74,14 +74,14 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
 def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
     digits: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "shrink.py").write_text(shrink_and_perturb())
+    (tmp_path / "weight_noise.py").write_text(method_of_docs())
     found = []
     for place in ("ray", "here"):
         runs = small_sweep(
             digits,
             tmp_path / place,
-            plugins=["shrink.py"],
-            axes={"method": ["normal", "shrink_perturb"]},
+            plugins=["weight_noise.py"],
+            axes={"method": ["normal", "weight_noise"]},
             recipe={"budget": {"epochs": 4, "generation_length": 2}},
         )
         console, printed = screen()
@@ -90,7 +90,7 @@ def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
         assert {one.store.status()["status"] for one in runs.planned} == {"finished"}
         found.append(metrics_of(runs))
     assert found[0] == found[1]
-    assert sorted(run.split("-")[0] for run in found[0]) == ["normal", "shrink_perturb"]
+    assert sorted(run.split("-")[0] for run in found[0]) == ["normal", "weight_noise"]
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -33,7 +33,7 @@ from seal_ray.recipe import dump_job, load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import run_sweep
 from tests.faults.conftest import images_of, make_job, same_as_undisturbed
-from tests.plugins import shrink_and_perturb
+from tests.plugins import method_of_docs
 from tests.ray.conftest import TOKEN, head
 from tests.sweeps import leaderboard_of, metrics_of, screen, small_sweep
 
@@ -186,16 +186,16 @@ def test_a_head_without_its_environment_says_which_python_lacks_what(
 
 
 def test_a_method_of_ones_own_is_sent_along(client: Any, digits: Path, tmp_path: Path) -> None:
-    Path("shrink.py").write_text(shrink_and_perturb())
+    Path("weight_noise.py").write_text(method_of_docs())
     job = yaml.safe_load(dump_job(make_job(digits, tmp_path / "runs", "llf", width=4)))
-    job["recipe"]["method"] = "shrink_perturb"
-    Path("run.yaml").write_text(yaml.safe_dump({"plugins": ["./shrink.py"], **job}))
+    job["recipe"]["method"] = "weight_noise"
+    Path("run.yaml").write_text(yaml.safe_dump({"plugins": ["./weight_noise.py"], **job}))
     submitted = submit(client, training_spec("train", Path("run.yaml")), lambda _: None)
     printed: list[str] = []
     assert follow(client, submitted, printed.append) == "succeeded", "".join(printed)
-    assert "code: shrink.py sha256 " in "".join(printed)
-    [folder] = (tmp_path / "runs").glob("shrink_perturb-*")
-    assert (folder / "plugins" / "shrink.py").read_text() == shrink_and_perturb()
+    assert "code: weight_noise.py sha256 " in "".join(printed)
+    [folder] = (tmp_path / "runs").glob("weight_noise-*")
+    assert (folder / "plugins" / "weight_noise.py").read_text() == method_of_docs()
 
 
 def test_a_sweep_gives_the_leaderboard_that_it_gives_here(client: Any, digits: Path, tmp_path: Path) -> None:

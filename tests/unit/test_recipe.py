@@ -116,7 +116,16 @@ FIELDS = {
     "gsam": {"rho": numbers(0, 1), "alpha": st.floats(0, 1)},
     "ban": {"weight": st.floats(0, 10), "temperature": numbers(0, 10)},
     "dsd": {"prune_share": numbers(0, 1), "dense_share": SHARES, "sparse_share": SHARES},
-    "ke": {"keep": numbers(0, 1), "mask": st.sampled_from(["kels", "wels"])},
+    "ke": {
+        "keep": numbers(0, 1),
+        "mask": st.sampled_from(["kels", "wels"]),
+        "part": st.sampled_from(["all", "early", "late"]),
+    },
+    "rifle": {},
+    "zap": {"every": st.integers(1, 99), "zap_share": SHARES},
+    "shrink_perturb": {"shrink": st.floats(0, 1, exclude_max=True), "perturb": st.floats(0, 10)},
+    "layerwise": {},
+    "cold": {},
 }
 
 
@@ -256,7 +265,13 @@ def test_ways_to_give_a_method(method, expected):
 
 def test_a_method_is_written_with_its_name_first():
     dumped = Recipe(**{**MINIMAL, "method": "ke"}).model_dump(mode="json")["method"]
-    assert list(dumped.items()) == [("name", "ke"), ("split_at", "layer3"), ("keep", 0.8), ("mask", "kels")]
+    assert list(dumped.items()) == [
+        ("name", "ke"),
+        ("split_at", "layer3"),
+        ("keep", 0.8),
+        ("mask", "kels"),
+        ("part", "all"),
+    ]
 
 
 @pytest.mark.parametrize(

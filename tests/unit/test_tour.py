@@ -25,7 +25,7 @@ def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     folders = sorted((tmp_path / "runs" / "tour").glob("*-s0-*"))
-    assert [folder.name.partition("-")[0] for folder in folders] == ["normal", "normal", "rifle", "seal"]
+    assert [folder.name.partition("-")[0] for folder in folders] == ["new_early", "normal", "normal", "seal"]
     accuracies = []
     for folder in folders:
         assert json.loads((folder / "status.json").read_text())["status"] == "finished"

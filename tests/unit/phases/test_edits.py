@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -11,7 +13,16 @@ from torch import Tensor, nn
 
 from seal_ray.methods.ban import Succeed
 from seal_ray.networks import Parts, build, stages
-from seal_ray.phases.edits import Edit, EditContext, MaskedReinit, Prune, Reinit
+from seal_ray.phases.edits import (
+    Edit,
+    EditContext,
+    MaskedReinit,
+    Prune,
+    Reinit,
+    Renew,
+    RenewAbove,
+    ShrinkAndPerturb,
+)
 from seal_ray.streams import stream
 
 State = dict[str, Tensor]
@@ -48,6 +59,12 @@ def apply(edit: Edit, network: nn.Module, **where: Any) -> tuple[State, State]:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     edit(network, context(network, **where))
     return before, network.state_dict()
+
+
+def fresh_state(purpose: str, *, fixed: bool = False) -> State:
+    """What a ResNet-18 draws of the stream of generation 1, or of the one of all generations."""
+    rng = stream(0, purpose) if fixed else stream(0, purpose, 1)
+    return build("resnet18", classes=5, stem="imagenet", width=10, generator=rng).state_dict()
 
 
 def changed(before: State, after: State) -> set[str]:
@@ -122,6 +139,78 @@ def test_ke_draws_fresh_weights_each_generation() -> None:
     two = apply(MaskedReinit(), trained_network(), generation=2)[1]["layer4.1.conv2.weight"]
     assert not torch.equal(one[-1], two[-1])
     assert torch.equal(one[0, 0], two[0, 0])
+
+
+@pytest.mark.parametrize("mask", ["kels", "wels"])
+def test_ke_of_a_part_draws_there_what_it_draws_of_all(mask: Any) -> None:
+    before, whole = apply(MaskedReinit(0.5, mask), trained_network())
+    _, early = apply(MaskedReinit(0.5, mask, part="early"), trained_network())
+    assert changed(before, early) == weights_in(before, "conv1", "layer1", "layer2")
+    assert all(torch.equal(early[name], whole[name]) for name in changed(before, early))
+
+
+@pytest.mark.parametrize(("part", "stage_names"), [("head", ["fc"]), ("all", None), ("layer2", ["layer2"])])
+def test_what_is_renewed_is_new_down_to_its_buffers(part: str, stage_names: list[str] | None) -> None:
+    before, after = apply(Renew(part), trained_network())
+    fresh = fresh_state("edit")
+    new = {name for name in before if stage_names is None or name.split(".")[0] in stage_names}
+    assert changed(before, after) == new
+    assert all(torch.equal(after[name], fresh[name]) for name in new)
+
+
+def test_each_draw_of_a_generation_is_another() -> None:
+    heads = [apply(Renew("head", draw), trained_network())[1]["fc.weight"] for draw in (0, 1, 2)]
+    assert not any((one == other).any() for one, other in combinations(heads, 2))
+
+
+def test_shrink_and_perturb_is_its_formula() -> None:
+    before, after = apply(ShrinkAndPerturb(0.5, 0.2), trained_network())
+    fresh = fresh_state("edit")
+    trained = {name for name, _ in trained_network().named_parameters()}
+    assert changed(before, after) == trained
+    for name in trained:
+        expected = 0.5 * before[name].double() + 0.2 * fresh[name].double()
+        assert (after[name].double() - expected).abs().max() < 1e-6, name
+
+
+BLOCKS = [*(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)), "fc"]
+
+
+@pytest.mark.parametrize(("generation", "generations"), [(1, 2), (1, 10), (2, 3), (9, 10), (19, 20)])
+def test_layerwise_keeps_the_norms_below_and_draws_the_rest(generation: int, generations: int) -> None:
+    before, after = apply(RenewAbove(generation, generations), trained_network())
+    fresh, initial = fresh_state("edit"), fresh_state("init", fixed=True)
+    kept = ["conv1", "bn1", *BLOCKS[: generation * 9 // generations]]
+    learned = {name for name, _ in trained_network().named_parameters()}
+    for name in before:
+        if not any(name.startswith(f"{block}.") for block in kept):
+            assert torch.equal(after[name], fresh[name]), name
+        elif name not in learned:
+            assert torch.equal(after[name], before[name]), name
+        else:
+            norms = [float(state[name].double().square().sum().sqrt()) for state in (initial, before)]
+            expected = before[name].double() * norms[0] / norms[1]
+            assert (after[name].double() - expected).abs().max() < 1e-6, name
+
+
+def test_layerwise_of_a_network_without_blocks_goes_by_its_stages() -> None:
+    def made(generator: torch.Generator) -> nn.Module:
+        return build(
+            lambda classes: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, classes)),
+            classes=5,
+            generator=generator,
+        )
+
+    network = made(stream(3, "init"))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    where = replace(context(trained_network()), fresh=lambda generator: made(generator).state_dict())
+    RenewAbove(1, 2)(network, where)
+    after, fresh = network.state_dict(), made(stream(0, "edit", 1)).state_dict()
+    initial = made(stream(0, "init")).state_dict()
+    ratio = initial["0.weight"].norm() / before["0.weight"].norm()
+    assert torch.allclose(after["0.weight"], before["0.weight"] * ratio)
+    assert torch.equal(after["2.weight"], fresh["2.weight"])
+    assert torch.equal(after["2.bias"], fresh["2.bias"])
 
 
 def test_prune_zeroes_the_smallest_share_of_each_layer() -> None:

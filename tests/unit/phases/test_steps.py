@@ -233,6 +233,7 @@ def test_an_ascent_by_adamw_by_hand(mode: Any, decay: float) -> None:
     assert found == pytest.approx(tuple(weights))
 
 
+@pytest.mark.parametrize(
     "step", [Descend(), Sam(), Gsam(), Masked()], ids=["descend", "sam", "gsam", "masked"]
 )
 def test_a_frozen_part_has_no_gradient_and_does_not_move(step: Step) -> None:

@@ -164,9 +164,10 @@ def test_one_long_schedule_depends_on_the_whole_budget() -> None:
 
 
 def test_methods_that_start_alike_share_their_first_generation() -> None:
-    alike = [c for c in CASES if c["name"] in ("normal", "llf", "seal", "ke", "dsd")]
+    names = {"normal", "llf", "seal", "ke", "dsd", "rifle", "zap", "shrink_perturb", "layerwise", "cold"}
+    alike = [c for c in CASES if c["name"] in names]
     alike = [c for c in alike if c.get("schedule") != "long" and "split_at" not in c]
-    assert {c["name"] for c in alike} == {"normal", "llf", "seal", "ke", "dsd"}
+    assert {c["name"] for c in alike} == names
     assert len({key(tiny_recipe(c)) for c in alike}) == 1
     apart = ["normal", "sam", "ban", {"name": "normal", "schedule": "long"}, {"name": "sam", "rho": 0.1}]
     assert len({key(tiny_recipe(c)) for c in apart}) == len(apart)
@@ -194,6 +195,11 @@ def test_every_setting_of_every_method_is_another_run() -> None:
         ("llf", "init", "model"),
         ("ke", "keep", 0.5),
         ("ke", "mask", "wels"),
+        ("ke", "part", "early"),
+        ("zap", "every", 2),
+        ("zap", "zap_share", 0.25),
+        ("shrink_perturb", "shrink", 0.6),
+        ("shrink_perturb", "perturb", 0.2),
         ("dsd", "prune_share", 0.5),
         ("dsd", "dense_share", 0.5),
         ("dsd", "sparse_share", 0.5),

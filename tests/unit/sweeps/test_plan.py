@@ -185,7 +185,7 @@ def test_a_long_measured_ascent_can_be_planned(prepared: Callable[[str], Dataset
 def test_edits_are_named(prepared: Callable[[str], Dataset], tmp_path: Path) -> None:
     edits = {
         name: [phase.edit for phase in tiny_plan(prepared("raw"), tmp_path, name).phases][1:]
-        for name in ("normal", "llf", "ke", "ban", "dsd")
+        for name in ("normal", "llf", "ke", "ban", "dsd", "zap")
     }
     assert edits == {
         "normal": ["", ""],
@@ -193,6 +193,7 @@ def test_edits_are_named(prepared: Callable[[str], Dataset], tmp_path: Path) -> 
         "ke": ["MaskedReinit"] * 2,
         "ban": ["Succeed"] * 2,
         "dsd": ["", "Prune", ""] * 2,
+        "zap": ["Renew"] * 4,
     }
 
 
