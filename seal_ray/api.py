@@ -169,7 +169,7 @@ def fit(
     world: World | None = None,
     execution: Execution | None = None,
 ) -> Iterator[EpochResult]:
-    """Train in this process, without Ray, and yield each epoch once it is committed; see `training.loop.fit`.
+    """Train in this process, without Ray, and yield each epoch; see `training.loop.fit`.
 
     storage: a folder or s3://bucket/path. There the run gets the folder that `seal-ray train` would give it,
     begins after generations that others have trained, and goes on where it stands. Raises as loop.fit, and
@@ -184,7 +184,7 @@ def fit(
         raise ConfigError("fit: storage is for the data at recipe.data.path; leave images, store, world out")
     from seal_ray.data.images import Images
     from seal_ray.distributed.launch import begin, prepare_job
-    from seal_ray.recipe import Job, Keep, Placement, Tracking
+    from seal_ray.recipe import CheckpointEvery, Job, Keep, Placement, Tracking
     from seal_ray.runs.folder import ENDED
     from seal_ray.storage.lease import hold_lease, owns
     from seal_ray.training.run import Execution
@@ -193,7 +193,10 @@ def fit(
     held = dict(vars(execution))
     held |= {name: "auto" if held[name] else "off" for name in ("resident", "cuda_graphs")}
     keep, tracking = Keep(moments=held.pop("moments")), Tracking(wandb="off")
-    placement = Placement(storage=str(storage), keep=keep, tracking=tracking, **held)
+    seconds, epochs = held.pop("checkpoint_seconds"), held.pop("checkpoint_epochs")
+    every = CheckpointEvery(seconds=seconds) if seconds else CheckpointEvery(epochs=epochs)
+    del held["overlap"]
+    placement = Placement(storage=str(storage), keep=keep, tracking=tracking, checkpoint_every=every, **held)
     planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))
     if planned.store.status().get("status") in ENDED:
         return

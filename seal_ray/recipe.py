@@ -312,6 +312,21 @@ class Workers(BaseModel):
         return f"{self.min} to {self.max}"
 
 
+class CheckpointEvery(BaseModel):
+    """How often epochs are committed. Ends of generations and ascents, and a stop, always are."""
+
+    model_config = STRICT
+
+    epochs: int | None = Field(default=None, ge=1, description="after so many epochs of a generation")
+    seconds: float | None = Field(default=None, gt=0, description="at the end of an epoch, after so long")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        both = self.epochs is None, self.seconds is None
+        refuse("CheckpointEvery", ["give one of epochs, seconds"] if both[0] == both[1] else [])
+        return self
+
+
 class Placement(BaseModel):
     """Where and how a run is executed. Never changes what it computes."""
 
@@ -340,6 +355,10 @@ class Placement(BaseModel):
         default="auto", description="auto: a GPU replays steps, where docs/performance.md says so"
     )
     keep: Keep = Field(default=Keep(), description="what stays on storage")
+    checkpoint_every: CheckpointEvery = Field(
+        default=CheckpointEvery(epochs=1),
+        description="{epochs: N} or {seconds: S} between commits; a resume computes the epochs since again",
+    )
     eval_every: int = Field(default=1, ge=1, description="epochs between evaluations")
     track_examples: bool = Field(
         default=False, description="keep which validation images each evaluation had right"
@@ -358,6 +377,8 @@ class Placement(BaseModel):
         names = [metric.name for metric in self.metrics]
         twice = [f"metrics.{i}: {name} is there twice" for i, name in enumerate(names) if name in names[:i]]
         refuse("Placement", [f"{problem}, and a row has one val_NAME of it; remove one" for problem in twice])
+        if isinstance(self.workers, Workers) and self.checkpoint_every != CheckpointEvery(epochs=1):
+            refuse("Placement", ["checkpoint_every: elastic workers change after any epoch; leave it out"])
         return self
 
     @property

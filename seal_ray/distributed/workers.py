@@ -14,7 +14,7 @@ from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning, in_a_line
-from seal_ray.recipe import Job, received_job
+from seal_ray.recipe import Job, Workers, received_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
 from seal_ray.storage.paths import storage_path
@@ -216,7 +216,7 @@ def show_warnings_in(store: Store) -> None:
 
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the trackers of each epoch."""
-    recipe, placement = job.recipe, job.placement
+    recipe, placement, every = job.recipe, job.placement, job.placement.checkpoint_every
     prepare_process(world.device, deterministic=placement.deterministic, precision=recipe.precision)
     dataset = world.together(lambda: open_dataset(recipe.data.path))
     images = Images.from_dataset(dataset, loader=placement.loader)
@@ -232,6 +232,9 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         moments=placement.keep.moments,
         track_examples=placement.track_examples,
         metrics=placement.metrics,
+        checkpoint_epochs=every.epochs or 1,
+        checkpoint_seconds=every.seconds,
+        overlap=not isinstance(placement.workers, Workers),  # which may be started anew after each epoch
     )
     trackers: list[Wandb | TensorBoard | NoTracker] = []
     if world.leads:
@@ -241,10 +244,12 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
             open_tensorboard(job, store),
         ]
     try:
-        for result in fit(recipe, images, store=store, world=world, execution=execution):
-            for tracker in trackers:
-                tracker.log(result.row)
-            yield result.row
+        epochs = fit(recipe, images, store=store, world=world, execution=execution)
+        with contextlib.closing(epochs):
+            for result in epochs:
+                for tracker in trackers:
+                    tracker.log(result.row)
+                yield result.row
     finally:
         for tracker in trackers:
             tracker.close()

@@ -28,7 +28,8 @@ class Snapshot:
     """All that training goes on from: the state after the epoch at `position`.
 
     weights: parameters and buffers by name; optimizer: its tensors by `<parameter>:<key>`; carried: named
-    states of the method; rows: the metrics of every epoch up to here, oldest first.
+    states of the method; rows: the metrics of every epoch up to here, oldest first; epochs: since the last
+    checkpoint; weights_sha256: of the weights, where it is known already.
     """
 
     run_id: str
@@ -39,6 +40,8 @@ class Snapshot:
     rows: tuple[Row, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     moment: str | None = None  # its name; None: a checkpoint
+    epochs: int = 1
+    weights_sha256: str | None = None
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -76,8 +79,9 @@ def write_snapshot(folder: AnyPath, snapshot: Snapshot) -> None:
         "run_id": snapshot.run_id,
         "position": None if at is None else {"generation": at.generation, "epoch": at.epoch},
         "moment": snapshot.moment,
-        "weights_sha256": weights_sha256(snapshot.weights),
+        "weights_sha256": snapshot.weights_sha256 or weights_sha256(snapshot.weights),
         "fingerprint": dict(snapshot.fingerprint),
+        **({"epochs": snapshot.epochs} if snapshot.epochs != 1 else {}),
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in contents.items()
@@ -132,6 +136,7 @@ def read_snapshot(folder: AnyPath, run_id: str) -> Snapshot:
         rows=tuple(json.loads(line) for line in contents["metrics.jsonl"].splitlines()),
         fingerprint=manifest["fingerprint"],
         moment=manifest["moment"],
+        epochs=manifest.get("epochs", 1),
     )
 
 

@@ -1,7 +1,7 @@
 """The run folder `<storage>/<run id>/`: checkpoints, moments, metrics, status, stop request, lease.
 
 metrics.jsonl is the truth about metrics: one line an epoch, in order, each once. A commit writes the
-checkpoint first and the line second; opening a run rewrites the lines from the checkpoint, so a kill
+checkpoint first and its lines second; opening a run rewrites the lines from the checkpoint, so a kill
 between the two leaves nothing doubled or missing.
 """
 
@@ -109,7 +109,10 @@ class Store:
             write_snapshot(written, snapshot)
         # Asked again, since writing takes a while: an equal checkpoint does no harm, a doubled line would.
         with self._saving():
-            append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
+            if snapshot.epochs == 1:
+                append_durably(self.folder / "metrics.jsonl", to_line(snapshot.rows[-1]))
+            else:  # none of several lines without the others
+                write_durably(self.folder / "metrics.jsonl", b"".join(map(to_line, snapshot.rows)))
             found = self._checkpoints()
             for surplus in found[found.index(written) + self.checkpoints :]:
                 remove_snapshot(surplus)
@@ -135,7 +138,9 @@ class Store:
     def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
         """Save a named moment for analysis: `moments/gGGG-<name>`. The optimizer is not part of it."""
         with self._saving():
-            write_snapshot(self._moment(name, generation), replace(snapshot, optimizer={}, moment=name))
+            write_snapshot(
+                self._moment(name, generation), replace(snapshot, optimizer={}, moment=name, epochs=1)
+            )
 
     def keep_examples(self, position: Position, right: npt.NDArray[np.bool_]) -> None:
         """Save which validation images, in their order, the epoch at `position` had right."""
@@ -322,12 +327,14 @@ class Store:
         return snapshot
 
     def _metrics_checksums(self) -> set[str]:
-        """SHA-256 of metrics.jsonl as each checkpoint has it; a kill may leave it one line behind."""
-        folders, found = self._checkpoints(), set()
+        """SHA-256 of metrics.jsonl as each checkpoint has it; a kill may leave it one commit behind."""
+        folders, found, first = self._checkpoints(), set(), 0
         for folder in folders:
             with suppress(CheckpointError):
-                found.add(read_manifest(folder)["files"]["metrics.jsonl"]["sha256"])
-        if found and [folder.name for folder in folders] == [_name(Position(0, 0))]:
+                manifest = read_manifest(folder)
+                found.add(manifest["files"]["metrics.jsonl"]["sha256"])
+                first = manifest.get("epochs", 1)
+        if found and [folder.name for folder in folders] == [_name(Position(0, first - 1))]:
             found.add(hashlib.sha256(b"").hexdigest())
         return found
 

@@ -38,14 +38,14 @@ class TensorBoard:
         self._failed = False
 
     def log(self, row: Row) -> None:
-        """Write a committed epoch; the first time after all before it."""
+        """Write an epoch; the first time after all before it."""
         if self._failed:
             return
         try:
             rows = [row]
             if self._file is None:
                 self._file = EventFile(on_this_host(self._store.folder) / EVENTS)
-                rows = self._store.rows()[: row["global_epoch"] + 1]
+                rows = [*self._store.rows()[: row["global_epoch"]], row]  # which may not be committed yet
             for one in rows:
                 self._file.write(one["global_epoch"], one)
                 if ends_generation(one, self._job):

@@ -99,7 +99,8 @@ class Wandb:
             held = epochs_held(run) if mode == "online" else 0 if first else None
             while (row := self._queue.get()) is not None:
                 epoch = row["global_epoch"]
-                for missing in [row] if held in (None, epoch) else store.rows()[held : epoch + 1]:
+                before = [] if held in (None, epoch) else store.rows()[held:epoch]
+                for missing in [*before, row] if (held or 0) <= epoch else []:  # else W&B has it
                     log_epoch(run, missing, job, store)
                 held = None if held is None else max(held, epoch + 1)
             run.finish()

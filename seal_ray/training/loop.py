@@ -11,7 +11,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from seal_ray.data.subset import steps_per_epoch
 from seal_ray.device import intra_op_threads
 from seal_ray.errors import Diverged, SealRayWarning
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
-from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.weights import pinned
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
 from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """An epoch that is committed: where it was, its metrics, and how the run now stands."""
+    """An epoch: where it was, its metrics, and how the run now stands."""
 
     position: Position
     row: Row
@@ -55,32 +54,34 @@ def fit(
     store: Store | None = None,
     world: World | None = None,
     execution: Execution | None = None,
-) -> Iterator[EpochResult]:
-    """Train `recipe` on `images` from wherever `store` says it stands; yield each committed epoch.
+) -> Generator[EpochResult]:
+    """Train `recipe` on `images` from wherever `store` says it stands; yield each epoch.
 
     images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
-    this with the same arguments. Without a store nothing is saved. A run that has finished yields
-    nothing. Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric
-    becomes non-finite (the checkpoint before it stays), ConfigError for a recipe that these workers cannot
-    compute.
+    this with the same arguments. Without a store nothing is saved. An epoch is being written when it is
+    yielded, if it is due; one that was yielded is committed when the generator is closed. After a kill those
+    that were not are computed and yielded again, to the same bits. A run that has finished yields nothing.
+    Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric becomes
+    non-finite (the checkpoint before it stays), ConfigError for a recipe that these workers cannot compute.
     """
-    recipe = pinned(recipe)
+    recipe, world = pinned(recipe), world or World()
     images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
     execution = execution or Execution()
-    epochs = _epochs(recipe, images, store, world or World(), execution)
-    while True:
-        with intra_op_threads(execution.threads):  # not over the yield: the threads between are the caller's
-            result = next(epochs, None)
-        if result is None:
-            return
-        yield result
+    with intra_op_threads(execution.threads):  # not over the yield: the threads between are the caller's
+        run = Run(recipe, images, store, world, execution)
+    epochs = _epochs(run)
+    with run.leaving():
+        while True:
+            with intra_op_threads(execution.threads):
+                result = next(epochs, None)
+            if result is None:
+                return
+            yield result
 
 
-def _epochs(
-    recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
-) -> Iterator[EpochResult]:
+def _epochs(run: Run) -> Iterator[EpochResult]:
     """The loop of `fit`."""
-    run = Run(recipe, images, store, world, execution)
+    recipe = run.recipe
     for generation, phase in run.phases():
         if run.enters_phase:
             run.edit(phase, generation)
@@ -135,6 +136,7 @@ def train_epoch(
     results = run.world.total(outcomes).double().cpu()
     seconds = time.perf_counter() - started
     run.world.from_leader(run.network.buffers())
+    run.hash_weights()
     losses, right = results[..., 0], results[..., 1:]
     if not losses.isfinite().all():
         raise diverged(run, optimizer, phase, position, "train_loss")
@@ -242,7 +244,6 @@ def describe(
     scores: dict[str, Any],
 ) -> Row:
     """The metrics of an epoch as one row. Raises Diverged when a number in it is not finite."""
-    state = run.network.state_dict()
     row = {
         "run_id": run.id,
         "trained_by": run.id,
@@ -258,7 +259,7 @@ def describe(
         **scores,
         "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),
         "weight_norm_late": _norm(run.parts.parameters(run.network, "late")),
-        "weights_sha256": weights_sha256(state),
+        "weights_sha256": run.weights_sha256(),
         "workers": run.world.workers,
     }
     for name, value in row.items():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +44,7 @@ from seal_ray.runs.weights import begin_with
 from seal_ray.streams import stream
 from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from seal_ray.training.world import World
+from seal_ray.training.writer import Writer, copied
 
 if TYPE_CHECKING:
     from seal_ray.data.loaders import Loader
@@ -61,7 +65,8 @@ class Execution:
     threads: of an operation on the CPU. resident: whether a GPU's memory holds the images where they take a
     quarter of it at most. cuda_graphs: whether a GPU replays steps. moments: which to keep. track_examples:
     whether to keep which validation images each evaluation had right. metrics: what else each evaluation
-    computes.
+    computes. checkpoint_epochs, checkpoint_seconds: how often epochs are committed, by seconds unless they
+    are None; see `recipe.CheckpointEvery`. overlap: whether training goes on while a checkpoint is written.
     """
 
     threads: int = 1
@@ -75,6 +80,9 @@ class Execution:
     moments: tuple[str, ...] = ("ascended", "relearned")
     track_examples: bool = False
     metrics: tuple[Metric, ...] = ()
+    checkpoint_epochs: int = 1
+    checkpoint_seconds: float | None = None
+    overlap: bool = True
 
 
 EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
@@ -137,6 +145,11 @@ class Run:
         self.step = 0
         """The optimizer step at hand, 0-based in its epoch."""
         self.stopped = False
+        self.writer = Writer()
+        self._examples: list[tuple[Position, npt.NDArray[np.bool_]]] = []
+        """What the evaluations since the last commit had right."""
+        self._committed, self._begun = 0, time.monotonic()
+        """How many epochs are committed or being written, and when that began."""
         self._resume()
 
     def phases(self) -> Iterator[tuple[int, Phase]]:
@@ -252,8 +265,20 @@ class Run:
         done = position.epoch + 1
         return done % self.execution.eval_every == 0 or done == self.first + phase.epochs
 
+    def hash_weights(self) -> None:
+        """Copy the weights as the epoch at hand leaves them; `weights_sha256` is of those."""
+        self._weights, self._digest = self.writer.hash(self.network.state_dict())
+
+    def weights_sha256(self) -> str:
+        """Waits for the thread that hashes."""
+        return self._digest.result()
+
     def commit(self, row: Row, optimizer: torch.optim.Optimizer, phase: Phase, position: Position) -> str:
-        """Make the epoch at `position` part of the run; returns how the run now stands."""
+        """Make the epoch at `position` part of the run; returns how the run now stands.
+
+        It is being written when this returns, or was at the end of a generation or ascent and at a stop. What
+        goes wrong with it is raised by the next commit, or when the run is left.
+        """
         self.rows.append(row)
         self.optimizer = optimizer_state(optimizer, self.network)
         self.next = position.next(self.recipe.budget)
@@ -279,26 +304,75 @@ class Run:
             self.store.set_status("stopped", reason=f"{self.store.stop_reason()}; the same command goes on")
 
     def _write(self, moments: list[str], generation: int) -> bool:
-        """The leader's part of a commit; returns whether a stop was asked for.
+        """The leader's part of a commit; returns whether a stop was asked for."""
+        if self.store is None:
+            return False
+        if self.execution.track_examples and self.right is not None:
+            self._examples.append((self._position(), self.right.cpu().numpy()))
+        self.right = None
+        self.writer.wait()
+        stop = self.store.stop_requested()
+        if stop or moments or self._is_due():
+            self._commit(self.store, moments, generation)
+            if stop or moments or not self.execution.overlap:
+                self.writer.wait()
+        return stop
+
+    def _is_due(self) -> bool:
+        """Whether the last epoch is to be committed, wherever it is."""
+        seconds = self.execution.checkpoint_seconds
+        if seconds is not None:
+            return time.monotonic() - self._begun >= seconds
+        return bool((self.rows[-1]["epoch"] + 1) % self.execution.checkpoint_epochs == 0)
+
+    def _commit(self, store: Store, moments: list[str], generation: int) -> None:
+        """Let the last epoch be written.
 
         Moments go first: an epoch that is committed has its moments, whenever the process dies.
         """
-        if self.store is None:
-            return False
-        self._keep(moments, generation)
-        snapshot = self._snapshot()
-        if self.execution.track_examples and self.right is not None:
-            assert snapshot.position is not None
-            self.store.keep_examples(snapshot.position, self.right.cpu().numpy())
-        self.right = None
-        self.store.commit(snapshot)
-        return self.store.stop_requested()
+        weights, optimizer = self._weights, copied(self.optimizer)
+        carried = {name: copied(state) for name, state in self.carried.items()}
+        epochs, digest = len(self.rows) - self._committed, self.weights_sha256()
+        snapshot = replace(self._snapshot({}), epochs=epochs, weights_sha256=digest)
+        examples, self._examples = self._examples, []
+        self._committed, self._begun = len(self.rows), time.monotonic()
+
+        def write() -> None:
+            state = {name: fetch() for name, fetch in carried.items()}
+            whole = replace(snapshot, weights=weights(), optimizer=optimizer(), carried=state)
+            for name in moments:
+                if name in self.execution.moments:
+                    store.keep_moment(name, generation, whole)
+            for position, right in examples:
+                store.keep_examples(position, right)
+            store.commit(whole)
+
+        self.writer.write(write)
+
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Around the epochs of a run: whoever leaves them before the end leaves nothing uncommitted."""
+        try:
+            yield
+        except GeneratorExit:
+            if self.store is not None and self.world.leads:
+                if len(self.rows) > self._committed:
+                    self._commit(self.store, [], self.next.generation)
+                self.writer.wait()
+            raise
+        finally:
+            self.writer.close()
 
     def set_status(self, status: str, **details: Any) -> None:
-        """Record how the run stands."""
+        """Record how the run stands, once what it has committed is written."""
         store = self.store
-        if store is not None:
-            self.world.lead(lambda: store.set_status(status, **details))
+
+        def record() -> None:
+            self.writer.wait()
+            if store is not None:
+                store.set_status(status, **details)
+
+        self.world.lead(record)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the last bits: bit-identical is claimed between equal fingerprints only."""
@@ -345,6 +419,7 @@ class Run:
             }
             self.optimizer = snapshot.optimizer
             self.rows = list(snapshot.rows)
+            self._committed = len(self.rows)
             self.next = snapshot.position.next(self.recipe.budget)
         elif self.recipe.model.init_from is not None:
             self.world.together(lambda: begin_with(self.network, self.recipe.model))
@@ -390,15 +465,15 @@ class Run:
             return None
         return self.world.together(lambda: found[0] if found else store.at(position))
 
-    def _snapshot(self) -> Snapshot:
-        position = None
-        if self.rows:
-            position = Position(self.rows[-1]["generation"], self.rows[-1]["epoch"])
+    def _position(self) -> Position:
+        """Of the last epoch."""
+        return Position(self.rows[-1]["generation"], self.rows[-1]["epoch"])
+
+    def _snapshot(self, weights: Mapping[str, Tensor]) -> Snapshot:
         return Snapshot(
             run_id=self.id,
-            position=position,
-            weights=self.network.state_dict(),
-            optimizer=dict(self.optimizer),
+            position=self._position() if self.rows else None,
+            weights=dict(weights),
             carried=self.carried,
             rows=tuple(self.rows),
             fingerprint=self.fingerprint(),
@@ -407,7 +482,7 @@ class Run:
     def _keep(self, moments: list[str], generation: int) -> None:
         for name in moments:
             if self.store and name in self.execution.moments:
-                self.store.keep_moment(name, generation, self._snapshot())
+                self.store.keep_moment(name, generation, self._snapshot(self.network.state_dict()))
 
 
 def _accumulation(shards: int, workers: int) -> int:

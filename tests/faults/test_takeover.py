@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ with hold_lease(Path(sys.argv[1])) as token:
 """
 
 
+def until_written(store: Store, epochs: int) -> None:
+    """Until what is written beside training is there."""
+    while len(store.rows()) < epochs:
+        time.sleep(0.002)
+
+
 def test_workers_of_a_killed_driver_cannot_commit_under_a_new_owner(tmp_path: Path) -> None:
     recipe = tiny_recipe("llf")
     whole = [result.row for result in train_run(recipe, tmp_path / "whole")]
@@ -43,9 +50,10 @@ def test_workers_of_a_killed_driver_cannot_commit_under_a_new_owner(tmp_path: Pa
             next(left)
         driver.kill()  # and not waited for: a zombie owns nothing either
         next(left)  # as long as nobody else does, its workers may go on
+        until_written(Store(folder, run), 4)
         with hold_lease(folder) as new:
             with pytest.raises(CheckpointError, match="another launch has taken this run over"):
-                next(left)
+                list(left)
             store = Store(folder, run, 99, lambda: owns(folder, new))
             rows = [result.row for result in fit(recipe, tiny_images(), store=store)]
         assert [row["global_epoch"] for row in rows] == list(range(4, 12))
@@ -64,11 +72,12 @@ def test_workers_that_were_cut_off_cannot_commit_beside_those_started_in_their_p
         cut_off = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
         for _ in range(3):
             next(cut_off)
+        until_written(store, 3)
         store = Store(folder, run, 99, take_lead(folder, token))
         begun = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
         assert next(begun).row["global_epoch"] == 3
         with pytest.raises(CheckpointError, match="taken this run over"):
-            next(cut_off)
+            list(cut_off)
         assert [result.row["global_epoch"] for result in begun] == list(range(4, 12))
         assert without_speeds(store.rows()) == without_speeds(whole)
     with hold_lease(folder) as new:

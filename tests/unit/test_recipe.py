@@ -55,6 +55,7 @@ placement:
   keep:
     moments: [ascended, relearned]
     checkpoints: 2
+  checkpoint_every: {epochs: 1, seconds: null}
   eval_every: 1
   track_examples: false
   metrics: []
@@ -321,7 +322,7 @@ def all_models(model):
 
 def test_every_field_is_described_and_every_model_closed():
     models = list(all_models(Job))
-    assert len(models) == 9
+    assert len(models) == 10
     for model in models:
         assert model.model_config["extra"] == "forbid"
         assert model.__doc__

@@ -505,6 +505,16 @@ BAD = {
         "placement.workers.max",
         "2 is less than min, 4",
     ),
+    "two ways of committing": (
+        job(rest="placement:\n  checkpoint_every: {epochs: 2, seconds: 60} #!"),
+        "placement.checkpoint_every",
+        "give one of epochs, seconds",
+    ),
+    "elastic workers that lose epochs": (
+        job(rest="placement:\n  workers: {min: 1, max: 1}\n  checkpoint_every: {epochs: 2} #!"),
+        "placement.checkpoint_every",
+        "elastic workers change after any epoch; leave it out",
+    ),
     "no fewest workers": (
         job(recipe="shards: 4", rest="placement:\n  workers: {max: 4} #!"),
         "placement.workers.min",

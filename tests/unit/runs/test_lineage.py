@@ -466,6 +466,7 @@ PLACEMENTS: dict[str, Any] = {
     "timeout_s": 60,
     "cuda_graphs": "off",
     "keep": {"moments": (), "checkpoints": 7},
+    "checkpoint_every": {"seconds": 60},
     "eval_every": 5,
     "track_examples": True,
     "metrics": ("ece",),

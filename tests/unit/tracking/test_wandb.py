@@ -258,6 +258,20 @@ def test_epochs_that_another_run_has_trained_come_first(tmp_path: Path) -> None:
     assert history(path) == ROWS
 
 
+def test_epochs_that_wandb_had_before_they_were_committed_do_not_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch was killed that had one epoch committed and two logged: the second is computed once more."""
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    run, seen = FakeRun(), list[int]()
+    monkeypatch.setattr(run, "log", lambda row, **_: seen.append(row["global_epoch"]))
+    monkeypatch.setattr(wandb, "init", run.init)
+    held = iter([2, 3])
+    monkeypatch.setattr(tracking, "epochs_held", lambda _: next(held))
+    track(tmp_path, ROWS[1:], "online")
+    assert seen == [2]
+
+
 def test_moments_are_artifacts_that_refer_to_their_files(tmp_path: Path) -> None:
     """Also those that a branched run has taken over; a damaged one is left out and costs nothing."""
     recipe = tiny_recipe("llf", budget={"epochs": 4, "generation_length": 2})
