@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-import resource
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,9 @@ def _peak(results: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     points, support = (torch.randn(n, 4096, generator=generator) for n in (POINTS, SUPPORT))
     nearest(points, support, K)
-    results.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    # Not getrusage's ru_maxrss, which a new process takes over from the one that started it.
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    results.put(int(peak) / 2**20)
 
 
 def embedding(data: BenchData) -> Iterator[Result]:
@@ -109,7 +112,7 @@ def embedding(data: BenchData) -> Iterator[Result]:
         yield Result(
             f"embedding images at {len(layers)} places against a bare forward pass, width {width}",
             other / mine,
-            at_least=0.9 if width == 64 else None,
+            at_least=0.9,
         )
 
 
