@@ -8,7 +8,7 @@ RUN := runs/quickstart
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-data test-docs test-faults test-ray test-hosts test-browser test-manifests bench lint format clean
+.PHONY: help setup quickstart test test-data test-docs test-faults test-ray test-hosts test-browser test-manifests bench bench-gpu lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ test-manifests: setup ## Check Kubernetes manifests against KubeRay's schemas: m
 
 bench: setup ## Measure against bare loops, on a quiet machine: a table of ratios and targets
 	$(BIN)/python -m tests.benchmarks $(ONLY)
+
+bench-gpu: setup ## Measure on a CUDA GPU, in ten minutes at most: a table; DATA=FOLDER adds a prepared data set
+	$(BIN)/python -m tests.benchmarks.gpu $(if $(DATA),--data "$(DATA)")
 
 lint: setup ## Check style, types, import layers and security
 	$(BIN)/ruff check .

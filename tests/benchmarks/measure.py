@@ -36,6 +36,20 @@ class Result:
         return "met" if low <= self.value <= high else "missed"
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A line of the table that has no number, and why."""
+
+    what: str
+    why: str
+    target: str = ""
+    verdict: str = ""
+
+    @property
+    def shown(self) -> str:
+        return f"skipped: {self.why}"
+
+
 def happened(condition: bool, what: str) -> None:
     """Stop where what a benchmark measures has not happened: its numbers would be of something else."""
     if not condition:
