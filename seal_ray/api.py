@@ -248,6 +248,10 @@ def train_each(
             check_this_machine(one.job, address)
     note = functools.partial(console.print, markup=False)
     planned = reaching_wandb(checked, note)
+    from seal_ray.sweeps.plan import cautions
+
+    for text in cautions(planned):
+        note(f"warning: {text}")
     from seal_ray.tracking.terminal import RunProgress
 
     with ray_session(address, note):
@@ -286,9 +290,13 @@ def sweep(
     from seal_ray.analysis.run import analysing_sweep
     from seal_ray.analysis.scores import widen_results
     from seal_ray.distributed.launch import reaching_wandb
+    from seal_ray.sweeps.plan import cautions
     from seal_ray.sweeps.tune import run_sweep
 
-    runs = replace(runs, planned=reaching_wandb(runs.planned, functools.partial(console.print, markup=False)))
+    note = functools.partial(console.print, markup=False)
+    runs = replace(runs, planned=reaching_wandb(runs.planned, note))
+    for text in cautions(runs.planned):
+        note(f"warning: {text}")
     run_sweep(
         runs,
         console,

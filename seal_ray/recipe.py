@@ -322,8 +322,8 @@ class CheckpointEvery(BaseModel):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        both = self.epochs is None, self.seconds is None
-        refuse("CheckpointEvery", ["give one of epochs, seconds"] if both[0] == both[1] else [])
+        none, both = (self.epochs is self.seconds is None), None not in (self.epochs, self.seconds)
+        refuse("CheckpointEvery", ["seconds: give one of epochs, seconds"] if none or both else [])
         return self
 
 

@@ -80,8 +80,8 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
         f"in {storage.parent if assumed else storage}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
     ]
-    if plan.faint:
-        totals.append(f"ascent    {plan.faint}")
+    if plan.caution:
+        totals.append(f"warning   {plan.caution}")
     if assumed:
         totals += [f"data      {assumed}", UNKNOWN]
     else:
@@ -137,7 +137,11 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",
-        *(f"ascent    of {', '.join(names) or 'all'}: {faint}" for _, faint, names in plan.phases if faint),
+        *(
+            f"warning   {', '.join(names) or 'all'}: {caution}"
+            for _, caution, names in plan.phases
+            if caution
+        ),
         *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
         *([UNKNOWN] if any(assumed) else []),
     ]

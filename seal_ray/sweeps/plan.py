@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -19,7 +20,16 @@ from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts
 from seal_ray.phases.optimizers import Sgd
-from seal_ray.phases.schedule import Phase, Position, Rise, first_epochs, learning_rates, moments_of, owner
+from seal_ray.phases.schedule import (
+    Budget,
+    Phase,
+    Position,
+    Rise,
+    first_epochs,
+    learning_rates,
+    moments_of,
+    owner,
+)
 from seal_ray.recipe import Model, Recipe
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
@@ -67,8 +77,8 @@ class PlannedPart:
 class RunPlan:
     """A job's work and footprint. Sizes in bytes; images counts training images over the whole run.
 
-    begins_with: initial weights that are not drawn, in words; empty once the run has begun. faint: what to
-    say of ascents none of which adds up to much; empty where one does.
+    begins_with: initial weights that are not drawn, in words; empty once the run has begun. caution: what
+    to say where next to nothing is forgotten; empty where something is.
     """
 
     run_id: str
@@ -84,7 +94,7 @@ class RunPlan:
     kept_bytes: int
     status: str
     begins_with: str
-    faint: str
+    caution: str
 
 
 def make_plan(planned: Planned) -> RunPlan:
@@ -135,7 +145,7 @@ def _from_start(planned: Planned) -> RunPlan:
         kept_bytes=keep.checkpoints * checkpoint + moments * (network.bytes + carried),
         status="new",
         begins_with="",
-        faint=_faint_ascent(phases) if isinstance(recipe.optimizer, Sgd) else "",  # others scale their steps
+        caution=_caution(recipe, phases),
     )
 
 
@@ -227,14 +237,39 @@ def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
     return None
 
 
-def _faint_ascent(phases: Sequence[PlannedPhase]) -> str:
+def _caution(recipe: Recipe, phases: Sequence[PlannedPhase]) -> str:
+    """What a recipe's author may not have meant: that next to nothing is forgotten."""
+    method, length = recipe.method, recipe.budget.length
+    if recipe.budget.generations == 1:
+        with contextlib.suppress(ConfigError):  # a generation too short to forget something and relearn
+            later = method.phases(1, Budget(2 * length, length))
+            if not any(phase.edit or phase.ascends for phase in later):
+                return ""
+        return (
+            f"{method.name} forgets at the start of each generation but the first, and there is one; lower "
+            "budget.generation_length"
+        )
     sums = [phase.ascent[1] for phase in phases if phase.ascent]
-    if not sums or max(sums) >= FAINT_ASCENT:
+    if not sums or max(sums) >= FAINT_ASCENT or not isinstance(recipe.optimizer, Sgd):  # others scale steps
         return ""
     return (
-        f"its rates add up to {max(sums):.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too little to "
-        "forget anything; raise method.ascent_rate, or write {rise: 0.5}, a rise of the loss in nats"
+        f"its ascent's rates add up to {max(sums):.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too "
+        "little to forget anything; raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
     )
+
+
+def cautions(planned: Sequence[Planned]) -> Iterator[str]:
+    """What to say of runs that are about to be trained: of each recipe once, whatever its seed."""
+    alike: dict[Recipe, Planned] = {}
+    for one in planned:
+        alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), one)
+    found: dict[str, list[str]] = {}
+    for one in alike.values():
+        if caution := _from_start(one).caution:
+            found.setdefault(caution, []).append(one.run_id)
+    for caution, runs in found.items():
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        yield f"{runs[0]}{more}: {caution}"
 
 
 @dataclass(frozen=True)
@@ -294,7 +329,7 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     starts = sum(epochs > 0 for epochs in left.values())
     phases: dict[tuple[tuple[PlannedPhase, ...], str], dict[str, None]] = {}
     for run, plan in plans.items():
-        phases.setdefault((plan.phases, plan.faint), {})[runs.names[run][0]] = None
+        phases.setdefault((plan.phases, plan.caution), {})[runs.names[run][0]] = None
     return SweepPlan(
         runs=tuple(
             RunLine(run, *runs.names[run], plan.epochs, own[run], plan.status) for run, plan in plans.items()

@@ -507,7 +507,7 @@ BAD = {
     ),
     "two ways of committing": (
         job(rest="placement:\n  checkpoint_every: {epochs: 2, seconds: 60} #!"),
-        "placement.checkpoint_every",
+        "placement.checkpoint_every.seconds",
         "give one of epochs, seconds",
     ),
     "elastic workers that lose epochs": (

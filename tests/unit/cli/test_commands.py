@@ -27,6 +27,7 @@ from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store
 from seal_ray.training.loop import fit
 from tests.runs import Execution
+from tests.sweeps import small_sweep
 from tests.unit.runs.test_summary import make_run
 
 ROOT = Path(__file__).parents[3]
@@ -309,7 +310,7 @@ def test_runs_are_chosen_and_sorted_and_watched(run: Any, tmp_path: Path) -> Non
 def test_a_plan_says_when_an_ascent_is_too_weak_to_forget(run: Any, tmp_path: Path) -> None:
     weak = ["--set", "recipe.method.ascent_rate=0.0001", "--storage", tmp_path]
     laptop = ROOT / "jobs/runs/laptop/seal.yaml"  # one epoch of ascent: 78 steps at 0.1, the first rate
-    said = f"its rates add up to {78 * 0.1 * 0.0001:.1g}, in the paper to 94"
+    said = f"its ascent's rates add up to {78 * 0.1 * 0.0001:.1g}, in the paper to 94"
     assert said in run("plan", laptop, *weak).out
     assert "in the paper" not in run("plan", laptop, "--storage", tmp_path).out
     adam = ["--set", "recipe.optimizer={name: adamw}"]  # whose steps do not get smaller with the gradient
@@ -318,8 +319,24 @@ def test_a_plan_says_when_an_ascent_is_too_weak_to_forget(run: Any, tmp_path: Pa
     sweep = tmp_path / "sweep.yaml"
     axes = "method: {llf: llf, weak: {name: seal, ascent_rate: 0.0001}, seal: {name: seal, ascent_rate: 0.3}}"
     sweep.write_text(f"base: {laptop}\naxes: {{{axes}}}\n")
-    assert f"of weak: {said}" in (planned := run("plan", sweep, "--storage", tmp_path).out)
+    assert f"weak: {said}" in (planned := run("plan", sweep, "--storage", tmp_path).out)
     assert planned.count("in the paper") == 1
+
+
+def test_training_says_when_nothing_or_little_is_forgotten(run: Any, digits: Path, tmp_path: Path) -> None:
+    seal = {rate: {"name": "seal", "ascent_rate": rate} for rate in (0.0001, 10.0)}
+    method = {"normal": "normal", "llf": "llf", "weak": seal[0.0001], "seal": seal[10.0]}
+    axes = {"method": method, "budget.epochs": [2, 4]}
+    alike = [{"method": "weak", "budget.epochs": 2}]
+    small_sweep(digits, tmp_path / "runs", seeds=2, axes=axes, exclude=alike)
+    ended = run("sweep", tmp_path / "small.yaml", "--in-process")
+    said = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 3
+    forgets = " forgets at the start of each generation but the first, and there is one; lower budget."
+    assert "llf-s0-" in said[0]
+    assert f": llf{forgets}" in said[0]
+    assert ": its ascent's rates add up to 0.0004," in said[1]
+    assert f": seal{forgets}" in said[2]
 
 
 def test_square_brackets_in_names_are_printed_as_they_are(run: Any, digits: Path, tmp_path: Path) -> None:
