@@ -195,7 +195,7 @@ BAD = {
     "field of another method": (
         job(method="method:\n    name: seal\n    rho: 0.1 #!"),
         "recipe.method.rho",
-        "is a field of sam, not of seal; remove it (fields: name, split_at,",
+        "is a field of sam, asam or gsam, not of seal; remove it (fields: name, split_at,",
     ),
     "misspelt field of a method": (
         job(method="method:\n    name: seal\n    ascent_shar: 0.1 #!"),
