@@ -49,13 +49,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "zap": [{}],
     "shrink_perturb": [{}],
     "layerwise": [{}],
+    "dnr": [{}],
+    "swr": [{}],
+    "redo": [{"threshold": 0.9}],
+    "dash": [{}],
     "cold": [{}],
 }
 """Every method with settings that reach its branches."""
 
 CASES = [{"name": name, **fields} for name in METHODS for fields in VARIANTS.get(name, [{}])]
-AS_LLF = ("rifle", "zap", "shrink_perturb", "layerwise", "cold")
-"""Methods that differ from LLF in their edits alone, which know nothing of workers and steps."""
+AS_LLF = ("rifle", "zap", "shrink_perturb", "layerwise", "dnr", "swr", "redo", "dash", "cold")
+"""Methods that differ from LLF in their edits alone."""
 MAIN_CASES = [{"name": name, **VARIANTS.get(name, [{}])[0]} for name in METHODS if name not in AS_LLF] + [
     {"name": "seal", **next(fields for fields in VARIANTS["seal"] if "ascent_loss" in fields)}
 ]

@@ -21,4 +21,8 @@ from seal_ray.methods.rifle import Rifle as Rifle
 from seal_ray.methods.zap import Zap as Zap
 from seal_ray.methods.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from seal_ray.methods.layerwise import Layerwise as Layerwise
+from seal_ray.methods.dnr import Dnr as Dnr
+from seal_ray.methods.swr import Swr as Swr
+from seal_ray.methods.redo import Redo as Redo
+from seal_ray.methods.dash import Dash as Dash
 from seal_ray.methods.cold import Cold as Cold

@@ -45,6 +45,11 @@ class EditContext:
     """
     carried: dict[str, State]
     """Named state beyond weights and optimizer; an edit may set entries its method lists in `carry`."""
+    losses: Callable[[int], Iterator[Tensor]]
+    """The recipe's loss (scalar) of each shard of so many batches, the first that the next epoch will see
+    (fewer if it has fewer), in train mode, differentiable, at the weights as they are when it is computed.
+    The same on every worker; running statistics stay.
+    """
 
 
 class Edit(Protocol):
@@ -55,7 +60,7 @@ class Edit(Protocol):
         ...
 
 
-def _new_weights(network: nn.Module, context: EditContext, init: str) -> State:
+def new_weights(network: nn.Module, context: EditContext, init: str) -> State:
     """A fresh draw for the weight of every convolution and linear layer, keyed by parameter name.
 
     Drawn for all layers, whichever are used, so the draw of one layer does not depend on the part.
@@ -89,7 +94,7 @@ class Reinit:
         """Replace the weights of the part."""
         import torch
 
-        drawn = _new_weights(network, context, self.init)
+        drawn = new_weights(network, context, self.init)
         if loose := loose_parameters(network):
             fresh = context.fresh(context.rng("edit of loose parameters"))
             drawn |= {name: fresh[name] for name in loose}
@@ -222,7 +227,7 @@ class MaskedReinit:
         """Replace the weights outside the mask by a draw of the network's own initialisation."""
         import torch
 
-        drawn = _new_weights(network, context, "model")
+        drawn = new_weights(network, context, "model")
         masks = self.masks(network, context)
         for name, layer in weighted_layers(network):
             key = f"{name}.weight"

@@ -66,7 +66,7 @@ def gradient_passes(run: Run, phase: Phase) -> Backward:
         """Each loss of shard `index`; moves: whether running statistics do."""
         images, labels, keep = shard
         total = recipe_loss
-        with run.autocast(), contextlib.nullcontext() if moves else _still(norms):
+        with run.autocast(), contextlib.nullcontext() if moves else still(norms):
             with run.drawing(index, keep):
                 logits = forward(images)
             with torch.no_grad():
@@ -197,7 +197,7 @@ def _flat(gradients: Sequence[Tensor], parameters: Sequence[Tensor], buffer: Ten
 
 
 @contextlib.contextmanager
-def _still(norms: Sequence[Norm]) -> Iterator[None]:
+def still(norms: Sequence[Norm]) -> Iterator[None]:
     """Train-mode normalisation by batch statistics that leaves the running ones alone."""
     for norm in norms:
         norm.track_running_stats = False

@@ -42,6 +42,7 @@ from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import begin_with
 from seal_ray.streams import stream
+from seal_ray.training.batch_losses import batch_losses
 from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from seal_ray.training.world import World
 from seal_ray.training.writer import Writer, copied
@@ -182,8 +183,11 @@ class Run:
             fixed_rng=lambda purpose: stream(seed, purpose),
             fresh=lambda generator: self._build(generator).state_dict(),
             carried=self.carried,
+            losses=lambda batches: batch_losses(self, batches),
         )
         phase.edit(self.network, context)
+        # What looks at data is not the same on every worker where a GPU's kernels may add in any order.
+        self.world.from_leader(self.network.state_dict().values())
         if self.first == 0:
             self.world.lead(lambda: self._keep(["forgotten"], generation))
 
@@ -202,21 +206,26 @@ class Run:
         at = asdict(position)
         return epoch_order(self.indices, batch_size=batch_size, shards=shards, seed=self.recipe.seed, **at)
 
-    def batches(self, position: Position) -> Iterator[Batch]:
-        """This worker's batches of an epoch, before they are augmented."""
+    def batches(self, position: Position, of_all: int | None = None) -> Iterator[Batch]:
+        """This worker's batches of an epoch, before they are augmented.
+
+        of_all: the shards of all workers instead, of so many batches at most, in order and as many at a time.
+        """
         recipe, at = self.recipe, asdict(position)
-        order, held = self.epoch_order(position), self.train.shards
+        order, held = self.epoch_order(position)[:of_all], self.train.shards
         if self.pairs:
             order = with_partners(order, self.indices, self.labels, seed=recipe.seed, **at)
-        mine = slice(self.world.rank * held, (self.world.rank + 1) * held)
+        mine = slice(self.world.rank * held, (self.world.rank + 1) * held) if of_all is None else slice(None)
         masks = drawn = None
         if self.mask is not None:
             whole = dropout_masks(recipe.model.dropout, order, self.mask.features, seed=recipe.seed, **at)
-            masks = (mask[mine] for mask in whole)
+            masks = (part for mask in whole for part in mask[mine].split(held))
         if then := recipe.augment.then:
-            drawn = augmentation_draws(then, order, mine, self.images.size, seed=recipe.seed, **at)
+            steps = augmentation_draws(then, order, mine, self.images.size, seed=recipe.seed, **at)
+            drawn = (step[i : i + held] for step in steps for i in range(0, len(step), held))
         generator = stream(recipe.seed, "augment", position.generation, position.epoch)
-        return self.train.epoch(order[:, mine], generator, masks, drawn)
+        own = order[:, mine].reshape(-1, held, order.shape[2])
+        return self.train.epoch(own, generator, masks, drawn)
 
     def training_epoch(self, position: Position) -> Iterator[list[Shard]]:
         """The same, augmented."""

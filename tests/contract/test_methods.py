@@ -23,7 +23,7 @@ from seal_ray.runs.checkpoint import Snapshot, read_snapshot, write_snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys
 from seal_ray.streams import stream
-from tests.runs import CASES, VARIANTS, case_id, open_store, same_tensors, tiny_recipe, train_run
+from tests.runs import AS_LLF, CASES, VARIANTS, case_id, open_store, same_tensors, tiny_recipe, train_run
 
 State = dict[str, Tensor]
 EPOCHS = 4  # in a generation
@@ -127,7 +127,7 @@ def test_methods_are_frozen_values_that_can_be_made_without_arguments(name: str)
             setattr(method, field.name, getattr(method, field.name))
 
 
-SHARED = ("normal", "llf", "seal", "ke", "dsd", "rifle", "zap", "shrink_perturb", "layerwise", "cold")
+SHARED = ("normal", "llf", "seal", "ke", "dsd", *AS_LLF)
 
 
 @pytest.mark.parametrize("method", CASES, ids=case_id)
@@ -282,6 +282,43 @@ def keeps_a_third_more(run: Trained, method: dict[str, Any], generation: int) ->
             assert torch.equal(tensor, before[name]), name
 
 
+def redraws_a_fifth(run: Trained, method: dict[str, Any], generation: int) -> None:
+    before = run.moment(generation - 1, "relearned").weights
+    after, fresh = run.moment(generation, "forgotten").weights, drawn("edit", generation)
+    layers = weights_in(before, *STAGES)
+    assert changed(before, after) <= layers
+    new = {name: before[name] != after[name] for name in layers}
+    assert all(torch.equal(after[name][new[name]], fresh[name][new[name]]) for name in layers)
+    counts = {name: (int(new[name].sum()), new[name].numel()) for name in layers}
+    if method["name"] == "swr":
+        assert all(count == total // 5 for count, total in counts.values())
+    else:
+        assert sum(count for count, _ in counts.values()) == sum(total for _, total in counts.values()) // 5
+
+
+def recycles_units(run: Trained, method: dict[str, Any], generation: int) -> None:
+    before = run.moment(generation - 1, "relearned").weights
+    after, fresh = run.moment(generation, "forgotten").weights, drawn("edit", generation)
+    recycled = 0
+    for block in (f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in (0, 1)):
+        silent = (after[f"{block}.conv2.weight"] == 0).flatten(2).all(dim=2).all(dim=0)
+        recycled += int(silent.sum())
+        for name in (f"{block}.conv1.weight", f"{block}.bn1.weight", f"{block}.bn1.running_var"):
+            assert torch.equal(after[name][silent], fresh[name][silent]), name
+            assert torch.equal(after[name][~silent], before[name][~silent]), name
+    assert recycled
+
+
+def shrinks_by_direction(run: Trained, method: dict[str, Any], generation: int) -> None:
+    before = run.moment(generation - 1, "relearned").weights
+    after = run.moment(generation, "forgotten").weights
+    layers = weights_in(before, *STAGES)
+    assert layers - {"fc.weight"} <= changed(before, after) <= layers | {"fc.bias"}
+    for name in layers:
+        ratio = after[name].norm() / before[name].norm()
+        assert 0.3 - 1e-5 < float(ratio) <= 1, name
+
+
 def prunes_and_releases(run: Trained, method: dict[str, Any], generation: int) -> None:
     forgets_nothing(run, method, generation)
     phases = run.recipe.method.phases(generation, run.recipe.budget)
@@ -313,6 +350,10 @@ PROMISES: dict[str, Callable[[Trained, dict[str, Any], int], None]] = {
     "zap": renews_the_classifier,
     "shrink_perturb": shrinks_and_perturbs,
     "layerwise": keeps_a_third_more,
+    "dnr": redraws_a_fifth,
+    "swr": redraws_a_fifth,
+    "redo": recycles_units,
+    "dash": shrinks_by_direction,
     "cold": renews_everything,
 }
 

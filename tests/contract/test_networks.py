@@ -18,6 +18,7 @@ from seal_ray.data.images import Images
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts, loose_parameters, outline, residual_blocks, stage_parameters, stages
 from seal_ray.phases.edits import EditContext, Reinit
+from seal_ray.phases.schedule import Position
 from seal_ray.plugins import PluginFile, using
 from seal_ray.recipe import Job, Recipe, check_images, dump_job
 from seal_ray.runs.export import export
@@ -226,6 +227,7 @@ def test_reinit_draws_the_part_and_keeps_norms_biases_and_the_rest(kind: str) ->
         lambda purpose: stream(0, purpose),
         lambda generator: recipe.model.build(3, generator).state_dict(),
         {},
+        lambda batches: iter(()),
     )
     Reinit("early")(network, context)
     changed = {n for n, parameter in network.named_parameters() if not torch.equal(parameter, before[n])}
@@ -234,6 +236,25 @@ def test_reinit_draws_the_part_and_keeps_norms_biases_and_the_rest(kind: str) ->
     assert changed == {name for name in expected if parts.holds("early", name)}
     if kind == "vit":
         assert {"cls_token", "pos_embed"} <= changed
+
+
+FORGETTING = [{"name": name} for name in ("shrink_perturb", "layerwise", "dnr", "swr", "dash", "cold")]
+
+
+@pytest.mark.parametrize(
+    "method", [*FORGETTING, {"name": "redo", "threshold": 0.9}], ids=lambda method: method["name"]
+)
+@every_network
+def test_every_way_to_forget_works_for_it(kind: str, method: dict[str, Any]) -> None:
+    recipe = recipe_of(kind, method)
+    run = Run(recipe, images_of(), None, World(), Execution())
+    run.first, run.next = 0, Position(1, 0)
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    run.edit(recipe.method.phases(1, recipe.budget)[0], 1)
+    after = run.network.state_dict()
+    layers = {f"{n}.weight" for n, m in run.network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    assert layers & {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(tensor.isfinite().all() for tensor in after.values())
 
 
 def test_what_a_network_draws_depends_on_seed_and_position_alone() -> None:

@@ -70,6 +70,37 @@ def test_one_digest_per_recipe_for_every_divisor_of_the_shards_as_workers() -> N
                 assert epochs == one[case], (workers, case)
 
 
+EDITS = [{"name": "dnr"}, {"name": "swr"}, {"name": "dash"}, {"name": "redo", "threshold": 0.9}]
+"""Methods whose edits look at data."""
+
+
+def edited() -> list[list[tuple[str, str]]]:
+    """What they leave behind after three of the epochs, one after the edit, of a network that drops features
+    and images that are mixed.
+    """
+    recipes = [
+        sharded(method, 4).model_copy(
+            update={
+                "model": tiny_recipe(model={"arch": "resnet18", "width": 4, "dropout": 0.2}).model,
+                "augment": tiny_recipe(augment={"crop_padding": 2, "then": ["mixup"]}).augment,
+            }
+        )
+        for method in EDITS
+    ]
+    return [
+        [(row["weights_sha256"], repr(row["train_loss"])) for row in (result.row for result in results)]
+        for results in (train_run(recipe, None, 3, images=tiny_images(train=72)) for recipe in recipes)
+    ]
+
+
+def test_edits_that_look_at_data_do_not_depend_on_the_number_of_workers() -> None:
+    (one,) = on_ranks(1, edited)
+    assert len({rows[1] for rows in one}) == 1, "before the edit they are alike"
+    assert len({rows[2] for rows in one}) == len(EDITS)
+    for workers in (2, 4):
+        assert on_ranks(workers, edited) == [one] * workers
+
+
 @pytest.mark.parametrize("shards", [4, 6])
 def test_a_run_goes_on_with_other_workers_after_each_epoch(shards: int, tmp_path: Path) -> None:
     recipe = tiny_recipe(KINDS[0], shards=shards)

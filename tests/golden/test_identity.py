@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from seal_ray.methods import METHODS, Method
-from seal_ray.phases import edits, losses, schedule, steps
+from seal_ray.phases import data_edits, edits, losses, schedule, steps
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.lineage import SEMANTICS, generation_keys, run_id
 from seal_ray.sweeps.file import is_sweep, load_sweep
@@ -61,7 +61,14 @@ def _of_model(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_phases() -> Iterator[tuple[str, str]]:
-    modules = [edits, losses, schedule, steps, *(sys.modules[m.__module__] for m in METHODS.values())]
+    modules = [
+        edits,
+        data_edits,
+        losses,
+        schedule,
+        steps,
+        *(sys.modules[m.__module__] for m in METHODS.values()),
+    ]
     for module in modules:
         for cls in vars(module).values():
             if not (isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == module.__name__):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seal_ray.networks import Parts, build
+from seal_ray.phases.data_edits import RecycleDormant, RedrawLeast, ShrinkByDirection
 from seal_ray.phases.edits import Edit, MaskedReinit, Renew, RenewAbove, ShrinkAndPerturb
 from seal_ray.phases.schedule import Position, first_epochs, learning_rate
 from seal_ray.recipe import Recipe
@@ -88,6 +89,10 @@ EDITS: dict[str, dict[tuple[int, int], Edit]] = {
     "zap": {(generation, epoch): Renew("head", epoch) for generation in (1, 2) for epoch in range(6)},
     "shrink_perturb": {(1, 0): ShrinkAndPerturb(0.4, 0.1), (2, 0): ShrinkAndPerturb(0.4, 0.1)},
     "layerwise": {(1, 0): RenewAbove(1, 3), (2, 0): RenewAbove(2, 3)},
+    "dnr": {(g, 0): RedrawLeast(0.2, "network", 8) for g in (1, 2)},
+    "swr": {(g, 0): RedrawLeast(0.2, "layer", 8) for g in (1, 2)},
+    "redo": {(g, 0): RecycleDormant(0.1, 8) for g in (1, 2)},
+    "dash": {(g, 0): ShrinkByDirection(0.3, 8) for g in (1, 2)},
     "cold": {(1, 0): ALL, (2, 0): ALL},
     "ke-early": {(g, 0): MaskedReinit(0.8, "kels", "early") for g in (1, 2)},
 }

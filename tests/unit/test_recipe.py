@@ -126,6 +126,10 @@ FIELDS = {
     "zap": {"every": st.integers(1, 99), "zap_share": SHARES},
     "shrink_perturb": {"shrink": st.floats(0, 1, exclude_max=True), "perturb": st.floats(0, 10)},
     "layerwise": {},
+    "dnr": {"share": numbers(0, 1), "batches": st.integers(1, 99)},
+    "swr": {"share": numbers(0, 1), "batches": st.integers(0, 99)},
+    "redo": {"threshold": st.floats(0, 1, exclude_max=True), "batches": st.integers(1, 99)},
+    "dash": {"floor": st.floats(0, 1, exclude_max=True), "batches": st.integers(1, 99)},
     "cold": {},
 }
 

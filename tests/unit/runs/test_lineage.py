@@ -30,7 +30,7 @@ from seal_ray.phases import edits, losses, schedule, steps
 from seal_ray.phases.schedule import Group, Phase
 from seal_ray.recipe import Augment, Job, Placement, Recipe
 from seal_ray.runs.lineage import _kind, generation_keys, run_id
-from tests.runs import CASES, tiny_recipe
+from tests.runs import AS_LLF, CASES, tiny_recipe
 
 BASE: dict[str, Any] = {
     "data": {"path": "here"},
@@ -164,7 +164,7 @@ def test_one_long_schedule_depends_on_the_whole_budget() -> None:
 
 
 def test_methods_that_start_alike_share_their_first_generation() -> None:
-    names = {"normal", "llf", "seal", "ke", "dsd", "rifle", "zap", "shrink_perturb", "layerwise", "cold"}
+    names = {"normal", "llf", "seal", "ke", "dsd", *AS_LLF}
     alike = [c for c in CASES if c["name"] in names]
     alike = [c for c in alike if c.get("schedule") != "long" and "split_at" not in c]
     assert {c["name"] for c in alike} == names
@@ -200,6 +200,14 @@ def test_every_setting_of_every_method_is_another_run() -> None:
         ("zap", "zap_share", 0.25),
         ("shrink_perturb", "shrink", 0.6),
         ("shrink_perturb", "perturb", 0.2),
+        ("dnr", "share", 0.3),
+        ("dnr", "batches", 4),
+        ("swr", "share", 0.3),
+        ("swr", "batches", 0),
+        ("redo", "threshold", 0.2),
+        ("redo", "batches", 4),
+        ("dash", "floor", 0.2),
+        ("dash", "batches", 4),
         ("dsd", "prune_share", 0.5),
         ("dsd", "dense_share", 0.5),
         ("dsd", "sparse_share", 0.5),
