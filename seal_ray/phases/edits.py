@@ -187,7 +187,7 @@ def _holders(name: str) -> Iterator[str]:
 
 def _norm(tensor: Tensor) -> float:
     """The Euclidean norm, added in float64 in logical order on the CPU: neither device nor format matters."""
-    return tensor.detach().cpu().contiguous().double().norm().item()
+    return float(tensor.detach().cpu().contiguous().double().norm())
 
 
 @dataclass(frozen=True)
