@@ -44,9 +44,10 @@ from seal_ray.networks import (
     stages,
 )
 from seal_ray.networks.timm import PREFIX as TIMM
+from seal_ray.phases.averaging import AVERAGINGS, Averaging
 from seal_ray.phases.losses import LOSSES, RecipeLoss, SmoothedCrossEntropy, takes_partners
 from seal_ray.phases.optimizers import OPTIMIZERS, REFUSED, Optimizer, Sgd, torch_optimizer
-from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, owner
+from seal_ray.phases.schedule import Budget, Phase, Position, learning_rate, moments_of, owner
 from seal_ray.plugins import Registry, files_of, using
 from seal_ray.storage.paths import AnyPath, storage_path
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 MAX_EPOCHS = 100_000
 MAX_SEED = 2**63 - 1
 
-MomentName = Literal["init", "forgotten", "ascended", "relearned"]
+MomentName = Literal["init", "forgotten", "ascended", "relearned", "averaged"]
 """A named checkpoint that is kept for analysis."""
 
 BUILT_IN_ANALYSES = ("depth", "curvature", "similarity", "calibration")
@@ -228,6 +229,9 @@ class Recipe(BaseModel):
     loss: Annotated[RecipeLoss, Choice(LOSSES, default=SmoothedCrossEntropy.name)] = Field(
         default=SmoothedCrossEntropy(), description="the loss"
     )
+    averaging: Annotated[Averaging, Choice(AVERAGINGS, default=Averaging.name)] = Field(
+        default=Averaging(), description="an average of the weights, kept and evaluated beside them"
+    )
     augment: Augment = Field(default=Augment(), description="augmentation of training images")
     batch_size: int = Field(default=32, ge=1, description="images of one optimizer step, over all shards")
     shards: int = Field(
@@ -246,6 +250,11 @@ class Recipe(BaseModel):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe of a job file; see load_job."""
         return load_job(path, overrides).recipe
+
+    def moments(self, generation: int) -> tuple[str, ...]:
+        """The named moments of a generation, in the order in which they come."""
+        named = moments_of(self.method.phases(generation, self.budget), generation)
+        return named if self.averaging == Averaging() else (*named, "averaged")
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out, in YAML 1.2."""

@@ -40,8 +40,8 @@ def analyze(
     moments: Annotated[
         str | None,
         typer.Option(
-            help="Any of init, forgotten, ascended, relearned, labels such as g002-relearned, or last: the "
-            "last relearned of each run; default: all that were kept."
+            help="Any of init, forgotten, ascended, relearned, averaged, labels such as g002-relearned, or "
+            "last: the last relearned of each run; default: all that were kept."
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick, for a look, or paper, for a publication.")] = "quick",

@@ -168,6 +168,8 @@ def _dataset(folder: AnyPath, job: Job) -> Dataset | None:
 def _top1(snapshot: Snapshot) -> float | None:
     """The accuracy measured with these very weights: an edit may have changed them since."""
     last: Mapping[str, Any] = snapshot.rows[-1] if snapshot.rows else {}
+    if snapshot.moment == "averaged":
+        return float(last["val_averaged_top1"])
     same = last.get("weights_sha256") == weights_sha256(snapshot.weights)
     return last["val_top1"] if same else None
 

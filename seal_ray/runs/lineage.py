@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import ConfigError
+from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.losses import SmoothedCrossEntropy
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Position, first_epochs, learning_rates
@@ -84,6 +85,7 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
         "model": {"init_from", "init_sha256", "new_head"},
         "optimizer": True,
         "loss": True,
+        "averaging": True,
         "augment": {"then"},
         "method": True,
         "budget": True,
@@ -92,6 +94,8 @@ def _common(recipe: Recipe, identity: str) -> dict[str, Any]:
     held["optimizer"] = _optimizer(recipe.optimizer)
     told = _plain(recipe.loss)
     held["loss"] = told["fields"] if isinstance(recipe.loss, SmoothedCrossEntropy) else told
+    if recipe.averaging != Averaging():
+        held["averaging"] = _plain(recipe.averaging)
     if recipe.augment.then:
         held["augment"] = {**held.get("augment", {}), "then": [_plain(one) for one in recipe.augment.then]}
     code = _code(type(recipe.model).factory)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from seal_ray.errors import CheckpointError, SealRayWarning
-from seal_ray.phases.schedule import Position, moments_of
+from seal_ray.phases.schedule import Position
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Generations, Store, moment_label
 from seal_ray.runs.lineage import can_start_after, generation_keys
@@ -291,7 +291,7 @@ def _take_over(
     """Copy moments and tracked examples, then the state as a checkpoint, which makes it count."""
     end = _renamed(source.moment("relearned", generation), store.run_id)
     for g in range(generation + 1):
-        for name in moments_of(recipe.method.phases(g, recipe.budget), g):
+        for name in recipe.moments(g):
             if name in moments:
                 store.keep_moment(name, g, _renamed(source.moment(name, g), store.run_id))
         for epoch in range(recipe.budget.length):

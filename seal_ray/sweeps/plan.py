@@ -19,6 +19,7 @@ from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts
+from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import (
     Budget,
@@ -27,7 +28,6 @@ from seal_ray.phases.schedule import (
     Rise,
     first_epochs,
     learning_rates,
-    moments_of,
     owner,
 )
 from seal_ray.recipe import Model, Recipe
@@ -124,11 +124,12 @@ def _from_start(planned: Planned) -> RunPlan:
     carried = network.bytes * len(recipe.method.carry)
     keep = planned.job.placement.keep
     optimizer = dtype.itemsize * network.parameters * state_copies(recipe.optimizer)
-    checkpoint = network.bytes + carried + optimizer
+    average = dtype.itemsize * network.parameters * (recipe.averaging != Averaging())
+    checkpoint = network.bytes + carried + optimizer + average
     moments = sum(
         name in keep.moments
         for generation in range(recipe.budget.generations)
-        for name in moments_of(recipe.method.phases(generation, recipe.budget), generation)
+        for name in recipe.moments(generation)
     )
     phases = tuple(_phases(recipe, network.parts, per_epoch))
     return RunPlan(

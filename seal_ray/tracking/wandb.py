@@ -24,6 +24,7 @@ import seal_ray
 from seal_ray.data.staging import describe_dataset
 from seal_ray.device import hardware
 from seal_ray.errors import CheckpointError, DataError, SealRayError, SealRayWarning, StorageError
+from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
@@ -142,6 +143,9 @@ def start_run(job: Job, run_id: str, folder: AnyPath, data: str, mode: str) -> A
     run.define_metric("generation_top1", step_metric="generation", summary="last,max")
     run.define_metric("val_top1", step_metric="global_epoch", summary="last,max")
     run.define_metric("val_loss", step_metric="global_epoch", summary="last,min")
+    if job.recipe.averaging != Averaging():
+        run.define_metric("val_averaged_top1", step_metric="global_epoch", summary="last,max")
+        run.define_metric("val_averaged_loss", step_metric="global_epoch", summary="last,min")
     return run
 
 

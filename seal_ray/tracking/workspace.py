@@ -93,7 +93,11 @@ TRAINING = (
             Panel("Leaderboard of each sweep", ("leaderboard",), "table"),
             Panel("Top-1 after the last epoch", ("val_top1",), "bars", "%", summary="last"),
             Panel("Top-1 of the best epoch", ("val_top1",), "bars", "%", summary="max"),
-            Panel("Top-1, and at each generation's end", ("val_top1", "generation_top1"), unit="%"),
+            Panel(
+                "Top-1, of averaged weights too, and at each generation's end",
+                ("val_top1", "val_averaged_top1", "generation_top1"),
+                unit="%",
+            ),
             Panel("Validation loss", ("val_loss",), unit="nats"),
             Panel("Generation: its steps are the borders", ("generation",)),
         ),

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from seal_ray.device import intra_op_threads
 from seal_ray.errors import Diverged, SealRayWarning
 from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.weights import pinned
+from seal_ray.training.averaging import average_epoch, averaged_network, averaged_parameters
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
 from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
 from seal_ray.training.step import TrainStep, measured, training_step
@@ -137,6 +138,7 @@ def train_epoch(
     seconds = time.perf_counter() - started
     run.world.from_leader(run.network.buffers())
     run.hash_weights()
+    average_epoch(run, position)
     losses, right = results[..., 0], results[..., 1:]
     if not losses.isfinite().all():
         raise diverged(run, optimizer, phase, position, "train_loss")
@@ -174,17 +176,33 @@ def _memorised(run: Run, position: Position, right: Tensor) -> float | None:
 def evaluate(run: Run) -> dict[str, Any]:
     """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
 
-    Then the metrics that the execution asks for, on the leader.
-
-    The images are cut into the same batches for any number of workers, and reduced in index order.
+    Then the metrics that the execution asks for, on the leader; and the first two of the averaged weights, if
+    there are any yet.
     """
     started = time.perf_counter()
+    totals, measured = _scores(run, run.execution.metrics)
+    run.right = totals[:, 1] > 0
+    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
+    scores = {"val_loss": loss, "val_top1": 100 * top1, "val_top5": 100 * top5, **measured}
+    if averaged_parameters(run):
+        with averaged_network(run):
+            run.averaged = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+            loss, top1, _ = _scores(run, ())[0].double().cpu().mean(dim=0).tolist()
+        scores |= {"val_averaged_loss": loss, "val_averaged_top1": 100 * top1}
+    return {**scores, "seconds_eval": round(time.perf_counter() - started, 3)}
+
+
+def _scores(run: Run, metrics: Sequence[Metric]) -> tuple[Tensor, dict[str, float | None]]:
+    """Of each validation image, in index order, its loss (nats) and whether the label is the first or among
+    the first five that are predicted, (N, 3); and the metrics of all.
+
+    The images are cut into the same batches for any number of workers.
+    """
     run.network.eval()
     loader, device = run.validation, run.world.device
     batches = torch.arange(len(run.truth)).split(EVALUATION_BATCH)
     mine = batches[run.world.rank :: run.world.workers]
     results = torch.zeros(len(run.truth), 3, dtype=run.dtype, device=device)
-    metrics = run.execution.metrics
     kept = results.new_zeros(len(run.truth), run.images.classes if metrics else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
     if device.type == "cuda" or run.execution.compile:  # one shape, hence one graph: some images come again
@@ -201,21 +219,12 @@ def evaluate(run: Run) -> dict[str, Any]:
         results[seen] = scores
         if metrics:
             kept[seen] = logits
-    totals = run.world.total(results)
-    run.right = totals[:, 1] > 0
-    measured = {}
+    totals, measured = run.world.total(results), {}
     if metrics:
         every = run.world.total(kept).cpu()
         labels = run.truth.cpu()
         measured = run.world.lead(lambda: {f"val_{m.name}": _measured(m, every, labels) for m in metrics})
-    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
-    return {
-        "val_loss": loss,
-        "val_top1": 100 * top1,
-        "val_top5": 100 * top5,
-        **measured,
-        "seconds_eval": round(time.perf_counter() - started, 3),
-    }
+    return totals, measured
 
 
 def _measured(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
@@ -233,6 +242,7 @@ def _measured(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
 
 
 NOT_EVALUATED: dict[str, Any] = {"val_loss": None, "val_top1": None, "val_top5": None, "seconds_eval": 0.0}
+NOT_AVERAGED: dict[str, Any] = {"val_averaged_loss": None, "val_averaged_top1": None}
 
 
 def describe(
@@ -255,6 +265,7 @@ def describe(
         "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
         **{key: value for key, value in asdict(trained).items() if value is not None},
         **NOT_EVALUATED,
+        **(NOT_AVERAGED if run.averages else {}),
         **{f"val_{metric.name}": None for metric in run.execution.metrics},
         **scores,
         "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),

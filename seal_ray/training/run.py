@@ -34,6 +34,7 @@ from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts
 from seal_ray.networks.resnet_module import DRAWING_NOTHING
+from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.losses import takes_partners
 from seal_ray.phases.optimizers import Sgd
@@ -42,6 +43,7 @@ from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import begin_with
 from seal_ray.streams import stream
+from seal_ray.training.averaging import AVERAGED, restore_average
 from seal_ray.training.batch_losses import batch_losses
 from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from seal_ray.training.world import World
@@ -142,6 +144,8 @@ class Run:
         self.rows: list[Row] = []
         self.right: Tensor | None = None
         """Bool (N,): which validation images the last evaluation had right; None: it was skipped."""
+        self.averaged: dict[str, Tensor] = {}
+        """The averaged network, as it was last evaluated."""
         self.next = Position(0, 0)
         self.step = 0
         """The optimizer step at hand, 0-based in its epoch."""
@@ -259,6 +263,11 @@ class Run:
         return network.eval().requires_grad_(False)
 
     @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is kept."""
+        return self.recipe.averaging != Averaging()
+
+    @property
     def dtype(self) -> torch.dtype:
         """What weights, images and losses are kept in."""
         return dtype_of(self.recipe.precision)
@@ -296,7 +305,8 @@ class Run:
         if phase.ascends and ends_phase:
             moments.append("ascended")
         if self.next.epoch == 0:
-            moments.append("relearned")
+            moments += ["relearned", AVERAGED] if self.averages else ["relearned"]
+            self.carried.pop(AVERAGED, None)  # the next generation starts another
         stop = self.world.lead(lambda: self._write(moments, position.generation))
         finished = self.next.generation == self.recipe.budget.generations
         self.stopped = stop and not finished
@@ -341,6 +351,7 @@ class Run:
         """
         weights, optimizer = self._weights, copied(self.optimizer)
         carried = {name: copied(state) for name, state in self.carried.items()}
+        averaged = copied(self.averaged if AVERAGED in moments else {})
         epochs, digest = len(self.rows) - self._committed, self.weights_sha256()
         snapshot = replace(self._snapshot({}), epochs=epochs, weights_sha256=digest)
         examples, self._examples = self._examples, []
@@ -349,9 +360,12 @@ class Run:
         def write() -> None:
             state = {name: fetch() for name, fetch in carried.items()}
             whole = replace(snapshot, weights=weights(), optimizer=optimizer(), carried=state)
+            moment = replace(whole, carried={key: held for key, held in state.items() if key != AVERAGED})
             for name in moments:
+                if name == AVERAGED:
+                    moment = replace(moment, weights=averaged(), weights_sha256=None)
                 if name in self.execution.moments:
-                    store.keep_moment(name, generation, whole)
+                    store.keep_moment(name, generation, moment)
             for position, right in examples:
                 store.keep_examples(position, right)
             store.commit(whole)
@@ -426,6 +440,7 @@ class Run:
                 name: {key: tensor.to(self.world.device) for key, tensor in state.items()}
                 for name, state in snapshot.carried.items()
             }
+            restore_average(self)
             self.optimizer = snapshot.optimizer
             self.rows = list(snapshot.rows)
             self._committed = len(self.rows)

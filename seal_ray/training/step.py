@@ -15,6 +15,7 @@ from seal_ray.networks.resnet_module import DRAWING_NOTHING
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.steps import Descend, Gsam, Masked, Sam
 from seal_ray.streams import stream
+from seal_ray.training.averaging import average_steps, averaged_parameters
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import optimizer_state
 
@@ -43,6 +44,7 @@ def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> C
     """
     backward = gradient_passes(run, phase)
     update = _updates(run, optimizer, phase)
+    average = average_steps(run)
     size = run.recipe.batch_size // run.recipe.shards
     zeros = functools.partial(torch.zeros, dtype=run.dtype, device=run.world.device)
     outcomes, norms = zeros(run.accumulation, 1 + size), zeros(sum(map(len, measured(run))))
@@ -54,11 +56,12 @@ def training_step(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> C
             backward(shards, outcomes if first_pass else None)
 
         take_step(gradients, lambda: update(norms))
+        average()
         return outcomes, norms
 
     def record(function: Callable[[], Returned]) -> tuple[Returned, Callable[[], None]]:
-        changed = *run.network.state_dict().values(), *optimizer_state(optimizer, run.network).values()
-        return cuda_graph(function, changed)
+        weights, state = run.network.state_dict(), optimizer_state(optimizer, run.network)
+        return cuda_graph(function, [*weights.values(), *state.values(), *averaged_parameters(run)])
 
     captures: dict[TakeStep, TrainStep] = {}
 

@@ -87,6 +87,19 @@ def test_a_branched_run_equals_the_same_run_trained_alone(method: dict[str, Any]
     assert {row["run_id"] for row in rows} == {own}
 
 
+@pytest.mark.parametrize("averaging", ["ema", "swa"])
+def test_a_branched_run_takes_over_averaged_networks(averaging: str, tmp_path: Path) -> None:
+    moments = (*EVERYTHING, "averaged")
+    train_in(tmp_path / "shared", tiny_recipe(averaging=averaging), moments=moments)
+    recipe = tiny_recipe(SEAL, averaging=averaging)
+    taken = train_in(tmp_path / "shared", recipe, moments=moments)
+    assert taken is not None
+    train_in(tmp_path / "alone", recipe, share=False, moments=moments)
+    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+    assert train_in(tmp_path / "plain", tiny_recipe(), moments=moments) is None
+    assert train_in(tmp_path / "plain", recipe, epochs=1) is None  # who keeps no average is no source
+
+
 @pytest.mark.parametrize(
     "method", [*BRANCHES, {"name": "normal"}, {"name": "ban"}, {"name": "dsd"}], ids=case_id
 )

@@ -18,7 +18,7 @@ from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.testing import on_ranks
-from seal_ray.training.loop import fit
+from seal_ray.training.loop import EpochResult, fit
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.world import World
 from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
@@ -181,12 +181,18 @@ def captured(recipe_changes: dict[str, Any]) -> list[str]:
     finally:
         torch.compile = real
     assert counters["stats"]["unique_graphs"] > 0
-    return [str(result.row["weights_sha256"]) for result in results]
+    return [_digest(result) for result in results]
+
+
+def _digest(result: EpochResult) -> str:
+    """Of the weights, and what the averaged ones do, if there are any."""
+    return f"{result.row['weights_sha256']} {result.row.get('val_averaged_loss')}"
 
 
 CAPTURED: dict[str, Any] = {
     "method": {"name": "seal", "ascent_rate": 0.3, "others": "freeze"},
     "budget": {"epochs": 4, "generation_length": 2},
+    "averaging": "ema",
 }
 
 
@@ -195,7 +201,7 @@ CAPTURED: dict[str, Any] = {
 )
 def test_a_captured_network_trains_like_the_plain_one(compiler: None, changes: dict[str, Any]) -> None:
     plain = train_run(tiny_recipe(**changes), None)
-    assert captured(changes) == [result.row["weights_sha256"] for result in plain]
+    assert captured(changes) == [_digest(result) for result in plain]
 
 
 @pytest.mark.faults

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from seal_ray.methods import METHODS, Method
-from seal_ray.phases import data_edits, edits, losses, schedule, steps
+from seal_ray.phases import averaging, data_edits, edits, losses, schedule, steps
 from seal_ray.recipe import Recipe, load_job
 from seal_ray.runs.lineage import SEMANTICS, generation_keys, run_id
 from seal_ray.sweeps.file import is_sweep, load_sweep
@@ -62,8 +62,9 @@ def _of_model(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
 
 def _of_phases() -> Iterator[tuple[str, str]]:
     modules = [
-        edits,
+        averaging,
         data_edits,
+        edits,
         losses,
         schedule,
         steps,

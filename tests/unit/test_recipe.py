@@ -36,6 +36,7 @@ recipe:
   optimizer: {name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4, schedule: cosine,
     warmup_share: 0.125, clip_norm: null, nesterov: false}
   loss: {name: ce, label_smoothing: 0.1}
+  averaging: {name: none}
   augment: {crop_padding: 4, flip: true}
   batch_size: 32
   shards: 1

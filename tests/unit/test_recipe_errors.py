@@ -72,7 +72,7 @@ BAD = {
     "a moment that no generation has": (
         job(rest="analyses: {what: depth, moments: [last, g001-first]} #!"),
         "analyses.moments.1",
-        "'g001-first' is not one of init, forgotten, ascended, relearned, last",
+        "'g001-first' is not one of init, forgotten, ascended, relearned, averaged, last",
     ),
     "settings of an analysis that is not made": (
         job(rest="analyses:\n  what: depth\n  settings:\n    curvature: {steps: 9} #!"),

@@ -39,6 +39,7 @@ BASE: dict[str, Any] = {
     "budget": {"epochs": 12, "generation_length": 4},
     "optimizer": {},
     "loss": {},
+    "averaging": {},
     "augment": {},
     "batch_size": 12,
 }
@@ -61,6 +62,7 @@ CHANGES: dict[str, Any] = {
     "optimizer.warmup_share": 0.5,
     "optimizer.clip_norm": 1.0,
     "loss.label_smoothing": 0.0,
+    "averaging.name": "ema",
     "augment.then": ["cutout"],
     "augment.crop_padding": 2,
     "augment.flip": False,

@@ -228,6 +228,24 @@ def test_what_a_run_keeps_is_what_was_planned(
     assert tensor_bytes(tmp_path / "run") == plan.kept_bytes - missing
 
 
+def test_what_an_average_keeps_is_what_was_planned(
+    prepared: Callable[[str], Dataset], tmp_path: Path
+) -> None:
+    moments = (*EVERYTHING, "averaged")
+    changes = {"averaging": "ema", "budget": {"epochs": 6, "generation_length": 3}}
+    placement = {"keep": {"moments": moments, "checkpoints": 2}}
+    plan = tiny_plan(prepared("raw"), tmp_path, "seal", placement=placement, **changes)
+    recipe = tiny_recipe("seal", **changes)
+    train_run(recipe, tmp_path / "run", checkpoints=2, execution=Execution(moments=moments))
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    average = 4 * plan.parameters  # which ends with a generation, and so with the run
+    assert [tensor_bytes(path) for path in checkpoints] == [
+        plan.checkpoint_bytes,
+        plan.checkpoint_bytes - average,
+    ]
+    assert tensor_bytes(tmp_path / "run") == plan.kept_bytes - average
+
+
 def test_moments_that_are_not_kept_are_not_counted(
     prepared: Callable[[str], Dataset], tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ SMALL = (
     *("similarity.barrier_images=24", "similarity.barrier_points=3"),
 )
 BUDGET = {"epochs": 4, "generation_length": 2}
-MOMENT = re.compile("(forgotten|ascended)/")
+MOMENT = re.compile("(forgotten|ascended|averaged)/")
 SECTIONS = (*TRAINING, *(kind.section for kind in ANALYSES.values() if kind.section), *FURTHER)
 PANELS = [panel for section in SECTIONS for panel in section.panels]
 
@@ -73,14 +73,14 @@ def logged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     folder = tmp_path_factory.mktemp("logged")
     file = folder / "small.yaml"
     placement = {
-        "keep": {"moments": ["init", "forgotten", "ascended", "relearned"]},
+        "keep": {"moments": ["init", "forgotten", "ascended", "relearned", "averaged"]},
         "track_examples": True,
         "metrics": ["balanced_accuracy", "ece"],
         "tracking": {"wandb": "offline"},
     }
     seal = {"name": "seal", "ascent_rate": 0.5, "forget": "llf"}
     axes = {"method": {"normal": "normal", "seal": seal}}
-    recipe = {"budget": BUDGET, "data": {"path": str(digits), "label_noise": 0.1}}
+    recipe = {"budget": BUDGET, "data": {"path": str(digits), "label_noise": 0.1}, "averaging": "ema"}
     small_sweep(digits, folder / "runs", file, axes=axes, recipe=recipe, placement=placement)
     few = ["--shots", "2", "--episodes", "3", "--ways", "2", "--queries", "2"]
     with pytest.MonkeyPatch.context() as patch:
@@ -153,6 +153,8 @@ def test_axes_and_summaries_are_those_of_the_table(logged: Logged) -> None:
         "val_top1": {"last", "max"},
         "generation_top1": {"last", "max"},
         "val_loss": {"last", "min"},
+        "val_averaged_top1": {"last", "max"},
+        "val_averaged_loss": {"last", "min"},
     }
 
 

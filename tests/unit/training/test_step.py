@@ -23,6 +23,7 @@ from seal_ray.data.loaders import ResidentLoader
 from seal_ray.phases.schedule import Phase, Position
 from seal_ray.recipe import Recipe
 from seal_ray.streams import stream
+from seal_ray.training.averaging import AVERAGED, averaged_parameters
 from seal_ray.training.optimizer import build_optimizer, optimizer_state, set_learning_rate
 from seal_ray.training.run import Execution, Run
 from seal_ray.training.step import is_captured, replayed, training_step, undone
@@ -41,6 +42,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dropout": {"model": {"arch": "resnet18", "width": 4, "dropout": 0.3}},
     "clipped": {"optimizer": {"clip_norm": 1.0}},
     "one shard": {"shards": 1},
+    "averaged": {"averaging": {"name": "ema", "decay": 0.5}},
 }
 
 
@@ -201,14 +203,20 @@ def test_a_step_replayed_without_python_follows_batches_weights_and_learning_rat
             if replays:
                 state = optimizer_state(optimizer, run.network)
                 assert state, "momentum is there before the first step"
-                step = replayed(step, recorder([*run.network.state_dict().values(), *state.values()]))
+                changed = [*run.network.state_dict().values(), *state.values(), *averaged_parameters(run)]
+                step = replayed(step, recorder(changed))
             measured = []
             for epoch, rate in enumerate((0.05, 0.2)):
                 set_learning_rate(optimizer, phase, rate, [{"train_loss": 1.0}], 0)
                 for batch in run.batches(Position(0, epoch)):
                     measured += [tensor.clone() for tensor in step(batch)]
-            found.append((measured, run.network.state_dict(), optimizer_state(optimizer, run.network)))
-        (plain, weights, momentum), (again, same_weights, same_momentum) = found
+            carried = run.carried.get(AVERAGED, {})
+            found.append(
+                (measured, run.network.state_dict(), optimizer_state(optimizer, run.network), carried)
+            )
+        (plain, weights, momentum, average), (again, same_weights, same_momentum, same_average) = found
+        assert bool(average) == ("averaging" in changes)
+        same_tensors(average, same_average, "average")
         assert all(map(torch.equal, plain, again))
         same_tensors(weights, same_weights, "weights")
         same_tensors(momentum, same_momentum, "momentum")
