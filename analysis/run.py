@@ -410,13 +410,25 @@ def analysing_sweep(
     if not job.analyses.what:
         yield
         return
-    find = functools.partial(sweep_runs, runs)
+
+    def find() -> RunSet:
+        return sweep_runs(runs.latest())
+
     if in_process:
         yield
         analyse_after(find, job.analyses, rich, in_process=True)
         return
     with _analysing(find, job, rich, runs=concurrency(job, concurrent)):
         yield
+
+
+def measure(planned: Planned, name: str) -> None:
+    """Make the analysis of this name of a run's last moment in this process, as its job asks for it."""
+    asked = planned.job.analyses
+    settings = {name: asked.settings[name]} if name in asked.settings else {}
+    alone = asked.model_copy(update={"what": (name,), "moments": (LAST,), "settings": settings})
+    quiet = Console(file=io.StringIO())
+    _analyze(find_runs(planned.store.folder), quiet, alone, in_process=True)
 
 
 @contextlib.contextmanager

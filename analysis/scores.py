@@ -177,7 +177,8 @@ def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[
     columns = transfer_columns(runs)
     if not columns:
         return
-    body = to_json(runs.sweep.name, leaderboard, found, runs.sweep.baseline)
+    said = runs.search.summary() if runs.search else ""
+    body = to_json(runs.sweep.name, leaderboard, found, runs.sweep.baseline, said)
     scores = {column.name: to_json("", column.lines, ())["lines"] for column in columns}
     for place, line in enumerate(body["lines"]):
         of_line = {name: lines[place] for name, lines in scores.items()}
@@ -186,7 +187,7 @@ def widen_results(runs: SweepRuns, leaderboard: Sequence[Line], found: Sequence[
     contents = {
         "json": json.dumps(body, indent=1) + "\n",
         "csv": widen(to_csv(leaderboard), columns),
-        "md": to_markdown(leaderboard, further),
+        "md": to_markdown(leaderboard, further) + (said and f"\n{said}\n"),
     }
     with saving(runs.folder):
         for suffix, content in contents.items():

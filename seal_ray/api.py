@@ -120,12 +120,16 @@ class TrainingOutcome:
 
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
-    """The settings of a sweep compared, a line for each over its seeds. folder: where results.* lie."""
+    """The settings of a sweep compared, a line for each over its seeds.
+
+    folder: where results.* lie. search: how one stands, in words.
+    """
 
     name: str
     lines: tuple[Line, ...]
     runs: tuple[RunResult, ...]
     folder: AnyPath
+    search: str = ""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -232,22 +236,19 @@ def train_each(
     jobs: Sequence[Job], *, address: str | None = None, console: Console | None = None
 ) -> Generator[TrainingOutcome]:
     """Train runs in turn on one Ray, as `train`, once all of them have been checked."""
-    from seal_ray.distributed.launch import (
-        check_this_machine,
-        launch,
-        prepare_job,
-        ray_session,
-        reaching_wandb,
-    )
+    from seal_ray.distributed.launch import check_this_machine, launch, offline, prepare_job, ray_session
     from seal_ray.runs.folder import ENDED
+    from seal_ray.tracking.environment import falls_back
 
     console = _shown(console)
-    checked = [prepare_job(job) for job in jobs]
-    for one in checked:
+    planned = [prepare_job(job) for job in jobs]
+    for one in planned:
         if one.store.status().get("status") not in ENDED:
             check_this_machine(one.job, address)
     note = functools.partial(console.print, markup=False)
-    planned = reaching_wandb(checked, note)
+    asked = dict.fromkeys(one.job.placement.tracking for one in planned)
+    silent = [tracking for tracking in asked if falls_back(tracking, note)]
+    planned = [offline(one) if one.job.placement.tracking in silent else one for one in planned]
     from seal_ray.sweeps.plan import cautions
 
     for text in cautions(planned):
@@ -282,19 +283,21 @@ def sweep(
     """
     from seal_ray.sweeps.file import load_sweep
     from seal_ray.sweeps.results import prepare_sweep, track_results, write_results
+    from seal_ray.tracking.environment import falls_back
 
     console, asked = _shown(console), load_sweep(file, overrides, plugins)
-    epochs = sum(run.job.recipe.budget.epochs for run in asked.runs)
-    console.print(f"{file}: {len(asked.runs)} runs, {epochs:,} epochs", markup=False)
+    note = functools.partial(console.print, markup=False)
+    note(f"{file}: {asked.size}")
+    if falls_back(asked.runs[0].job.placement.tracking, note):
+        asked = load_sweep(file, [*overrides, "placement.tracking.wandb=offline"], plugins)
     runs = prepare_sweep(asked)
-    from seal_ray.analysis.run import analysing_sweep
+    from seal_ray.analysis.run import analysing_sweep, measure
     from seal_ray.analysis.scores import widen_results
-    from seal_ray.distributed.launch import reaching_wandb
     from seal_ray.sweeps.plan import cautions
     from seal_ray.sweeps.tune import run_sweep
 
-    note = functools.partial(console.print, markup=False)
-    runs = replace(runs, planned=reaching_wandb(runs.planned, note))
+    if runs.search is not None:
+        runs.search.measure = measure
     for text in cautions(runs.planned):
         note(f"warning: {text}")
     run_sweep(
@@ -306,10 +309,12 @@ def sweep(
         in_process=in_process,
         while_training=analysing_sweep(runs, console, concurrent=concurrent, in_process=in_process),
     )
+    runs = runs.latest()
     lines, found = write_results(runs)
     widen_results(runs, lines, found)
     track_results(runs, {"leaderboard": lines})
-    return Leaderboard(runs.sweep.name, lines, tuple(found), runs.folder)
+    said = runs.search.summary() if runs.search else ""
+    return Leaderboard(runs.sweep.name, lines, tuple(found), runs.folder, said)
 
 
 def analyze(

@@ -111,6 +111,8 @@ def training_spec(
         sweep = load_sweep(file, overrides, plugins)
         name, jobs = sweep.name, [run.job for run in sweep.runs]
         rest = sweep.early_stopping and sweep.early_stopping.model_dump()
+        if sweep.space is not None:
+            rest = sweep.space.search.model_dump()
     sent = tuple(map(_below_here, [*_files_of(file, overrides), *plugins]))
     computed = [kind, *_computed(file, jobs), rest]
     computed += [jobs[0].plugins] if jobs[0].plugins else []

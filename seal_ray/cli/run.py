@@ -81,9 +81,8 @@ def validate(file: File, set_: Set = None, plugin: Plugins = None) -> None:
         return
     if is_sweep(file):
         found = load_sweep(file, set_ or [], plugin or [])
-        epochs = sum(run.job.recipe.budget.epochs for run in found.runs)
         _check_shards([run.job.recipe for run in found.runs])
-        out.print(f"{file}: valid ({len(found.runs)} runs, {epochs:,} epochs)", markup=False)
+        out.print(f"{file}: valid ({found.size})", markup=False)
         return
     job = load_job(file, set_ or [], plugin or [])
     _check_shards([job.recipe])

@@ -60,7 +60,13 @@ def sweep(
     if isinstance(folder, Path) and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     said = f"{totals(board.runs)}; {folder}/results.md"
-    for line in [*meanings(board.lines), COMPUTE_MEANING, *notes(board.lines), said]:
+    for line in [
+        *meanings(board.lines),
+        COMPUTE_MEANING,
+        *notes(board.lines),
+        *filter(None, [board.search]),
+        said,
+    ]:
         out.print(f"  {line}", markup=False)
     if list(problems(board.runs)):
         raise typer.Exit(1)

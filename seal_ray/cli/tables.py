@@ -130,7 +130,9 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     if placement.min_workers > plan.cores:
         fits = f"more than this machine's {plan.cores} cores: needs a cluster"
     hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
+    search = runs.search
     totals = [
+        *([f"search    {runs.sweep.size}; {search.summary()}"] if search else []),
         f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing"
         + ("" if any(assumed) else f", {plan.left:,} left to train"),
         f"images    {plan.images:,}" + ("" if any(assumed) else " left to train on"),

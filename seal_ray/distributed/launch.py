@@ -48,15 +48,7 @@ from seal_ray.storage.paths import (
     on_this_host,
     storage_path,
 )
-from seal_ray.tracking.environment import (
-    MISSING,
-    overruled,
-    sent_variables,
-    server,
-    settled,
-    unanswered,
-    wandb_mode,
-)
+from seal_ray.tracking.environment import overruled, sent_variables, settled
 from seal_ray.tracking.terminal import RunProgress
 
 RAY_SETTINGS = {
@@ -149,28 +141,8 @@ def _storage(storage: str) -> AnyPath:
     return folder
 
 
-def reaching_wandb(planned: Sequence[Planned], note: Callable[[str], None]) -> tuple[Planned, ...]:
-    """The same runs, offline where `auto` means online but W&B's server does not answer; then it is asked
-    once, before training, instead of being waited for at the end of each run. note: is told where they are
-    logged.
-    """
-    found = [one.job.placement.tracking for one in planned]
-    asking = any(one.wandb == "auto" for one in found) and wandb_mode("auto") == "online"
-    if asking and (silence := unanswered()):
-        text = f"W&B does not answer ({silence}); metrics are logged offline, and {MISSING}"
-        warnings.warn(text, SealRayWarning, stacklevel=2)
-        return tuple(_offline(one) if one.job.placement.tracking.wandb == "auto" else one for one in planned)
-    where = {
-        "online": f"W&B: online, {server()}, project {found[0].project}",
-        "offline": f"W&B: offline; {MISSING}",
-    }
-    for mode in dict.fromkeys(wandb_mode(one.wandb) for one in found):
-        if mode in where:
-            note(where[mode])
-    return tuple(planned)
-
-
-def _offline(planned: Planned) -> Planned:
+def offline(planned: Planned) -> Planned:
+    """The same, whose metrics are logged offline."""
     tracking = planned.job.placement.tracking.model_copy(update={"wandb": "offline"})
     placement = planned.job.placement.model_copy(update={"tracking": tracking})
     return replace(planned, job=planned.job.model_copy(update={"placement": placement}))

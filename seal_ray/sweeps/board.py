@@ -17,7 +17,7 @@ WAIT = "wait"
 """The answer to workers for which there is nothing to do yet."""
 
 Assignment = dict[str, Any]
-"""A run to train: {token, retries, news, ...}. The token of its lease names it; workers read the rest."""
+"""A run to train: {token, retries, metric, news, ...}. The token of its lease names it."""
 
 
 class Board:
@@ -64,7 +64,7 @@ class Board:
         return assignment
 
     def tell(self, token: str, news: dict[str, Any]) -> None:
-        """News of a run: the end of a generation, {epochs, top1}. Told once, however often it is trained."""
+        """News of a run: the end of a generation, {epochs, value}. Told once, however often it is trained."""
         if all(known["epochs"] != news["epochs"] for known in self._news[token]):
             self._news[token].append(news)
 

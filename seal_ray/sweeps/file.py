@@ -2,18 +2,17 @@
 
 A sweep names a `base` run, `axes` (recipe fields and the values each takes) and a number of seeds. `grid`
 crosses the axes, `zip` walks along them together, `random` draws `samples` settings, `list` has its
-settings written out. What a run is called, its *setting*, is its label on each axis. The values of an axis
-are a list, labelled by what they are, or a mapping of labels to values; so are the settings of mode `list`,
-and a labelled one has that label alone.
+settings written out; a `search` suggests one after the other. What a run is called, its *setting*, is its
+label on each axis. The values of an axis are a list, labelled by what they are, or a mapping of labels to
+values; so are the settings of mode `list`, and a labelled one has that label alone.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,11 +27,11 @@ from seal_ray.config.run_file import base_of, read_base
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import PluginFile, using
 from seal_ray.recipe import Job, Recipe
+from seal_ray.sweeps.draws import Draws, Every, Random, is_distribution, sample
 
 MAX_RUNS = 10_000
-DISTRIBUTIONS = ("uniform", "log_uniform", "integer")
-LARGEST_BOUND = 10**18
-"""The largest bound of a distribution: more than any field takes, little enough for 64 bits."""
+MAX_CORNERS = 256
+"""Combinations of choices and ends of ranges that are checked before a search starts."""
 NAME = r"[\w-][\w.-]{0,99}"
 """What a sweep may be called, since a folder is."""
 
@@ -51,6 +50,71 @@ class EarlyStopping(BaseModel):
 
     after_epochs: int = Field(ge=1, description="epochs before a run may be stopped: the first rung")
     reduction_factor: float = Field(default=3.0, gt=1, description="one in so many goes on")
+
+
+class Search(BaseModel):
+    """How settings are suggested, and by which number of theirs: its mean over the seeds.
+
+    What is suggested depends on this file and on what has come of earlier suggestions alone. A run is stopped
+    at the end of a generation, by the metric there: asha as by `EarlyStopping` with a reduction factor of 3;
+    median below the median of the others' running means (Golovin et al., Vizier, KDD 2017).
+    """
+
+    model_config = STRICT
+
+    algorithm: Literal["optuna", "random", "grid"] = Field(
+        description="optuna: its tree-structured Parzen estimator; random: draws; grid: every combination"
+    )
+    samples: int | None = Field(
+        default=None, ge=1, le=MAX_RUNS, description="settings to suggest; of a grid all"
+    )
+    metric: str = Field(
+        default="val_top1",
+        description="of a run's last epoch, or of an analysis of its last moment, such as calibration/ece",
+    )
+    goal: Literal["max", "min"] | None = Field(
+        default=None, description="what is better; default: max, of val_loss min"
+    )
+    seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
+    sample_seed: int = Field(default=0, ge=0, le=2**32 - 1, description="from which suggestions are drawn")
+    at_once: int = Field(
+        default=4, ge=1, description="optuna: settings at once; the next one is suggested knowing all others"
+    )
+    stop: Literal["asha", "median", "none"] = Field(default="none", description="give up on bad runs")
+    after_epochs: int | None = Field(
+        default=None, ge=1, description="epochs before a run may be stopped; default: two generations"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = []
+        if (self.samples is None) != (self.algorithm == "grid"):
+            what = "a grid takes every combination; remove it" if self.samples else "say how many to suggest"
+            problems.append(f"samples: {what}")
+        if self.metric not in SCORES and self.goal is None:
+            problems.append(
+                f"goal: say whether a larger {self.metric} is better (max) or a smaller one (min)"
+            )
+        if "at_once" in self.model_fields_set and self.algorithm != "optuna":
+            problems.append(f"at_once: {self.algorithm} does not wait for results; remove it")
+        if self.stop == "none" and self.after_epochs is not None:
+            problems.append("after_epochs: no run is stopped; remove it, or set stop")
+        if self.stop != "none" and "/" in self.metric:
+            problems.append(
+                f"stop: {self.metric} is not known before a run has ended; use a metric of epochs"
+            )
+        refuse("Search", problems)
+        return self
+
+    @property
+    def mode(self) -> str:
+        """The goal, `max` or `min`."""
+        return self.goal or SCORES[self.metric]
+
+
+SCORES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
+"""The numbers of every evaluation, and what is better."""
+NOT_OF_A_SEARCH = ("mode", "samples", "sample_seed", "exclude", "seeds", "baseline", "early_stopping")
 
 
 class SweepFile(BaseModel):
@@ -85,6 +149,9 @@ class SweepFile(BaseModel):
         description="leaderboard: also the accuracy at the end of so many generations, the first included",
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="give up on bad runs")
+    search: Search | None = Field(
+        default=None, description="suggest settings one after the other, by what came of earlier ones"
+    )
     analyses: list[str] | dict[str, Any] | None = Field(
         default=None, description="as a run's, what to compute from moments; default: what base says"
     )
@@ -110,8 +177,25 @@ class SweepFile(BaseModel):
         for field in sorted({"samples", "sample_seed"} & self.model_fields_set):
             if self.mode != "random":
                 problems.append(f"{field}: mode {self.mode} draws nothing; remove it, or set mode: random")
+        for field in NOT_OF_A_SEARCH if self.search else ():
+            if field in self.model_fields_set:
+                problems.append(f"{field}: is not for a search; {_INSTEAD.get(field, 'remove it')}")
         refuse("SweepFile", problems)
         return self
+
+
+_INSTEAD = {
+    "samples": "write search.samples",
+    "sample_seed": "write search.sample_seed",
+    "seeds": "write search.seeds",
+    "early_stopping": "write search.stop",
+    "mode": "search.algorithm says how settings are made",
+}
+
+
+def _is_conditional(held: Any) -> bool:
+    """Whether an axis has values where others have certain ones only."""
+    return isinstance(held, dict) and held.keys() == {"when", "values"}
 
 
 @dataclass(frozen=True)
@@ -123,14 +207,42 @@ class SweepRun:
 
 
 @dataclass(frozen=True)
+class Space:
+    """What a search may suggest. suggest: the runs of the setting that is drawn, one a seed.
+
+    It raises ConfigError for a setting that cannot be trained.
+    """
+
+    search: Search
+    suggest: Callable[[Draws], tuple[SweepRun, ...]]
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """All runs of a sweep, a setting's seeds next to each other."""
+    """All runs of a sweep, a setting's seeds next to each other; of a search those that need no results."""
 
     name: str
     runs: tuple[SweepRun, ...]
     baseline: Setting
     early_stopping: EarlyStopping | None
     after_generations: tuple[int, ...] = ()
+    space: Space | None = None
+
+    @property
+    def most(self) -> tuple[int, int]:
+        """How many runs and epochs there may be at most; of a sweep, how many there are."""
+        epochs = [run.job.recipe.budget.epochs for run in self.runs]
+        if self.space is None or self.space.search.samples is None:
+            return len(self.runs), sum(epochs)
+        runs = self.space.search.samples * self.space.search.seeds
+        return runs, runs * max(epochs)
+
+    @property
+    def size(self) -> str:
+        """The same in words."""
+        runs, epochs = self.most
+        bound = "at most " * (self.space is not None and self.space.search.samples is not None)
+        return f"{bound}{runs:,} runs, {epochs:,} epochs"
 
 
 @dataclass(frozen=True)
@@ -165,15 +277,20 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), plugins: Sequenc
         base, of_base = read_base(document, place, [Path(path).resolve()])
     files = [*named_files(document, path), *given_files(plugins), *of_base]
     with using(files):
-        return _sweep(document, base, by_name(files), Path(path))
+        return _sweep(document, base, files, Path(path))
 
 
-def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path: Path) -> Sweep:
+def _sweep(document: Document, base: Document, plugins: Sequence[PluginFile], path: Path) -> Sweep:
     """The sweep of a document and its base, with the plugin files in use."""
-    value = {"name": path.stem, **document.value, "plugins": plugins}
+    value = {"name": path.stem, **document.value, "plugins": by_name(plugins)}
     document = Document(value, document.places)
     file = parse(document, SweepFile)
     base = _base(file, document, base, path)
+    if file.search is not None:
+        return _searched(file, file.search, document, base, plugins)
+    for axis, held in file.axes.items() if isinstance(file.axes, dict) else ():
+        if _is_conditional(held):
+            raise _error(document, ("axes", axis), "`when` is for a search; here list the settings")
     settings = list(itertools.islice(_settings(file, document), MAX_RUNS + 1))
     if len(settings) > MAX_RUNS:
         raise _error(document, ("axes",), f"make more than {MAX_RUNS} settings; narrow them")
@@ -189,6 +306,98 @@ def _sweep(document: Document, base: Document, plugins: Mapping[str, str], path:
     made = tuple(_runs(file, document, base, kept))
     _check_generations(file, made, document)
     return Sweep(file.name, made, baseline, file.early_stopping, file.after_generations)
+
+
+def _searched(
+    file: SweepFile, search: Search, document: Document, base: Document, plugins: Sequence[PluginFile]
+) -> Sweep:
+    """The sweep of a search. ConfigError for whatever is wrong with its space, at its choices and ends."""
+    from seal_ray.sweeps.search import Suggestions
+
+    if (search.samples or 1) * search.seeds > MAX_RUNS:
+        problem = f"{search.samples} settings x {search.seeds} seeds are more than {MAX_RUNS} runs; lower one"
+        raise _error(document, ("search",), problem)
+    seeded = file.model_copy(update={"seeds": search.seeds})
+
+    def suggest(draws: Draws) -> tuple[SweepRun, ...]:
+        with using(plugins):
+            return tuple(_runs(seeded, document, base, [_suggested(file, document, draws)]))
+
+    corners, problems, known = Every(ends=search.algorithm != "grid"), dict[str, None](), list[SweepRun]()
+    for _ in range(MAX_CORNERS):
+        try:
+            known += suggest(corners)
+        except ConfigError as error:
+            problems |= dict.fromkeys(str(error).split("\n"))
+        if not corners.next():
+            break
+    if problems:
+        raise ConfigError("\n".join(problems))
+    _check_metric(search, known[0].job, document)
+    _check_generations(file, known, document)
+    space = Space(search, suggest)
+    first = Suggestions(space)
+    runs = dict[Recipe, SweepRun]()
+    while (made := first.next(lambda index: None)) is not None:
+        for run in made:
+            runs.setdefault(run.job.recipe, run)
+        if len(runs) > MAX_RUNS:
+            raise _error(document, ("axes",), f"make more than {MAX_RUNS} runs; narrow them")
+    return Sweep(file.name, tuple(runs.values()), {}, None, file.after_generations, space)
+
+
+def _suggested(file: SweepFile, document: Document, draws: Draws) -> dict[str, _Value]:
+    """A setting of a search; an axis whose condition does not hold is as in base."""
+    setting: dict[str, _Value] = {}
+    picked: dict[str, str] = {}
+    for axis in map(str, file.axes):
+        path: Keys = ("axes", axis)
+        when: Mapping[str, Any] = {}
+        held = at(document.value, path)
+        if _is_conditional(held):
+            path, when = (*path, "values"), _condition(axis, document, setting)
+        if _matches(when, picked):
+            setting[axis], picked[axis] = _drawn(axis, document, draws, path)
+        else:
+            setting[axis] = AS_IN_BASE
+    return setting
+
+
+def _condition(axis: str, document: Document, before: Mapping[str, _Value]) -> Mapping[str, Any]:
+    """The condition of an axis. ConfigError unless it names values of axes before it."""
+    path: Keys = ("axes", axis, "when")
+    when = at(document.value, path)
+    if not isinstance(when, dict) or not when:
+        raise _error(document, path, "must be axis: value, or axis: a list of values")
+    for other, wanted in when.items():
+        if other not in before:
+            raise _error(
+                document, (*path, other), f"is no axis before this one ({', '.join(before) or 'none'})"
+            )
+        of_other: Keys = ("axes", other)
+        if _is_conditional(at(document.value, of_other)):
+            of_other = (*of_other, "values")
+        if is_distribution(at(document.value, of_other)):
+            raise _error(document, (*path, other), "is a range; a condition names values of a list")
+        labels = [value.label for value in _values(other, document, of_other)]
+        for label in map(_label, wanted if isinstance(wanted, list) else [wanted]):
+            if label not in labels:
+                problem = f"{label!r} is no value of that axis ({', '.join(labels)})"
+                raise _error(document, (*path, other), problem)
+    conditions: Mapping[str, Any] = when
+    return conditions
+
+
+def _check_metric(search: Search, job: Job, document: Document) -> None:
+    """ConfigError for a number that runs will not have."""
+    name, _, of_analysis = search.metric.partition("/")
+    known = [*SCORES, *(f"val_{metric.name}" for metric in job.placement.metrics)]
+    there = name in job.analyses.what if of_analysis else search.metric in known
+    if not there:
+        asked = ", ".join(f"{what}/..." for what in job.analyses.what)
+        problem = f"{search.metric!r} is not among {', '.join(known)}{asked and ', ' + asked}"
+        more = "; list its analysis in `analyses`" if of_analysis else ""
+        raise _error(document, ("search", "metric"), problem + more)
 
 
 def _base(file: SweepFile, document: Document, base: Document, path: Path) -> Document:
@@ -221,14 +430,14 @@ def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]
     if file.mode == "random":
         drawn = set()
         for index in range(file.samples or 0):
-            rng = np.random.default_rng([file.sample_seed, index])
-            setting = {axis: _drawn(axis, document, rng) for axis in file.axes}
+            draws = Random(np.random.default_rng([file.sample_seed, index]))
+            setting = {axis: _drawn(axis, document, draws, ("axes", axis))[0] for axis in file.axes}
             labels = tuple(_labels(setting).values())
             if labels not in drawn:
                 yield setting
             drawn.add(labels)
         return
-    crossed = {axis: _values(axis, document) for axis in file.axes}
+    crossed = {axis: _values(axis, document, ("axes", axis)) for axis in file.axes}
     if file.mode == "zip":
         if len({len(values) for values in crossed.values()}) > 1:
             lengths = ", ".join(f"{_label(axis)} of {len(values)}" for axis, values in crossed.items())
@@ -240,9 +449,8 @@ def _settings(file: SweepFile, document: Document) -> Iterator[dict[str, _Value]
         yield dict(zip(crossed, combination, strict=True))
 
 
-def _values(axis: str, document: Document) -> list[_Value]:
-    """The values of an axis in the order of the file: a list, or a mapping of labels to values."""
-    path: Keys = ("axes", axis)
+def _values(axis: str, document: Document, path: Keys) -> list[_Value]:
+    """The values of an axis, which are at `path`, in order: a list, or a mapping of labels to values."""
     held = at(document.value, path)
     if isinstance(held, dict):
         values = [_Value(_label(label), document, (*path, label)) for label in held]
@@ -255,14 +463,18 @@ def _values(axis: str, document: Document) -> list[_Value]:
     return values
 
 
-def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
-    """A value of an axis in mode random: drawn from a distribution, or one of its values."""
-    path: Keys = ("axes", axis)
-    name = ""
-    held = at(document.value, path)
+def _drawn(axis: str, document: Document, draws: Draws, path: Keys) -> tuple[_Value, str]:
+    """A value of an axis, whose values are at `path`: drawn from a distribution, or one of them.
+
+    Then the label of the value that was chosen; empty where the axis is a distribution.
+    """
+    name = picked = ""
+    drawn_as, held = axis, at(document.value, path)
     if not is_distribution(held):
-        values = _values(axis, document)
-        choice = values[int(rng.integers(len(values)))]
+        values = _values(axis, document, path)
+        place = draws.place(axis, len(values))
+        choice, drawn_as = values[place], f"{axis}[{place}]"
+        picked = choice.label
         name = choice.label if isinstance(held, dict) else ""
         if name and len(values) == 1 and is_distribution(at(document.value, choice.held)):
             problem = f"names its single value {name!r}; for a field of that name write [{{{name}: ...}}]"
@@ -270,11 +482,11 @@ def _drawn(axis: str, document: Document, rng: np.random.Generator) -> _Value:
         path = choice.held
         held = at(document.value, path)
     try:
-        value = sample(held, rng)
+        value = sample(held, draws, drawn_as)
     except ConfigError as error:
         raise _error(document, path, error) from None
     drawn = "" if name and value == held else _label(value)
-    return _Value(f"{name} {drawn}".strip(), Document(value, {(): document.places[path]}), ())
+    return _Value(f"{name} {drawn}".strip(), Document(value, {(): document.places[path]}), ()), picked
 
 
 def _labels(setting: Mapping[str, _Value]) -> Setting:
@@ -404,29 +616,3 @@ def _label(value: Any) -> str:
         return f"{value:g}"
     text = str(value)
     return text if text.isprintable() else repr(text)  # a label is one line
-
-
-def is_distribution(held: Any) -> bool:
-    """Whether a value stands for draws."""
-    return isinstance(held, dict) and len(held) == 1 and next(iter(held)) in DISTRIBUTIONS
-
-
-def sample(held: Any, rng: np.random.Generator) -> Any:
-    """`held` with each {distribution: [low, high]} in it replaced by a draw of three significant digits."""
-    if not is_distribution(held):
-        return {key: sample(value, rng) for key, value in held.items()} if isinstance(held, dict) else held
-    name, bounds = next(iter(held.items()))
-    kinds, what = ((int,), "two whole numbers") if name == "integer" else ((int, float), "two numbers")
-    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in kinds for b in bounds)
-    if not numbers or not all(abs(b) <= LARGEST_BOUND for b in bounds):
-        raise ConfigError(f"{name} needs [low, high], {what} of at most {LARGEST_BOUND:g} in size")
-    low, high = bounds
-    if not low < high or (name == "log_uniform" and low <= 0):
-        raise ConfigError(f"{name} needs low < high" + (", both above 0" if name == "log_uniform" else ""))
-    if name == "integer":
-        return int(rng.integers(low, high + 1))
-    if name == "log_uniform":
-        drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
-    else:
-        drawn = rng.uniform(low, high)
-    return min(max(float(f"{drawn:.3g}"), float(low)), float(high))

@@ -153,13 +153,15 @@ def to_json(
     lines: Sequence[Line],
     results: Sequence[RunResult],
     baseline: Mapping[str, str] | None = None,
+    search: str = "",
 ) -> dict[str, Any]:
     """Everything, unrounded: the lines in their order, the runs by id; equal input gives equal text.
 
-    baseline: as `leaderboard` took it; with None it is not said.
+    baseline: as `leaderboard` took it; with None it is not said. search: how one stands, in words.
     """
     return {
         "name": name,
+        **({"search": search} if search else {}),
         **({} if baseline is None else {"baseline": dict(sorted(baseline.items()))}),
         "lines": [_line_json(line) for line in lines],
         "runs": [

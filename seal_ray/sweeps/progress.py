@@ -66,15 +66,20 @@ class SweepProgress:
 
     def __init__(self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: Console) -> None:
         self._rich = rich
-        begun = folders_in(planned[0].store.folder.parent)
-        self._runs = [
-            Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}", one.run_id in begun)
-            for one in planned
-        ]
+        self._runs: list[Watched] = []
+        self.add(planned, names)
         self._started = time.monotonic()
         self._live = Live(console=rich, auto_refresh=False, transient=True) if rich.is_terminal else None
         if self._live:
             self._live.start()
+
+    def add(self, planned: Sequence[Planned], names: dict[str, tuple[str, int]]) -> None:
+        """More runs to watch, and what they are called."""
+        begun = folders_in(planned[0].store.folder.parent) if planned else ()
+        self._runs += [
+            Watched(one, f"{names[one.run_id][0]} s{names[one.run_id][1]}", one.run_id in begun)
+            for one in planned
+        ]
 
     def note(self, text: str) -> None:
         """A line about something other than an epoch."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from seal_ray.distributed.launch import Planned, begin, pause
@@ -145,6 +145,17 @@ class Queue:
         self._over.append(planned.run_id)
         if again:
             self._waiting[planned.run_id] = planned
+
+    def add(self, planned: Planned) -> None:
+        """One more run, of the same storage and with the same moments kept."""
+        self._keys[planned.run_id] = planned.run_keys
+        self._waiting[planned.run_id] = planned
+        self._drop_ended(sorted({planned.run_id} & folders_in(self._storage)))
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """Runs that are not to be claimed any more."""
+        for run_id in run_ids:
+            self._waiting.pop(run_id, None)
 
     def stop(self, why: str) -> None:
         """Start nothing more, and ask what runs to stop at its next epoch boundary."""

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seal_ray.data.beton import BetonFile, Dataset
@@ -27,15 +27,21 @@ from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
 from seal_ray.sweeps.file import Setting, Sweep, SweepRun
 from seal_ray.sweeps.leaderboard import Line, RunResult, headings, leaderboard, to_csv, to_json, to_markdown
+from seal_ray.sweeps.search import SearchRuns
 from seal_ray.tracking.wandb import tags_of, track_tables
 
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """A sweep whose data is there: its runs in order, each with its setting."""
+    """A sweep whose data is there: its runs in order, each with its setting; of a search those so far."""
 
     sweep: Sweep
     planned: tuple[Planned, ...]
+    search: SearchRuns | None = None
+
+    def latest(self) -> SweepRuns:
+        """The same by the results so far."""
+        return self if self.search is None else _runs_of(self.sweep, self.search)
 
     @functools.cached_property
     def settings(self) -> dict[str, Setting]:
@@ -64,7 +70,13 @@ class SweepRuns:
 def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_dataset) -> SweepRuns:
     """Open the data of all runs. ConfigError when two settings are the same run; DataError as prepare_job."""
     digest = functools.cache(weights_digest)  # so that initial weights are read once
-    planned = tuple(prepare_job(_tracked_as_setting(run), digest, open_data) for run in sweep.runs)
+
+    def prepare(run: SweepRun) -> Planned:
+        return prepare_job(_tracked_as_setting(run), digest, open_data)
+
+    if sweep.space is not None:
+        return _runs_of(sweep, SearchRuns(sweep.space, prepare))
+    planned = tuple(map(prepare, sweep.runs))
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):
         if one.run_id in owners:
@@ -74,6 +86,12 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
             )
         owners[one.run_id] = run.setting
     return SweepRuns(sweep, planned)
+
+
+def _runs_of(sweep: Sweep, search: SearchRuns) -> SweepRuns:
+    search.advance()
+    runs, planned = zip(*search.runs.values(), strict=True)
+    return SweepRuns(replace(sweep, runs=runs), planned, search)
 
 
 def _tracked_as_setting(run: SweepRun) -> Job:
@@ -87,7 +105,11 @@ def _tracked_as_setting(run: SweepRun) -> Job:
 
 def results(runs: SweepRuns) -> list[RunResult]:
     """How each run stands."""
-    return [_result(one, runs.settings[one.run_id]) for one in runs.planned]
+    found = [_result(one, runs.settings[one.run_id]) for one in runs.planned]
+    if runs.search is None:
+        return found
+    left, why = runs.search.given_up(), "another seed of its setting was"
+    return [replace(one, status="pruned", reason=why) if one.run_id in left else one for one in found]
 
 
 def images_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
@@ -150,8 +172,10 @@ def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:
     """Compute the leaderboard and write it beside the runs; returns it with the runs it is made of."""
     found = results(runs)
     lines = leaderboard(found, runs.sweep.baseline, runs.sweep.after_generations)
-    text = json.dumps(to_json(runs.sweep.name, lines, found, runs.sweep.baseline), indent=1) + "\n"
-    contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": to_markdown(lines)}
+    said = runs.search.summary() if runs.search else ""
+    text = json.dumps(to_json(runs.sweep.name, lines, found, runs.sweep.baseline, said), indent=1) + "\n"
+    table = to_markdown(lines) + (said and f"\n{said}\n")
+    contents = {"results.json": text, "results.csv": to_csv(lines), "results.md": table}
     with saving(runs.folder):
         for name, content in contents.items():
             write_durably(runs.folder / name, content.encode())

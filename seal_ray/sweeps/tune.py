@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +51,11 @@ from seal_ray.storage.files import make_folder
 from seal_ray.storage.lease import hold_lease
 from seal_ray.storage.paths import on_this_host
 from seal_ray.sweeps.board import Assignment, Board, follow_for_tune, next_assignment
-from seal_ray.sweeps.file import EarlyStopping
+from seal_ray.sweeps.file import EarlyStopping, Search
 from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Claim, Queue
 from seal_ray.sweeps.results import SweepRuns
+from seal_ray.sweeps.search import VALUE
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
@@ -87,12 +89,16 @@ def run_sweep(
     ended. ConfigError and ClusterError before anything starts, DataError when the images are damaged. SIGTERM
     and Ctrl-C let what runs end at its next epoch boundary; a second Ctrl-C interrupts at once.
     """
-    if in_process and (address or concurrent or runs.sweep.early_stopping):
+    if in_process and (address or concurrent or stopping_of(runs)):
         raise ConfigError(
             "--in-process: one run at a time, to its end, without Ray; leave out --address, --concurrent and "
-            "early_stopping"
+            "early_stopping or search.stop"
         )
-    if all(one.store.status().get("status") in _ended(runs) for one in runs.planned):
+    given_up = runs.search.given_up() if runs.search else set()
+    left = (one for one in runs.planned if one.run_id not in given_up)
+    if (runs.search is None or runs.search.complete) and all(
+        one.store.status().get("status") in _ended(runs) for one in left
+    ):
         rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
         return
     note = functools.partial(rich.print, markup=False)
@@ -116,16 +122,20 @@ def train_sweep(
         for one in runs.planned:
             check_sendable(one.job)
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
+    search = runs.search.anew() if runs.search else None
+    runs = replace(runs, search=search).latest()
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(contextlib.closing(SweepProgress(runs.planned, runs.names, rich)))
         queue = Queue(runs.planned, share=share, ended=_ended(runs), note=progress.note)
         stack.callback(queue.close)
+        tasks = Tasks(queue, progress, runs)
+        tasks.go_on()
 
         def show_news() -> None:
             progress.refresh(queue.changing())
 
         if in_process:
-            train_here(queue, show_news)
+            train_here(tasks, show_news)
         else:
             say_what_waits = queued(
                 runs.planned[0].job, check_resources(runs.planned[0].job), at_once, progress.note
@@ -136,13 +146,53 @@ def train_sweep(
                 with contextlib.suppress(StorageError):  # the next look may find it answering again
                     say_what_waits(queue.claimed())
 
-            train_on_ray(queue, show_all, runs, at_once)
+            train_on_ray(tasks, show_all, runs, at_once)
         progress.refresh()
+
+
+class Tasks:
+    """The queue of a sweep, into which a search puts more runs as results come."""
+
+    def __init__(self, queue: Queue, progress: SweepProgress, runs: SweepRuns) -> None:
+        self.queue, self._progress, self._runs = queue, progress, runs
+        self._known = {one.run_id for one in runs.planned}
+
+    @property
+    def left(self) -> bool:
+        """Whether a run is still to be claimed, or may be once others have ended."""
+        search = self._runs.search
+        return self.queue.left or not (search is None or search.complete or self.queue.stopping)
+
+    def release(self, planned: Planned, *, again: bool = False) -> None:
+        """A claimed run has ended, or, `again`, is to be started once more."""
+        self.queue.release(planned, again=again)
+        if self._runs.search is not None and not again:
+            self._runs.search.ended(planned.run_id)
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Queue what a search suggests by results so far, and forget what these have made needless."""
+        if (search := self._runs.search) is None:
+            return
+        runs = self._runs.latest()
+        if new := [one for one in runs.planned if one.run_id not in self._known]:
+            for one in new:
+                check_sendable(one.job)
+                self.queue.add(one)
+            self._known |= {one.run_id for one in new}
+            self._progress.add(new, runs.names)
+        self.queue.forget(search.given_up())
+
+
+def stopping_of(runs: SweepRuns) -> EarlyStopping | Search | None:
+    """What decides early that a run is given up."""
+    space = runs.sweep.space
+    return space.search if space and space.search.stop != "none" else runs.sweep.early_stopping
 
 
 def _ended(runs: SweepRuns) -> tuple[str, ...]:
     """How a run stands that the sweep leaves alone: with early stopping also when it was pruned."""
-    return ENDED if runs.sweep.early_stopping is None else (*ENDED, "pruned")
+    return ENDED if stopping_of(runs) is None else (*ENDED, "pruned")
 
 
 def concurrency(job: Job, wanted: int | None) -> int:
@@ -163,8 +213,8 @@ def concurrency(job: Job, wanted: int | None) -> int:
     return wanted or room
 
 
-def train_on_ray(queue: Queue, show_news: Callable[[], None], runs: SweepRuns, concurrent: int) -> None:
-    """Train the runs that are left in the queue, `concurrent` at once, under a Ray that is initialised."""
+def train_on_ray(tasks: Tasks, show_news: Callable[[], None], runs: SweepRuns, concurrent: int) -> None:
+    """Train the runs that are left, `concurrent` at once, under a Ray that is initialised."""
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     failure: list[BaseException] = []
@@ -172,12 +222,12 @@ def train_on_ray(queue: Queue, show_news: Callable[[], None], runs: SweepRuns, c
 
     def tune() -> None:
         try:
-            _tune(queue, board, concurrent, runs.sweep.early_stopping)
+            _tune(tasks, board, concurrent, runs)
         except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=tune, daemon=True)
-    with warm_workers(board, runs, concurrent), stop_on_signal(queue.stop):
+    with warm_workers(board, runs, concurrent), stop_on_signal(tasks.queue.stop):
         thread.start()
         while thread.is_alive():
             thread.join(pause(runs.folder))
@@ -212,7 +262,7 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
     make_folder(folder)
     sizes, use_gpu = worker_counts(jobs), check_resources(jobs[0])
     placement = jobs[0].placement
-    failures = len(jobs) * (placement.retries + 1)
+    failures = runs.sweep.most[0] * (placement.retries + 1)
     scratch = Path(tempfile.mkdtemp(prefix=WARM_WORKERS, dir=folder))
 
     def fit(group: int) -> None:
@@ -260,19 +310,20 @@ def _train(assignment: Assignment, world: World, board: Any) -> dict[str, str]:
     def report(row: Row) -> None:
         if isinstance(job.placement.workers, Workers):
             ray.train.report({})  # an occasion for more workers
-        if world.leads and row["epoch"] + 1 == job.recipe.budget.length:
-            news = {"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]}
+        value = row[assignment["metric"]]
+        if world.leads and row["epoch"] + 1 == job.recipe.budget.length and value is not None:
+            news = {"epochs": row["global_epoch"] + 1, VALUE: value}
             ray.get(board.tell.remote(assignment["token"], news))
 
     with warning_of_failures(store):
         return train_to_end(job, store, world, report)
 
 
-def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
-    """Train the queue's runs one after the other in this process, without Ray, until none is left."""
-    with stop_on_signal(queue.stop):
-        while queue.left:
-            claim = queue.claim()
+def train_here(tasks: Tasks, show_news: Callable[[], None]) -> None:
+    """Train the runs one after the other in this process, without Ray, until none is left."""
+    with stop_on_signal(tasks.queue.stop):
+        while tasks.left:
+            claim = tasks.queue.claim()
             if claim is None:
                 time.sleep(NEWS_INTERVAL)  # what it waits for is trained elsewhere
                 continue
@@ -284,30 +335,38 @@ def train_here(queue: Queue, show_news: Callable[[], None]) -> None:
                     train_to_end(job, claim.store, World(), lambda _: show_news())
             except Exception:  # of this run alone; the reader may have written its method
                 traceback.print_exc()
-            queue.release(claim.planned)
+            tasks.release(claim.planned)
     show_news()
 
 
-def _tune(queue: Queue, board: Any, concurrent: int, stopping: EarlyStopping | None) -> None:
-    """Let Tune run a trial for each run of the queue."""
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
+def _scheduler(runs: SweepRuns) -> Any:
+    """What decides at the ends of generations which runs are given up; None: nothing does."""
+    from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
-    scheduler = stopping and ASHAScheduler(
-        time_attr="epochs",
-        max_t=sys.maxsize,
-        grace_period=stopping.after_epochs,
-        reduction_factor=stopping.reduction_factor,
-    )
+    stopping = stopping_of(runs)
+    if stopping is None:
+        return None
+    after = stopping.after_epochs or 2 * runs.planned[0].job.recipe.budget.length
+    if isinstance(stopping, Search) and stopping.stop == "median":
+        return MedianStoppingRule(time_attr="epochs", grace_period=after)
+    factor = 3.0 if isinstance(stopping, Search) else stopping.reduction_factor
+    return ASHAScheduler(time_attr="epochs", max_t=sys.maxsize, grace_period=after, reduction_factor=factor)
+
+
+def _tune(tasks: Tasks, board: Any, concurrent: int, runs: SweepRuns) -> None:
+    """Let Tune run a trial for each run that is left."""
+    from ray import tune
+
+    search = runs.sweep.space.search if runs.sweep.space else None
     follow = functools.partial(follow_for_tune, board)
     with tempfile.TemporaryDirectory(prefix="seal-ray-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(follow, tune.PlacementGroupFactory([NO_CPU])),
             tune_config=tune.TuneConfig(
-                metric="top1",
-                mode="max",
-                search_alg=_searcher(queue, board),
-                scheduler=scheduler,
+                metric=VALUE,
+                mode=search.mode if search else "max",
+                search_alg=_searcher(tasks, board, search),
+                scheduler=_scheduler(runs),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -316,17 +375,21 @@ def _tune(queue: Queue, board: Any, concurrent: int, stopping: EarlyStopping | N
         ).fit()
 
 
-def _searcher(queue: Queue, board: Any) -> Any:
-    """The queue as a Tune searcher."""
+def _searcher(tasks: Tasks, board: Any, search: Search | None) -> Any:
+    """What is left as a Tune searcher."""
     import ray
     from ray.tune.search import Searcher
+
+    # A number of an analysis is not known at the end of a generation, and stops nothing.
+    metric = "val_top1" if search is None or "/" in search.metric else search.metric
+    why = "by early stopping" if search is None else f"by the search ({search.stop}); `train` goes on"
 
     class Generations(Searcher):  # type: ignore[misc]
         """Suggests the run that may start next, or None while each waits for a shared generation."""
 
-        def __init__(self, queue: Queue, board: Any) -> None:
-            super().__init__(metric="top1", mode="max")
-            self.queue, self.board = queue, board
+        def __init__(self, tasks: Tasks, board: Any) -> None:
+            super().__init__(metric=VALUE, mode="max")
+            self.tasks, self.board = tasks, board
             self.claims: dict[str, Claim] = {}
 
         def __getstate__(self) -> dict[str, Any]:
@@ -334,11 +397,11 @@ def _searcher(queue: Queue, board: Any) -> Any:
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            claim = self.queue.claim()
+            claim = self.tasks.queue.claim()
             if claim is None:
-                return None if self.queue.left else Searcher.FINISHED
+                return None if self.tasks.left else Searcher.FINISHED
             self.claims[trial_id] = claim
-            ray.get(self.board.put.remote(_assignment(claim)))
+            ray.get(self.board.put.remote(_assignment(claim, metric)))
             return {"run": claim.planned.run_id, "token": claim.token}
 
         def on_trial_complete(
@@ -347,10 +410,10 @@ def _searcher(queue: Queue, board: Any) -> Any:
             claim = self.claims.pop(trial_id)
             _, outcome = ray.get(self.board.follow.remote(claim.token, 0))
             if outcome is None and not error:
-                _say(claim.planned, "pruned", "by early stopping")
+                _say(claim.planned, "pruned", why)
             elif outcome and outcome["status"] == "failed":
                 _say(claim.planned, **outcome)
-            self.queue.release(claim.planned, again=outcome is None and error)
+            self.tasks.release(claim.planned, again=outcome is None and error)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the run folders are the truth."""
@@ -358,10 +421,10 @@ def _searcher(queue: Queue, board: Any) -> Any:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing."""
 
-    return Generations(queue, board)
+    return Generations(tasks, board)
 
 
-def _assignment(claim: Claim) -> Assignment:
+def _assignment(claim: Claim, metric: str) -> Assignment:
     """A claimed run for the board, with news of the generations that are there already."""
     job, store = claim.planned.job, claim.planned.store
     rows, length = store.rows(), job.recipe.budget.length
@@ -369,7 +432,12 @@ def _assignment(claim: Claim) -> Assignment:
     return {
         **claim.planned.assignment(claim.token),
         "retries": job.placement.retries,
-        "news": [{"epochs": row["global_epoch"] + 1, "top1": row["val_top1"]} for row in ends],
+        "metric": metric,
+        "news": [
+            {"epochs": row["global_epoch"] + 1, VALUE: row[metric]}
+            for row in ends
+            if row.get(metric) is not None
+        ],
     }
 
 

@@ -7,7 +7,8 @@ import contextlib
 import netrc
 import os
 import subprocess  # nosec B404 - of git alone
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -16,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
-from seal_ray.errors import ConfigError
+from seal_ray.errors import ConfigError, SealRayWarning
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Tracking
@@ -61,6 +62,24 @@ def has_key() -> bool:
         logins = netrc.netrc(os.environ.get("NETRC"))
         held = held or logins.authenticators(address.netloc) or logins.authenticators(address.hostname or "")
     return bool(held)
+
+
+def falls_back(tracking: Tracking, note: Callable[[str], None]) -> bool:
+    """Whether metrics are to be logged offline because W&B's server, to which `auto` would log, does not answer.
+
+    It is asked once, before training, instead of being waited for at the end of each run; a warning says so.
+    note: is told where metrics go otherwise.
+    """
+    mode = wandb_mode(tracking.wandb)
+    if tracking.wandb == "auto" and mode == "online" and (silence := unanswered()):
+        text = f"W&B does not answer ({silence}); metrics are logged offline, and {MISSING}"
+        warnings.warn(text, SealRayWarning, stacklevel=2)
+        return True
+    if mode == "online":
+        note(f"W&B: online, {server()}, project {settled(tracking).project}")
+    if mode == "offline":
+        note(f"W&B: offline; {MISSING}")
+    return False
 
 
 def unanswered() -> str:

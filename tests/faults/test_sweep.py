@@ -41,6 +41,7 @@ def undisturbed(data: Path, storage: Path, **changes: Any) -> SweepRuns:
     """The same sweep trained in this process, with nothing happening to it."""
     runs = small_sweep(data, storage, storage.parent / "undisturbed.yaml", **changes)
     train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
+    runs = runs.latest()
     write_results(runs)
     return runs
 
@@ -79,6 +80,24 @@ def test_a_driver_killed_twice_and_the_same_command_again(digits: Path, tmp_path
     assert "36 epochs asked for, 28 trained, 8 shared" in printed
     alone = {key: value for key, value in changes.items() if key != "placement"}
     same(runs, undisturbed(digits, tmp_path / "alone", **alone))
+
+
+def test_a_search_that_is_killed_goes_on_to_the_same_settings(
+    digits: Path, tmp_path: Path, sweep: Run
+) -> None:
+    file = tmp_path / "killed.yaml"
+    changes: dict[str, Any] = {
+        "axes": {"method": ["normal", "llf"], "optimizer.weight_decay": {"uniform": [0.0, 0.01]}},
+        "search": {"algorithm": "optuna", "samples": 5, "seeds": 2, "at_once": 2},
+    }
+    runs = small_sweep(digits, tmp_path / "runs", file, **changes)
+    rng = random.Random(0)
+    for epochs in (7, 20):
+        kill_after(sweep(file, "--in-process"), runs, epochs, rng)
+    last = sweep(file, "--in-process")
+    printed = last.end()
+    assert last.process.returncode == 0, printed
+    same(runs.latest(), undisturbed(digits, tmp_path / "alone", **changes))
 
 
 def test_eight_runs_in_one_process_that_is_killed_again_and_again(

@@ -11,6 +11,7 @@ import pytest
 import ray
 from rich.console import Console
 
+import seal_ray
 import seal_ray.analysis.run
 from seal_ray.data.images import Images
 from seal_ray.errors import ClusterError
@@ -127,6 +128,52 @@ def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_the
 
 
 @pytest.mark.ray
+def test_a_search_suggests_on_ray_what_it_suggests_in_one_process(digits: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "axes": {"method": ["normal", "llf"], "optimizer.weight_decay": {"uniform": [0.0, 0.01]}},
+        "search": {"algorithm": "optuna", "samples": 5, "at_once": 2},
+    }
+    found = []
+    for name, options in (("ray", {"concurrent": 2}), ("here", {"in_process": True})):
+        runs = small_sweep(digits, tmp_path / name, **changes)
+        train(runs, **options)  # type: ignore[arg-type]
+        assert {run.status for run in results(runs.latest())} == {"finished"}
+        found.append(metrics_of(runs.latest()))
+    assert found[0] == found[1]
+    assert len(found[0]) > 2  # more than were suggested without results
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("stop", ["asha", "median"])
+def test_a_search_gives_up_on_bad_runs_which_can_go_on(digits: Path, tmp_path: Path, stop: str) -> None:
+    runs = small_sweep(
+        digits,
+        tmp_path / "runs",
+        axes={"optimizer.lr": {"good": 0.1, "better": 0.2, "best": 0.15, "hopeless": 1e-8}},
+        recipe={"budget": {"epochs": 8, "generation_length": 2}},
+        search={"algorithm": "grid", "stop": stop, "after_epochs": 2},
+    )
+    train(runs, concurrent=1)
+    found = {run.setting["optimizer.lr"]: run for run in results(runs)}
+    assert found["good"].status == "finished"
+    bad = found["hopeless"]
+    assert (bad.status, bad.reason) == ("pruned", f"by the search ({stop}); `train` goes on")
+    assert 2 <= bad.epochs_trained < 8
+    assert not list((tmp_path / "runs").glob("*/lease.json"))
+    assert runs.latest().search is not None
+    best = runs.latest().search.best()  # type: ignore[union-attr]
+    tops = [run.top1 for run in found.values() if run.top1 is not None]
+    assert best is not None
+    assert best[1] == max(tops)
+    console, printed = screen()
+    run_sweep(runs, console, share=True, address=None, concurrent=None, in_process=False)
+    assert printed.getvalue() == "small: every run has ended already, nothing to train\n"
+    (pruned,) = (one for one in runs.planned if one.run_id == bad.run_id)
+    for _ in seal_ray.fit(pruned.job.recipe, storage=tmp_path / "runs"):
+        pass
+    assert pruned.store.status()["status"] == "finished"
+
+
 def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
     methods = {**METHODS, "broken": {"name": "seal", "ascent_rate": 1e30}}
     runs = small_sweep(digits, tmp_path / "runs", axes={"method": methods})

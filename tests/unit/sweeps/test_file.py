@@ -20,7 +20,8 @@ from seal_ray.methods.seal import Seal
 from seal_ray.phases.optimizers import OPTIMIZERS
 from seal_ray.phases.schedule import Budget, Rise
 from seal_ray.recipe import load_job
-from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep, sample
+from seal_ray.sweeps.draws import Random, sample
+from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "jobs/sweeps").glob("*.yaml"))
@@ -193,7 +194,7 @@ def test_a_setting_drawn_again_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bounds", [[0.9991, 0.9999], [0.12341, 0.12349], [-2, 3]])
 def test_draws_keep_to_their_bounds_where_three_digits_would_not(bounds: list[float]) -> None:
     for seed in range(50):
-        value = sample({"uniform": bounds}, np.random.default_rng(seed))
+        value = sample({"uniform": bounds}, Random(np.random.default_rng(seed)), "x")
         assert bounds[0] <= value <= bounds[1]
 
 
