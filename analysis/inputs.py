@@ -15,8 +15,8 @@ from seal_ray.data.augment import normalise
 from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
-from seal_ray.data.loaders import Loader
-from seal_ray.data.subset import noisy_labels, training_indices
+from seal_ray.data.loaders import Loader, Selected
+from seal_ray.data.subset import noisy_labels, training_split
 from seal_ray.networks import stages
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.runs.checkpoint import State, weights_sha256
@@ -30,10 +30,11 @@ FEATURES_HELD = 4
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The images that runs of one data set, per_class and label_noise see, without augmentation.
+    """The images that runs of one data set, per_class, holdout and label_noise see, without augmentation.
 
-    used: the training images in use, as indices of the whole split. train_labels: theirs, wrong ones
-    included. held: what is asked for again with every network, as uint8.
+    val: what a run is evaluated on, which may be held out of the training images. used: the training images
+    in use, as indices of the whole split. train_labels: theirs, wrong ones included. held: what is asked for
+    again with every network, as uint8.
     """
 
     dataset: Dataset
@@ -53,15 +54,18 @@ class Data:
             "val": images.open("val", BATCH),
         }
         labels = loaders["train"].labels
-        used = training_indices(labels, recipe.data.per_class)
+        used, held = training_split(labels, recipe.data.per_class, recipe.data.holdout)
         noisy = noisy_labels(labels, images.classes, recipe.data.label_noise)
+        val_labels = loaders["val"].labels
+        if recipe.data.holdout:  # as in training: val images of the data set are for the end
+            loaders["val"], val_labels = Selected(loaders["train"], held), noisy[held]
         return cls(
             dataset,
             images,
             loaders,
             used,
             torch.from_numpy(noisy[used]),
-            torch.from_numpy(loaders["val"].labels),
+            torch.from_numpy(val_labels),
         )
 
     def pixels(self, split: Split, indices: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ class InputCache:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._runs: dict[AnyPath, tuple[Job, Dataset]] = {}
-        self._data: dict[tuple[str, int | None, float], Data] = {}
+        self._data: dict[tuple[str, int | None, float, float], Data] = {}
         self._features: dict[tuple[str, bytes, int], Features] = {}
 
     def recipe(self, run: AnyPath) -> Recipe:
@@ -119,7 +123,7 @@ class InputCache:
         """The images that the run sees. DataError when they are not there, damaged, or others."""
         job, dataset = self._run(run)
         used = job.recipe.data
-        key = (dataset.training_identity, used.per_class, used.label_noise)
+        key = (dataset.training_identity, used.per_class, used.holdout, used.label_noise)
         if key not in self._data:
             self._data = {key: Data.open(dataset, job.recipe)}
         return self._data[key]

@@ -254,13 +254,14 @@ def task_of(
     """An analysis of a moment, with its key. CheckpointError for a damaged manifest."""
     facts, recipe, section = run.facts(moment), run.job.recipe, settings.model_dump(mode="json")
     others = kind().compared_with(moment, run)
+    held = [recipe.data.holdout] if recipe.data.holdout else []  # keys of before there was one stay
     body: dict[str, Any] = {
         "format": kind.version,
         "what": kind.name,
         "settings": {name: value for name, value in section.items() if name != "shards"},
         "weights": facts.weights_sha256,
         "others": {role: run.facts(other).weights_sha256 for role, other in others.items()},
-        "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise],
+        "data": [dataset.training_identity, recipe.data.per_class, recipe.data.label_noise, *held],
         "model": [recipe.model.arch, *recipe.model.arguments.values()],
         **kind().depends_on(moment, run, settings),
     }

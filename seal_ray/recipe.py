@@ -83,6 +83,12 @@ class DataSettings(BaseModel):
     label_noise: float = Field(
         default=0.0, ge=0, lt=1, description="share of all training labels replaced at random"
     )
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each class's training images to evaluate on; val images are then a test, once",
+    )
 
 
 class Model(BaseModel):

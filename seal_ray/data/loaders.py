@@ -122,6 +122,24 @@ class ResidentLoader:
 
 
 @dataclass(frozen=True, eq=False)
+class Selected:
+    """A loader of some images of another one. indices: theirs there."""
+
+    loader: Loader
+    indices: Order
+
+    @property
+    def labels(self) -> Labels:
+        """See `Loader`."""
+        labels: Labels = self.loader.labels[self.indices]
+        return labels
+
+    def batches(self, order: Order) -> Iterator[torch.Tensor]:
+        """See `Loader`."""
+        return self.loader.batches(self.indices[_checked(order, len(self.indices))])
+
+
+@dataclass(frozen=True, eq=False)
 class FfcvLoader:
     """A loader that lets FFCV read and decode ahead, on a thread of its own."""
 

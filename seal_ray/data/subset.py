@@ -34,6 +34,31 @@ def training_indices(labels: Indices, per_class: int | None) -> Indices:
     return np.sort(np.concatenate(chosen))
 
 
+def training_split(labels: Indices, per_class: int | None, holdout: float) -> tuple[Indices, Indices]:
+    """Indices of the training images in use and of those held out of them, each ascending.
+
+    Of the images in use `holdout` of each class, rounded half up, is held out: the same ones for every seed
+    and method. ConfigError when that leaves a class none to train on, or holds out none at all.
+    """
+    used = training_indices(labels, per_class)
+    if not holdout:
+        return used, used[:0]
+    import torch
+
+    shuffled = used[torch.randperm(len(used), generator=stream(0, "holdout")).numpy()]
+    held = []
+    for label in np.unique(labels[used]):
+        members = shuffled[labels[shuffled] == label]
+        count = int(Fraction(str(holdout)) * len(members) + Fraction(1, 2))
+        if count == len(members):
+            raise ConfigError(f"recipe.data.holdout: {holdout:g} leaves class {label} no image to train on")
+        held.append(members[:count])
+    chosen = np.sort(np.concatenate(held))
+    if not len(chosen):
+        raise ConfigError(f"recipe.data.holdout: {holdout:g} of a few images a class is none; raise it")
+    return np.setdiff1d(used, chosen), chosen
+
+
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Whole batches among so many training images in use. ConfigError when there is none."""
     if images < batch_size:

@@ -122,7 +122,10 @@ def prepare_job(
         check_images(recipe.model, dataset.size)
         check_shards(recipe, dataset.size)
         per_class, train = recipe.data.per_class, dataset.splits["train"]
-        steps_per_epoch(per_class * len(dataset.classes) if per_class else train.count, recipe.batch_size)
+        used = per_class * len(dataset.classes) if per_class else train.count
+        # A rounding of each class may leave more; the run itself counts them.
+        most = used - int(recipe.data.holdout * used - len(dataset.classes) / 2)
+        steps_per_epoch(most if recipe.data.holdout else used, recipe.batch_size)
     keys = generation_keys(recipe, dataset.training_identity)
     identity = run_id_of(recipe, keys)
     return Planned(job, dataset, Store(storage / identity, identity, placement.keep.checkpoints), keys)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from seal_ray.analysis.inputs import Data
 from seal_ray.analysis.moments import trained_on
 from seal_ray.analysis.tasks import read_arrays
 from seal_ray.data.dataset import Pixels
-from seal_ray.data.loaders import open_loader
 from seal_ray.errors import SealRayError
 from seal_ray.recipe import Job
 from seal_ray.reports.blocks import Picture
@@ -54,7 +54,7 @@ def most_forgotten(one: MomentFacts, job: Job) -> Iterator[Picture]:
     forgetting = one.results["calibration"]["result"]["forgetting"]
     listed = [found for found in forgetting["most_forgotten"] if found["events"] > 0][:GRID_PICTURES]
     dataset = trained_on(one.moment.run, job)
-    loader = open_loader(dataset, "val", kind="torch", batch_size=GRID_PICTURES)
+    loader = Data.open(dataset, job.recipe).loaders["val"]
     indices = np.asarray([found["index"] for found in listed], dtype=np.int64)
     images = [image.numpy() for batch in loader.batches(indices) for image in batch]
     for image, found in zip(images, listed, strict=True):

@@ -24,7 +24,7 @@ from seal_ray.reports.charts import shades
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
-from seal_ray.runs.summary import generation_ends, summarise
+from seal_ray.runs.summary import generation_ends, held_top1, summarise
 from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import Line, RunResult, compared, leaderboard, notes
@@ -48,7 +48,8 @@ class StudySource:
     """What a page is of. folder: where it goes by default.
 
     members: the runs in order; baseline: labels that differences are taken to, empty where there is none;
-    unreadable: runs that cannot be told apart, and why; after_generations: as the sweep asks for.
+    unreadable: runs that cannot be told apart, and why; after_generations: as the sweep asks for;
+    search: how it stands, in words.
     """
 
     name: str
@@ -58,6 +59,7 @@ class StudySource:
     baseline: Setting
     unreadable: Mapping[str, str] = field(default_factory=dict)
     after_generations: tuple[int, ...] = ()
+    search: str = ""
 
 
 def find_source(path: Path, storage: str | None = None) -> StudySource:
@@ -77,6 +79,7 @@ def find_source(path: Path, storage: str | None = None) -> StudySource:
             members=tuple(_members(asked)),
             baseline=dict(sweep.sweep.baseline),
             after_generations=sweep.sweep.after_generations,
+            search=sweep.search.summary() if sweep.search else "",
         )
     run_set = find_runs(path, storage)
     if path.is_dir() and not (path / "job.yaml").is_file() and (path / "results.json").is_file():
@@ -102,9 +105,14 @@ def _of_sweep_folder(run_set: RunSet) -> StudySource:
             f"{run_set.folder / 'results.json'}: damaged ({type(error).__name__}); `seal-ray sweep` "
             "writes it anew"
         ) from None
-    baseline = baseline_in(held)
     return StudySource(
-        run_set.name, "sweep", run_set.folder, tuple(members), baseline, after_generations=after
+        name=run_set.name,
+        kind="sweep",
+        folder=run_set.folder,
+        members=tuple(members),
+        baseline=baseline_in(held),
+        after_generations=after,
+        search=str(held.get("search", "")),
     )
 
 
@@ -322,7 +330,7 @@ def read_study(source: StudySource) -> Study:
         baseline=baseline,
         columns=columns_of(jobs, results, baseline),
         run_keys=tuple(_run_keys(runs)),
-        notes=tuple(notes(lines)),
+        notes=(*notes(lines), *([source.search] if source.search else [])),
         unreadable=source.unreadable,
     )
 
@@ -358,6 +366,7 @@ def read_run(member: Member) -> RunFacts:
         generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
         passes=images * passes_of(job.recipe, len(rows)) if job else 0,
         seconds=seconds_of(rows),
+        held_top1=held_top1(rows),
     )
     return RunFacts(
         result=result,

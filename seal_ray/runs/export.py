@@ -171,7 +171,7 @@ def _top1(snapshot: Snapshot) -> float | None:
     if snapshot.moment == "averaged":
         return float(last["val_averaged_top1"])
     same = last.get("weights_sha256") == weights_sha256(snapshot.weights)
-    return last["val_top1"] if same else None
+    return last.get("test_top1", last["val_top1"]) if same else None
 
 
 def _network(job: Job, weights: State) -> nn.Module:

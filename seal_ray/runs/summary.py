@@ -141,7 +141,7 @@ def _summed(rows: Sequence[Row]) -> dict[str, Any]:
         "generation": last.get("generation"),
         "epoch": last.get("epoch"),
         "epochs_done": len(rows),
-        "top1": scored[-1] if scored else None,
+        "top1": last.get("test_top1", scored[-1] if scored else None),
         "best_top1": max(scored, default=None),
         "images_per_second": round(sum(speeds) / len(speeds), 1) if speeds else None,
         "weights_sha256": last.get("weights_sha256"),
@@ -155,6 +155,11 @@ def generation_ends(rows: Sequence[Row], length: int) -> tuple[float, ...]:
     Every phase ends with an evaluation, so it is there.
     """
     return tuple(row["val_top1"] for row in rows if row["epoch"] == length - 1)
+
+
+def held_top1(rows: Sequence[Row]) -> float | None:
+    """Top-1 (%) after the last epoch on images held out of training, of a run that has tested others."""
+    return rows[-1]["val_top1"] if rows and "test_top1" in rows[-1] else None
 
 
 def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:

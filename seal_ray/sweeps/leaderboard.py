@@ -38,6 +38,7 @@ class RunResult:
     generation_top1: tuple[float, ...] = ()  # at the end of each generation that has come to it, in order
     passes: int = 0  # images, each as often as a step goes over it forward and backward
     seconds: float = 0.0  # of the epochs, evaluation included
+    held_top1: float | None = None  # of the last epoch on images held out of training; top1 is then of others
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Line:
     problems: tuple[str, ...]  # one for each run that is not finished
     after: Mapping[int, Estimate | None]
     best: Estimate | None
+    held: Estimate | None  # of the last epoch on images held out of the training images
 
 
 def leaderboard(
@@ -104,6 +106,7 @@ def leaderboard(
             ),
             after={n: _mean([of[n - 1] for of in ends if len(of) >= n]) for n in after_generations},
             best=_mean(best),
+            held=_mean([run.held_top1 for run in runs if run.held_top1 is not None]),
         )
         lines.append(line)
     return tuple(lines)
@@ -189,6 +192,7 @@ def _line_json(line: Line) -> dict[str, Any]:
         "problems": list(line.problems),
         "after": {str(many): found and asdict(found) for many, found in line.after.items()},
         "best": line.best and asdict(line.best),
+        "held": line.held and asdict(line.held),
     }
 
 
@@ -360,6 +364,8 @@ def other_top1(lines: Sequence[Line]) -> dict[str, list[Estimate | None]]:
     found = {
         f"after {many}": [line.after[many] for line in lines] for many in (lines[0].after if lines else ())
     }
+    if any(line.held for line in lines):
+        found["held out"] = [line.held for line in lines]
     best = [line.best for line in lines]
     return {**found, "best": best} if any(one is not None for one in best) else found
 
@@ -367,14 +373,21 @@ def other_top1(lines: Sequence[Line]) -> dict[str, list[Estimate | None]]:
 def meanings(lines: Sequence[Line]) -> list[str]:
     """What `other_top1` is, a sentence for each kind of column that there is."""
     times = other_top1(lines)
-    said = []
-    if any(heading != "best" for heading in times):
+    said = [HELD_OUT] if "held out" in times else []
+    if any(heading.startswith("after") for heading in times):
         said.append(
             "after g: top1 at the end of g generations, the first included, of every run that got there"
         )
     if "best" in times:
         said.append("best: top1 of the best epoch, chosen on the images that it is of, so biased upwards")
     return said
+
+
+HELD_OUT = (
+    "held out: top1 after the last epoch on training images that are held out (data.holdout), by which a "
+    "search chooses and of which after and best are; the other top1 is a test, of the data set's val images, "
+    "which are looked at once, at the end"
+)
 
 
 def notes(lines: Sequence[Line]) -> list[str]:

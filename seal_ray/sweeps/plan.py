@@ -14,7 +14,7 @@ from torch import nn
 
 from seal_ray.data.assumed import assumed_labels, assumption
 from seal_ray.data.images import Images
-from seal_ray.data.subset import steps_per_epoch, training_indices
+from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
@@ -118,7 +118,8 @@ def _from_start(planned: Planned) -> RunPlan:
     """The plan of a run that has not begun, whose initial weights are not looked at."""
     recipe = planned.job.recipe
     labels = planned.train_labels() if planned.dataset.splits else assumed_labels(planned.dataset)
-    per_epoch = steps_per_epoch(len(training_indices(labels, recipe.data.per_class)), recipe.batch_size)
+    used, _ = training_split(labels, recipe.data.per_class, recipe.data.holdout)
+    per_epoch = steps_per_epoch(len(used), recipe.batch_size)
     dtype, classes = dtype_of(recipe.precision), len(planned.dataset.classes)
     network = _network(recipe.model, classes, dtype, recipe.method.split_at)
     carried = network.bytes * len(recipe.method.carry)

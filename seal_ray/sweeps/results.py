@@ -15,13 +15,13 @@ from pathlib import Path
 
 from seal_ray.data.beton import BetonFile, Dataset
 from seal_ray.data.staging import open_dataset
-from seal_ray.data.subset import steps_per_epoch, training_indices
+from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Recipe
 from seal_ray.runs.folder import SWEEPS
-from seal_ray.runs.summary import generation_ends, summarise
+from seal_ray.runs.summary import generation_ends, held_top1, summarise
 from seal_ray.runs.weights import weights_digest
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
@@ -115,14 +115,15 @@ def results(runs: SweepRuns) -> list[RunResult]:
 def images_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
     """Images that an epoch trains on: whole batches. DataError where their file is not there."""
     train = dataset.splits["train"]
-    used = _used(dataset.folder / train.file, train.sha256, recipe.data.per_class)
+    data = recipe.data
+    used = _used(dataset.folder / train.file, train.sha256, data.per_class, data.holdout)
     return steps_per_epoch(used, recipe.batch_size) * recipe.batch_size
 
 
 @functools.lru_cache(maxsize=64)
-def _used(file: Path, sha256: str, per_class: int | None) -> int:
+def _used(file: Path, sha256: str, per_class: int | None, holdout: float) -> int:
     """Images in use of a .beton file, whose labels are read once. sha256: which file it is."""
-    return len(training_indices(BetonFile.open(file).labels, per_class))
+    return len(training_split(BetonFile.open(file).labels, per_class, holdout)[0])
 
 
 def passes_of(recipe: Recipe, epochs: int) -> int:
@@ -165,6 +166,7 @@ def _result(planned: Planned, setting: Setting) -> RunResult:
         generation_top1=generation_ends(rows, recipe.budget.length),
         passes=passes_of(recipe, len(rows)) * images_per_epoch(dataset, recipe),
         seconds=seconds_of(rows),
+        held_top1=held_top1(rows),
     )
 
 

@@ -246,6 +246,8 @@ OVER = ("finished", "diverged", "pruned", "failed")
 
 def chosen_on(run: SweepRun) -> str:
     """Which images a search has chosen on, and whether they are those that are reported."""
+    if holdout := run.job.recipe.data.holdout:
+        return f"chosen on {holdout:.3g} of the training images, held out; top1 is of val images, seen once"
     return (
         "chosen on the validation images that are reported, so its accuracy is biased upwards: judge it on "
         "other seeds and images"

@@ -65,7 +65,7 @@ def has_key() -> bool:
 
 
 def falls_back(tracking: Tracking, note: Callable[[str], None]) -> bool:
-    """Whether metrics are to be logged offline because W&B's server, to which `auto` would log, does not answer.
+    """Whether metrics are to be logged offline because W&B's server, to which `auto` would log, is silent.
 
     It is asked once, before training, instead of being waited for at the end of each run; a warning says so.
     note: is told where metrics go otherwise.

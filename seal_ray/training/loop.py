@@ -11,7 +11,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.weights import pinned
 from seal_ray.training.averaging import average_epoch, averaged_network, averaged_parameters
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
-from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.run import EVALUATION_BATCH, Evaluated, Execution, Run
 from seal_ray.training.step import TrainStep, measured, training_step
 from seal_ray.training.world import World
 
@@ -176,55 +176,61 @@ def _memorised(run: Run, position: Position, right: Tensor) -> float | None:
 def evaluate(run: Run) -> dict[str, Any]:
     """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
 
-    Then the metrics that the execution asks for, on the leader; and the first two of the averaged weights, if
-    there are any yet.
+    Then the metrics that the execution asks for, on the leader, and what averaged weights score, if there are
+    any yet. Where validation images are held out of the training images, the last epoch of a run is evaluated
+    on the data set's own val images too: `test_*`.
     """
-    started = time.perf_counter()
-    totals, measured = _scores(run, run.execution.metrics)
+    started, metrics = time.perf_counter(), run.execution.metrics
+    totals, logits = _judged(run, run.validation, logits=bool(metrics))
     run.right = totals[:, 1] > 0
-    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
-    scores = {"val_loss": loss, "val_top1": 100 * top1, "val_top5": 100 * top5, **measured}
+    scores: dict[str, Any] = _means("val", totals)
+    if metrics:
+        labels = run.validation.truth.cpu()
+        scores |= run.world.lead(lambda: {f"val_{m.name}": _measured(m, logits, labels) for m in metrics})
     if averaged_parameters(run):
         with averaged_network(run):
             run.averaged = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
-            loss, top1, _ = _scores(run, ())[0].double().cpu().mean(dim=0).tolist()
-        scores |= {"val_averaged_loss": loss, "val_averaged_top1": 100 * top1}
+            found = _means("val_averaged", _judged(run, run.validation)[0])
+        scores |= {name: found[name] for name in NOT_AVERAGED}
+    if run.test is not None and run.next.global_epoch(run.recipe.budget) + 1 == run.recipe.budget.epochs:
+        scores |= _means("test", _judged(run, run.test)[0])
     return {**scores, "seconds_eval": round(time.perf_counter() - started, 3)}
 
 
-def _scores(run: Run, metrics: Sequence[Metric]) -> tuple[Tensor, dict[str, float | None]]:
-    """Of each validation image, in index order, its loss (nats) and whether the label is the first or among
-    the first five that are predicted, (N, 3); and the metrics of all.
+def _means(split: str, totals: Tensor) -> dict[str, float]:
+    loss, top1, top5 = totals.double().cpu().mean(dim=0).tolist()
+    return {f"{split}_loss": loss, f"{split}_top1": 100 * top1, f"{split}_top5": 100 * top5}
 
-    The images are cut into the same batches for any number of workers.
+
+def _judged(run: Run, split: Evaluated, *, logits: bool = False) -> tuple[Tensor, Tensor]:
+    """Of each image: its cross entropy, whether the label was predicted, whether among five, (N, 3).
+
+    Then, where they are asked for, the logits (N, K), on the CPU. The images are cut into the same batches
+    for any number of workers, and reduced in index order.
     """
     run.network.eval()
-    loader, device = run.validation, run.world.device
-    batches = torch.arange(len(run.truth)).split(EVALUATION_BATCH)
+    device, truths = run.world.device, split.truth
+    batches = torch.arange(len(truths)).split(EVALUATION_BATCH)
     mine = batches[run.world.rank :: run.world.workers]
-    results = torch.zeros(len(run.truth), 3, dtype=run.dtype, device=device)
-    kept = results.new_zeros(len(run.truth), run.images.classes if metrics else 0)
+    results = torch.zeros(len(truths), 3, dtype=run.dtype, device=device)
+    kept = results.new_zeros(len(truths), run.images.classes if logits else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
     if device.type == "cuda" or run.execution.compile:  # one shape, hence one graph: some images come again
         order = F.pad(order, (0, -len(order) % len(batches[0])))
-    for indices, pixels in zip(mine, loader.batches(order.numpy()), strict=True):
+    for indices, pixels in zip(mine, split.loader.batches(order.numpy()), strict=True):
         seen = slice(int(indices[0]), int(indices[-1]) + 1)
-        images, truth = run.normaliser.of_bytes(on_device(pixels, device)), run.truth[seen]
+        images, truth = run.normaliser.of_bytes(on_device(pixels, device)), truths[seen]
         with run.autocast():
-            logits = run.forward(images)
-        logits = logits[: len(indices)].to(run.dtype)
-        best = logits.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
-        loss = F.cross_entropy(logits, truth, reduction="none")
+            found = run.forward(images)
+        found = found[: len(indices)].to(run.dtype)
+        best = found.topk(min(5, run.images.classes), dim=1).indices == truth[:, None]
+        loss = F.cross_entropy(found, truth, reduction="none")
         scores = torch.stack([loss, best[:, 0].float(), best.any(dim=1).float()], dim=1)
         results[seen] = scores
-        if metrics:
-            kept[seen] = logits
-    totals, measured = run.world.total(results), {}
-    if metrics:
-        every = run.world.total(kept).cpu()
-        labels = run.truth.cpu()
-        measured = run.world.lead(lambda: {f"val_{m.name}": _measured(m, every, labels) for m in metrics})
-    return totals, measured
+        if logits:
+            kept[seen] = found
+    totals = run.world.total(results)
+    return totals, run.world.total(kept).cpu() if logits else kept
 
 
 def _measured(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:

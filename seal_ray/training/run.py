@@ -28,8 +28,8 @@ from seal_ray.data.images import (
     epoch_order,
     with_partners,
 )
-from seal_ray.data.loaders import ResidentLoader
-from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_indices
+from seal_ray.data.loaders import ResidentLoader, Selected
+from seal_ray.data.subset import Indices, noisy_labels, steps_per_epoch, training_split
 from seal_ray.device import check_precision, dtype_of
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.networks import FeatureMask, Parts
@@ -92,6 +92,19 @@ EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
 """What of the execution may decide last bits (the loader where images are JPEG)."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """Images to evaluate on, and their labels (N,) on the device."""
+
+    loader: Loader
+    truth: Tensor
+
+    @classmethod
+    def of(cls, loader: Loader, labels: Indices, device: torch.device) -> Evaluated:
+        """Those of a loader."""
+        return cls(loader, torch.from_numpy(labels).to(device))
+
+
 class Run:
     """The state of a run on one worker, from its last checkpoint or from its initial weights."""
 
@@ -107,10 +120,18 @@ class Run:
 
         shard = recipe.batch_size // recipe.shards
         self.pairs = takes_partners(recipe.loss)
-        held = 2 * self.accumulation if self.pairs else self.accumulation
-        train, self.validation = world.together(lambda: self._loaders(shard * held))
-        self.indices = training_indices(train.labels, recipe.data.per_class)
+        loaded = 2 * self.accumulation if self.pairs else self.accumulation
+        train, val = world.together(lambda: self._loaders(shard * loaded))
+        self.indices, held = training_split(train.labels, recipe.data.per_class, recipe.data.holdout)
         self.labels = noisy_labels(train.labels, images.classes, recipe.data.label_noise)
+        self.validation = Evaluated.of(val, val.labels, world.device)
+        self.test: Evaluated | None = None
+        """The val images, where it is evaluated on images that are held out of the training images."""
+        if recipe.data.holdout:
+            again = world.together(lambda: self._again(train))
+            # Their labels are as wrong as those of the others: nobody has better ones to choose by.
+            labels, self.test = self.labels[held], self.validation
+            self.validation = Evaluated.of(Selected(again, held), labels, world.device)
         mixed = any(isinstance(one, Mixing) for one in recipe.augment.then)
         self.mislabelled = self.labels != train.labels if recipe.data.label_noise and not mixed else None
         self.normaliser = Normaliser.of(
@@ -127,11 +148,9 @@ class Run:
             self.labels,
             recipe.augment,
             self.normaliser,
-            shards=held,
+            shards=loaded,
             device=world.device,
         )
-        self.truth = torch.from_numpy(self.validation.labels).to(world.device)
-        """The labels of the validation images, on the device."""
         steps_per_epoch(len(self.indices), recipe.batch_size)  # at least one
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
@@ -143,7 +162,7 @@ class Run:
         self.optimizer: Mapping[str, Tensor] = {}
         self.rows: list[Row] = []
         self.right: Tensor | None = None
-        """Bool (N,): which validation images the last evaluation had right; None: it was skipped."""
+        """Bool (N,): which images the last evaluation had right; None: it was skipped."""
         self.averaged: dict[str, Tensor] = {}
         """The averaged network, as it was last evaluated."""
         self.next = Position(0, 0)
@@ -422,6 +441,12 @@ class Run:
             ResidentLoader.filled(train, images.size, batch_size, device),
             ResidentLoader.filled(val, images.size, EVALUATION_BATCH, device),
         )
+
+    def _again(self, train: Loader) -> Loader:
+        """Of the training images, in batches of an evaluation."""
+        if isinstance(train, ResidentLoader):
+            return replace(train, batch_size=EVALUATION_BATCH)
+        return self.images.open("train", EVALUATION_BATCH)
 
     def _build(self, generator: torch.Generator) -> nn.Module:
         return self.recipe.model.build(self.images.classes, generator)

@@ -28,7 +28,7 @@ MINIMAL = {"data": {"path": "x"}, "method": "seal", "budget": {"epochs": 16, "ge
 FULL = """\
 name: tiny-imagenet-seal
 recipe:
-  data: {path: data/tiny-imagenet-200, per_class: null, label_noise: 0.0}
+  data: {path: data/tiny-imagenet-200, per_class: null, label_noise: 0.0, holdout: 0.0}
   model: {arch: resnet50, stem: imagenet, width: 64, dropout: 0.0, init_from: null, init_sha256: null,
     new_head: false}
   method: {name: seal, split_at: layer3, ascent_share: 0.25, ascent_rate: 0.01}

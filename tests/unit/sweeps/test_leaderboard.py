@@ -461,3 +461,23 @@ def test_what_a_run_costs_is_the_mean_over_the_seeds_that_were_asked_for() -> No
 )
 def test_the_frontier_is_what_nothing_beats(points: list[tuple[float, float]], best: list[bool]) -> None:
     assert on_frontier(points) == best
+
+
+def test_what_was_held_out_stands_beside_what_was_tested() -> None:
+    results = [
+        *(
+            replace(one, held_top1=held)
+            for one, held in zip(runs("seal", [50.0, 52.0]), (60.0, 61.0), strict=True)
+        ),
+        *runs("normal", [40.0]),
+    ]
+    lines = leaderboard(results, NORMAL)
+    heads, _, seal, normal = markdown_cells(to_markdown(lines), 1)
+    assert (heads[2], seal[2], normal[2]) == ("held out %", "60.50", "-")
+    assert lines[0].top1 is not None
+    assert lines[0].top1.mean == 51.0
+    assert "by which a search chooses" in meanings(lines)[0]
+    assert "held out" not in to_markdown(leaderboard(runs("seal", [50.0]), NORMAL))
+    record = to_json("x", lines, results)["lines"]
+    assert (record[0]["held"]["mean"], record[1]["held"]) == (60.5, None)
+    assert next(csv.DictReader(io.StringIO(to_csv(lines))))["held_out"] == "60.5"

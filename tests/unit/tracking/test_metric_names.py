@@ -80,7 +80,8 @@ def logged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     }
     seal = {"name": "seal", "ascent_rate": 0.5, "forget": "llf"}
     axes = {"method": {"normal": "normal", "seal": seal}}
-    recipe = {"budget": BUDGET, "data": {"path": str(digits), "label_noise": 0.1}, "averaging": "ema"}
+    data = {"path": str(digits), "label_noise": 0.1, "holdout": 0.2}
+    recipe = {"budget": BUDGET, "data": data, "averaging": "ema"}
     small_sweep(digits, folder / "runs", file, axes=axes, recipe=recipe, placement=placement)
     few = ["--shots", "2", "--episodes", "3", "--ways", "2", "--queries", "2"]
     with pytest.MonkeyPatch.context() as patch:

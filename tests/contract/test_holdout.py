@@ -1,0 +1,139 @@
+"""Images held out of the training images: who is in which split, and what is measured on which when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seal_ray.data.images import Split
+from seal_ray.data.loaders import Loader
+from seal_ray.data.subset import noisy_labels, training_indices, training_split
+from seal_ray.errors import ConfigError
+from seal_ray.recipe import Recipe
+from seal_ray.runs.lineage import run_id
+from seal_ray.training.loop import fit
+from tests.runs import open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
+
+LABELS = np.repeat([0, 1, 2, 3], [10, 15, 20, 5])
+
+
+@pytest.mark.parametrize(
+    ("per_class", "share", "counts"),
+    [(None, 0.1, [1, 2, 2, 1]), (None, 0.5, [5, 8, 10, 3]), (5, 0.3, [2, 2, 2, 2]), (4, 0.25, [1, 1, 1, 1])],
+)
+def test_the_split_has_its_share_of_each_class_rounded_half_up(
+    per_class: int | None, share: float, counts: list[int]
+) -> None:
+    used, held = training_split(LABELS, per_class, share)
+    assert np.bincount(LABELS[held]).tolist() == counts
+    assert sorted([*used, *held]) == training_indices(LABELS, per_class).tolist()
+    assert sorted(used) == used.tolist()
+    assert sorted(held) == held.tolist()
+    firsts = [np.flatnonzero(label == LABELS)[:count] for label, count in enumerate(counts)]
+    assert held.tolist() != np.concatenate(firsts).tolist()
+
+
+@pytest.mark.parametrize(
+    ("share", "labels"),
+    [(0.9, np.array([0, 0, 1, 1])), (0.01, np.array([0] * 9 + [1] * 9)), (0.99, LABELS)],
+)
+def test_a_share_that_leaves_nothing_is_refused(share: float, labels: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match=r"recipe\.data\.holdout: "):
+        training_split(labels, None, share)
+
+
+class Watched:
+    """A loader that notes which images are read."""
+
+    def __init__(self, loader: Loader, read: list[int]) -> None:
+        self.loader, self.read = loader, read
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.loader.labels
+
+    def batches(self, order: np.ndarray) -> Iterator[torch.Tensor]:
+        self.read += order.tolist()
+        return self.loader.batches(order)
+
+
+def recipe_of(**data: object) -> Recipe:
+    fields = {"path": "x", "holdout": 0.2, "label_noise": 0.1, **data}
+    return tiny_recipe("llf", data=fields, budget={"epochs": 4, "generation_length": 2}, batch_size=12)
+
+
+def test_val_is_looked_at_once_at_the_end_and_held_out_images_are_never_trained_on() -> None:
+    images, read = tiny_images(train=60), {"train": list[int](), "val": list[int]()}
+
+    def opened(split: Split, size: int) -> Loader:
+        return Watched(images.open(split, size), read[split])
+
+    used, held = training_split(images.open("train", 1).labels, None, 0.2)
+    rows, looked = [], []
+    for epoch in fit(recipe_of(), replace(images, open=opened)):
+        rows.append(epoch.row)
+        looked.append(len(read["val"]))
+        trained, evaluated = read["train"][:48], read["train"][48:]
+        assert set(trained) <= set(used.tolist())
+        assert evaluated == held.tolist()  # each once, in order
+        read["train"].clear()
+    assert looked == [0, 0, 0, 17]
+    assert ["test_top1" in row for row in rows] == [False, False, False, True]
+
+
+def test_scores_are_those_of_the_last_weights_on_each_split(tmp_path: Path) -> None:
+    images = tiny_images(train=60)
+    recipe = recipe_of()
+    row = train_run(recipe, tmp_path, images=images)[-1].row
+    store = open_store(recipe, tmp_path, images=images)
+    network = recipe.model.build(3, torch.Generator())
+    snapshot = store.latest()
+    assert snapshot is not None
+    network.load_state_dict(snapshot.weights)
+    network.eval()
+    _, held = training_split(images.open("train", 1).labels, None, 0.2)
+    for split, name, indices in (("train", "val", held), ("val", "test", np.arange(17))):
+        loader = images.open(split, 99)  # type: ignore[arg-type]
+        pixels = next(iter(loader.batches(indices))).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(of)[:, None, None] for of in (images.mean, images.std))
+        with torch.no_grad():
+            logits = network((pixels - mean) / std)
+        truth = torch.from_numpy(loader.labels[indices])
+        if name == "test":  # of held-out images the labels are as wrong as the others'
+            loss = torch.nn.functional.cross_entropy(logits, truth).item()
+            assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
+            assert row["test_top1"] == pytest.approx(100 * (logits.argmax(1) == truth).double().mean().item())
+        else:
+            noisy = torch.from_numpy(noisy_labels(loader.labels, 3, 0.1)[indices])
+            assert (noisy != truth).any()
+            loss = torch.nn.functional.cross_entropy(logits, noisy).item()
+            assert row["val_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    images, recipe = tiny_images(train=60), recipe_of()
+    whole = train_run(recipe, tmp_path / "whole", images=images)
+    train_run(recipe, tmp_path / "cut", epochs=3, images=images)
+    last = train_run(recipe, tmp_path / "cut", images=images)
+    assert without_speeds([last[-1].row]) == without_speeds([whole[-1].row])
+    ends = [open_store(recipe, tmp_path / name, images=images).latest() for name in ("whole", "cut")]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    same_state(*ends)  # type: ignore[arg-type]
+
+
+def test_holding_out_is_another_run_and_not_holding_out_is_not() -> None:
+    ids = {run_id(recipe_of(holdout=share), "data") for share in (0.0, 0.1, 0.2)}
+    plain = tiny_recipe(
+        "llf",
+        data={"path": "x", "label_noise": 0.1},
+        budget={"epochs": 4, "generation_length": 2},
+        batch_size=12,
+    )
+    assert len(ids) == 3
+    assert run_id(plain, "data") in ids
