@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from seal_ray.reports import curves as of
 from seal_ray.reports.blocks import Calls, Figure, Missing, Section, Table, TableRow, number, span, standing
-from seal_ray.reports.charts import MOST_RANGES, NARROW, WIDE, Axes, Curve, Ribbon, line_chart
+from seal_ray.reports.charts import LABEL, MOST_RANGES, NARROW, WIDE, Axes, Curve, Ribbon, line_chart
 from seal_ray.reports.small_charts import Named, interval_bar, share_bar, tree_chart
 from seal_ray.reports.study import SettingFacts, Study, memorised
 from seal_ray.reports.svg import around
@@ -44,8 +44,9 @@ def leaderboard_section(study: Study, target: Calls) -> Section:
     named = _heading(study) if study.axes else ("method",)
     compared = ("n", "top-1 %", "95 % interval", "difference", "its 95 % interval", "", "p")
     headings = (*named, *compared, "epochs", "trained", "shared")
+    what = "Test (the data set's val images)" if any(line.held for line in lines) else "Validation"
     caption = (
-        "Validation top-1 after the last epoch of the last generation: mean over n seeds. Differences are to "
+        f"{what} top-1 after the last epoch of the last generation: mean over n seeds. Differences are to "
         "the baseline, paired by seed; p is of a two-sided sign-flip test. Epochs are of each run; trained "
         "and shared are summed over seeds."
     )
@@ -80,14 +81,18 @@ def compute_section(study: Study, target: Calls) -> Section:
         said = (*_names(setting, study), *cells, number(top1.mean if top1 else None), kept)
         rows.append(TableRow(said, setting.family))
     caption = (
-        "Last top-1 over the passes of a run: means over seeds with their 95 % intervals from three on. The "
-        "line is the Pareto frontier, the settings that none beats which takes no more passes."
+        "Last top-1 over the passes of a run: means over seeds with their 95 % intervals from three on; "
+        "points of as many passes stand beside each other. The line is the Pareto frontier: settings that "
+        "none beats which takes no more passes."
     )
     if len(points) < len(finished):
         caption += f" The {len(points)} best of {len(finished)} settings are drawn."
-    low, high = around((one.x[0] for one in points), 0.08)
+    costs = [one.x[0] for one in points]
+    # With room for those that are moved aside.
+    low, high = around(costs, 0.28) if min(costs) < max(costs) else (0.0, 2 * costs[0])
+    corners = [*corners, (high, corners[-1][1])]
     axes = Axes("passes over images, of a run", "top-1 %", whole=True, x_range=(max(low, 0), high))
-    figure = _figure(points, axes, title, caption, dots=True, height=330, frontier=corners)
+    figure = _figure(points, axes, title, caption, dots=True, height=330, swarm=True, frontier=corners)
     headings = (*(_heading(study) if study.axes else ("method",)), *COMPUTE, "top-1 %", "frontier")
     table = Table(f"Compute {COMPUTE_MEANING}.", headings, tuple(rows), text=len(study.axes) or 1)
     return Section("compute", title, (figure, table))
@@ -204,16 +209,26 @@ def _figure(
     dots: bool = False,
     height: float = 340,
     width: float = WIDE,
+    swarm: bool = False,
     frontier: Sequence[tuple[float, float]] = (),
 ) -> Figure:
     low, high = around(v for one in found for v in (*one.low, *one.high))
     axes = replace(axes, y_range=(max(low, -2.0), min(high, 102.0)))  # intervals may reach beyond 0 and 100
+    least = LABEL * len(found) + 72  # so that the name of each curve has a line
     said = f"{label}. {'; '.join(f'{one.name} ends at {number(one.y[-1])}' for one in found)}"
     wide, narrow = (
         line_chart(
-            found, axes, said, width=across, height=tall, ribbons=ribbons, dots=dots, frontier=frontier
+            found,
+            axes,
+            said,
+            width=across,
+            height=tall,
+            ribbons=ribbons,
+            dots=dots,
+            swarm=swarm,
+            frontier=frontier,
         )
-        for across, tall in ((width, height), (NARROW, 260))
+        for across, tall in ((width, max(height, least)), (NARROW, max(260, least)))
     )
     return Figure(caption, wide, narrow)
 

@@ -21,6 +21,10 @@ COLOURS = 7
 WIDE, NARROW = 920, 358
 """Widths that charts are drawn in, in CSS pixels: for a page, and for a phone."""
 RIBBON = 15
+CROWDED, SLANT = 8, 14
+"""With more curves than this their names are far from their ends: pixels for lines that lead there."""
+LABEL = 14
+"""Pixels between the names of curves that end at the same level, at least."""
 MOST_RANGES = 6
 """With more curves than this their ranges would hide everything, and are only said when read off."""
 
@@ -113,16 +117,19 @@ def line_chart(
     marks: Sequence[Mark] = (),
     dots: bool = False,
     named: bool = True,
+    swarm: bool = False,
     frontier: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """Curves with their bands. dots: show the points; named: each with its name at its right end.
 
-    frontier: the corners of a line behind the curves, as values.
+    swarm: curves are points, those at the same x beside each other. frontier: the corners of a line behind
+    the curves, as values.
 
     Ascents in `ribbons` are shaded behind the curves, and borders of generations are lines where all agree.
     """
     letters = 17 if width > NARROW else 9
-    right = 12 + 6.6 * max(min(letters, len(curve.name)) for curve in curves) if named else 10
+    slant = SLANT if len(curves) > CROWDED else 0
+    right = 12 + slant + 7.7 * max(min(letters, len(curve.name)) for curve in curves) if named else 10
     left, top = (70 if ribbons else 46), (24 if axes.y_title else 10)
     below = 44 + RIBBON * len(ribbons) + (6 if ribbons else 0)
     box = Box(left, top, width - left - right, height - top - 44)
@@ -132,18 +139,19 @@ def line_chart(
     x = Scale(*(axes.x_range or all_x), 0, box.width)
     low, high = axes.y_range or around(v for curve in curves for v in (*curve.low, *curve.high))
     y = Scale(low, high, box.height, 0, axes.log)
-    ranges = len(curves) <= MOST_RANGES
+    ranges = len(curves) <= MOST_RANGES or swarm
     # Pixels by which curves are moved aside, so that their ranges at the same x do not hide each other.
     apart = 5.0 if dots and ranges and any(curve.n > 1 for curve in curves) else 0.0
     middle = (len(curves) - 1) / 2
-    drawn = [_drawn(curve, x, y, (i - middle) * apart, dots, ranges) for i, curve in enumerate(curves)]
-    drawn += [_led(curve, x, y) for curve in curves if named and curve.x[-1] < max(xs)]
+    aside = _swarm(curves, box) if swarm else [(i - middle) * apart for i in range(len(curves))]
+    drawn = [_drawn(curve, x, y, by, dots, ranges) for curve, by in zip(curves, aside, strict=True)]
+    drawn += [_led(curve, x, y) for curve in curves if named and not swarm and curve.x[-1] < max(xs)]
     behind = [path([(x(a), y(b)) for a, b in frontier], class_="frontier")] if frontier else []
     plot = [*_shaded(ribbons, x, box), *behind, *drawn]
     parts = [
         _grid(x, y, axes, box),
         _inner("plot", box, plot),
-        *(_ends(curves, x, y, box, letters) if named else ()),
+        *(_ends(curves, y, box, letters, slant) if named else ()),
         *(_mark(mark, x, y, box) for mark in marks),
         *_ribbons(ribbons, x, box),
         text(box.left + box.width / 2, box.top + box.height + 34 + below - 44, axes.x_title, class_="title"),
@@ -218,12 +226,12 @@ def shades(families: Sequence[int]) -> list[int]:
 
 
 def line_style(family: int, shade: int = 0) -> str:
-    """The classes that give a curve its colour, one of 4 kinds of dashes and one of 3 widths.
+    """The classes that give a curve its colour, one of 4 kinds of dashes and one of 4 widths.
 
-    shade: its place among the curves of its colour; twelve of them look different.
+    shade: its place among the curves of its colour; sixteen of them look different.
     """
     colour = family % COLOURS
-    return f"c{colour} d{(colour + shade) % 4} w{shade // 4 % 3}"
+    return f"c{colour} d{(colour + shade) % 4} w{shade // 4 % 4}"
 
 
 def _drawn(curve: Curve, x: Scale, y: Scale, shift: float, dots: bool, ranges: bool) -> Markup:
@@ -254,14 +262,33 @@ def _led(curve: Curve, x: Scale, y: Scale) -> Markup:
     return element("g", *parts, class_=f"c{curve.family % COLOURS}", data_family=str(curve.family))
 
 
-def _ends(curves: Sequence[Curve], x: Scale, y: Scale, box: Box, letters: int) -> list[Markup]:
-    """The name of each curve beside its last point, moved apart where they would overlap."""
+def _swarm(curves: Sequence[Curve], box: Box) -> list[float]:
+    """Pixels by which points at the same x are moved aside, the lowest first, within a third of the chart."""
+    aside = [0.0] * len(curves)
+    for at in {curve.x for curve in curves}:
+        same = sorted((i for i, curve in enumerate(curves) if curve.x == at), key=lambda i: curves[i].y)
+        step = min(12.0, box.width / 3 / len(same))
+        for place, i in enumerate(same):
+            aside[i] = (place - (len(same) - 1) / 2) * step
+    return aside
+
+
+def _ends(curves: Sequence[Curve], y: Scale, box: Box, letters: int, slant: float) -> list[Markup]:
+    """The name of each curve beside its last point, moved apart where they would overlap.
+
+    slant: pixels across which a line leads from the point's level to the name.
+    """
     wanted = [box.top + y(curve.y[-1]) for curve in curves]
-    placed = spread(wanted, 14, box.top + 4, box.top + box.height)
+    placed = spread(wanted, LABEL, box.top + 4, box.top + box.height)
     parts = []
     for curve, at in zip(curves, placed, strict=True):
         said, look = shortened(curve.name, letters), f"name c{curve.family % COLOURS}"
-        parts.append(text(box.left + box.width + 8, at + 4, said, class_=look, data_family=str(curve.family)))
+        start, family = box.left + box.width + 4, str(curve.family)
+        if slant:
+            lead = path([(start, box.top + y(curve.y[-1])), (start + slant, at)], class_="lead")
+            colour = f"c{curve.family % COLOURS}"
+            parts.append(element("g", lead, class_=colour, data_family=family))
+        parts.append(text(start + slant + 4, at + 4, said, class_=look, data_family=family))
     return parts
 
 

@@ -16,7 +16,7 @@ from seal_ray.sweeps.statistics import Estimate
 
 POINTS = 240
 """Points of a curve that are drawn at most: more cannot be told apart on a screen."""
-SETTINGS = 12
+SETTINGS = 16
 """Settings that a chart of lines holds at most."""
 GIVEN_UP = ("diverged", "failed", "pruned")
 """Statuses of runs that will not reach what others do."""

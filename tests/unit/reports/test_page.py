@@ -406,7 +406,7 @@ def test_two_hundred_runs_stay_below_five_megabytes(small: Path, tmp_path: Path)
     assert output.stat().st_size < 5_000_000
     reader = Reader(output.read_text())
     assert len(reader.tables["leaderboard"][0]) == 21
-    assert "The 12 best of 20 settings are drawn." in reader.text["accuracy"]
+    assert "The 16 best of 20 settings are drawn." in reader.text["accuracy"]
 
 
 def test_the_command_says_where_the_page_is(

@@ -370,7 +370,7 @@ def test_phases_lie_where_the_method_puts_them() -> None:
 def test_of_many_settings_the_best_are_drawn_and_the_baseline() -> None:
     scores: dict[str, Sequence[float | None]] = {f"m{i}": [50.0 + i] for i in range(20)}
     shown = [one.name for one in drawn(study({"normal": [1.0], **scores}))]
-    assert shown == ["normal", *(f"m{i}" for i in range(9, 20))]
+    assert shown == ["normal", *(f"m{i}" for i in range(5, 20))]
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=25))
@@ -381,15 +381,15 @@ def test_no_two_settings_of_a_chart_look_the_same(families: list[int]) -> None:
         for one, family, shade in zip(whole.settings, families, shades(families), strict=True)
     )
     looks = [line_style(one.family, one.shade) for one in drawn(replace(whole, settings=settings))]
-    assert len(set(looks)) == len(looks) == min(12, len(families))
+    assert len(set(looks)) == len(looks) == min(16, len(families))
 
 
 def test_every_look_is_drawn() -> None:
     style = files("seal_ray.reports").joinpath("page.css").read_text(encoding="utf-8")
-    looks = {name for family in range(7) for shade in range(12) for name in line_style(family, shade).split()}
+    looks = {name for family in range(7) for shade in range(16) for name in line_style(family, shade).split()}
     defined = {name: re.findall(rf"^.*\.{name} {{ --\w+: ([^;]+); }}", style, re.MULTILINE) for name in looks}
     assert all(len(held) == 1 for held in defined.values()), defined
-    assert len({tuple(held) for held in defined.values()}) == 7 + 4 + 3
+    assert len({tuple(held) for held in defined.values()}) == 7 + 4 + 4
 
 
 def test_frequencies_are_compared_where_lengths_vary() -> None:
