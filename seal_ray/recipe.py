@@ -361,7 +361,7 @@ class Placement(BaseModel):
         default="auto", description="threads of an operation on a CPU, which decide last bits; auto: one"
     )
     channels_last: bool = Field(default=True, description="memory format of convolutions")
-    compile: bool = Field(default=False, description="compile the network")
+    compile: bool = Field(default=False, description="compile the network; no gain on a CPU")
     deterministic: bool = Field(default=True, description="only kernels that give the same bits each time")
     resident: Literal["auto", "off"] = Field(
         default="auto", description="auto: a GPU holds the images that take a quarter of its memory at most"

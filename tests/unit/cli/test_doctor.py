@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from seal_ray.cli import doctor
 from seal_ray.cli.doctor import Check, examine
@@ -95,6 +96,15 @@ def test_an_old_python_is_not_right(
     look: Callable[[], Check] = doctor._python
     monkeypatch.setattr(sys, "version_info", version)
     assert look().right == right
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpu_that_is_fast_in_bf16_is_said(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able, "amx_bf16": False})
+    said = doctor._gpu().found
+    assert said.startswith("none; training runs on the CPU")
+    assert ("bf16 1.3 to 1.65 times as fast" in said) == able
 
 
 def test_what_keeps_ray_from_starting_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
