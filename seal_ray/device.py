@@ -55,13 +55,16 @@ def intra_op_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def prepare_process(device: torch.device, *, deterministic: bool, precision: str) -> None:
+def prepare_process(
+    device: torch.device, *, deterministic: bool, precision: str, gpu_share: float = 1.0
+) -> None:
     """Set what torch keeps per process. Call it before the first computation.
 
     One thread an operation on the CPU, since threads decide last bits; other cores are for other workers and
-    runs. On a GPU `deterministic` refuses nondeterministic
-    algorithms and cudnn's benchmarking, and only precision `tf32` lets matrix products and convolutions use
-    TF32. A CPU is deterministic as it is.
+    runs. On a GPU `deterministic` refuses nondeterministic algorithms and cudnn's benchmarking, and only
+    precision `tf32` lets matrix products and convolutions use TF32. A CPU is deterministic as it is.
+    gpu_share: of the GPU's memory, what torch may take, or raises its OutOfMemoryError: here, and not in a
+    process that shares the GPU.
     """
     import torch
 
@@ -71,6 +74,8 @@ def prepare_process(device: torch.device, *, deterministic: bool, precision: str
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(gpu_share, device)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -353,6 +353,9 @@ class Placement(BaseModel):
     use_gpu: bool | Literal["auto"] = Field(
         default="auto", description="auto: if the cluster has one a worker"
     )
+    gpus_per_worker: float = Field(
+        default=1.0, gt=0, le=1, description="share of a GPU that a worker has, where runs have one worker"
+    )
     storage: Annotated[str, PATH] = Field(
         default="runs", min_length=1, description="folder of the run folders, or s3://bucket/path (gs, az)"
     )
@@ -392,6 +395,8 @@ class Placement(BaseModel):
         names = [metric.name for metric in self.metrics]
         twice = [f"metrics.{i}: {name} is there twice" for i, name in enumerate(names) if name in names[:i]]
         refuse("Placement", [f"{problem}, and a row has one val_NAME of it; remove one" for problem in twice])
+        if self.gpus_per_worker < 1 and self.max_workers > 1:
+            refuse("Placement", ["gpus_per_worker: NCCL wants a GPU for each worker; set workers to 1"])
         if isinstance(self.workers, Workers) and self.checkpoint_every != CheckpointEvery(epochs=1):
             refuse("Placement", ["checkpoint_every: elastic workers change after any epoch; leave it out"])
         return self

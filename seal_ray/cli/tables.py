@@ -63,6 +63,7 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     """A plan: its phases as a table, then its totals."""
     from seal_ray.data.assumed import assumption
     from seal_ray.sweeps.plan import cores_for
+    from seal_ray.training.memory import bytes_needed
 
     assumed, storage = assumption(planned.dataset), planned.store.folder
     title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
@@ -80,6 +81,10 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
         f"in {storage.parent if assumed else storage}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
     ]
+    if placement.gpus_per_worker < 1:
+        pixels, classes = planned.dataset.size, len(planned.dataset.classes)
+        needed = size(bytes_needed(planned.job.recipe, classes, (pixels, pixels)))
+        totals.append(f"gpu       {placement.gpus_per_worker:g} of one; about {needed} of it, and the images")
     if plan.caution:
         totals.append(f"warning   {plan.caution}")
     if assumed:

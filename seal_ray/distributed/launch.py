@@ -211,24 +211,31 @@ def begin(
 
 def _train(planned: Planned, token: str, use_gpu: bool, show_news: Callable[[], None]) -> dict[str, str]:
     """Run Ray Train, in a thread, until the run has ended; this one calls `show_news` again and again."""
-    from seal_ray.distributed.workers import LEFT, room_that_stays, train_run, trainer, worker_counts
+    from seal_ray.distributed.workers import (
+        LEFT,
+        needs,
+        room_that_stays,
+        train_run,
+        trainer,
+        worker_counts,
+    )
 
     store, retries = planned.store, planned.job.placement.retries
     ended = {"status": "failed", "reason": "Ray Train ended without a result"}
     assignment = planned.assignment(token)
     scratch, sizes = on_this_host(store.folder) / "ray", worker_counts([planned.job])
 
-    timeout_s = planned.job.placement.timeout_s
+    timeout_s, needed = planned.job.placement.timeout_s, needs(planned.job, use_gpu)
 
     def fit() -> None:
         nonlocal ended
         try:
             while True:
                 name = secrets.token_hex(4)
-                run = trainer(train_run, assignment, name, sizes, use_gpu, scratch, retries, timeout_s)
+                run = trainer(train_run, assignment, name, sizes, needed, scratch, retries, timeout_s)
                 ended = run.fit().return_value
                 moves = ended == LEFT and not store.stop_requested()
-                if not moves or room_that_stays(use_gpu) < sizes[0]:
+                if not moves or room_that_stays(needed) < sizes[0]:
                     return
                 store.warn("a host was about to be taken away: going on on others")
         except Exception as error:

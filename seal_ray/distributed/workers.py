@@ -6,9 +6,11 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
@@ -21,6 +23,7 @@ from seal_ray.storage.paths import storage_path
 from seal_ray.tracking.tensorboard import TensorBoard, open_tensorboard
 from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker
 from seal_ray.training.loop import fit
+from seal_ray.training.memory import bytes_needed, check_share, resident_bytes
 from seal_ray.training.run import Execution
 from seal_ray.training.world import World
 
@@ -79,21 +82,30 @@ def lacking_room(job: Job, use_gpu: bool, groups: int = 1) -> str:
 
     from seal_ray.distributed.ray_internals import rooms_held
 
-    workers, total, free = job.placement.min_workers, ray.cluster_resources(), ray.available_resources()
-    for kind in ("GPU", "CPU") if use_gpu else ("CPU",):
-        has, now = int(total.get(kind, 0)), int(free.get(kind, 0))
-        if now < workers and rooms_held() < groups:
-            return f"waits for {workers} {kind}{'s' * (workers > 1)}; {now} of the cluster's {has} free"
+    total, free = ray.cluster_resources(), ray.available_resources()
+    for kind, each in needs(job, use_gpu).items():
+        has, now, wanted = total.get(kind, 0), free.get(kind, 0), each * job.placement.min_workers
+        if now < wanted and rooms_held() < groups:
+            return f"waits for {wanted:g} {kind}{'s' * (wanted > 1)}; {now:g} of the cluster's {has:g} free"
     return ""
 
 
-def room_that_stays(use_gpu: bool) -> int:
+def needs(job: Job, use_gpu: bool) -> dict[str, float]:
+    """What a worker needs of Ray."""
+    return {"GPU": job.placement.gpus_per_worker, "CPU": 1} if use_gpu else {"CPU": 1}
+
+
+def room_for(needed: Mapping[str, float], there: Mapping[str, float]) -> int:
+    """How many workers that need so much a host holds; none is spread over two GPUs."""
+    held = {kind: int(there.get(kind, 0)) * int(1 / each + 1e-9) for kind, each in needed.items()}
+    return min(held.values())
+
+
+def room_that_stays(needed: Mapping[str, float]) -> int:
     """How many workers the hosts hold that are not about to be taken away."""
     from seal_ray.distributed.ray_internals import staying_nodes
 
-    kinds = ("CPU", "GPU") if use_gpu else ("CPU",)
-    hosts = [node["Resources"] for node in staying_nodes()]
-    return sum(min(int(host.get(kind, 0)) for kind in kinds) for host in hosts)
+    return sum(room_for(needed, node["Resources"]) for node in staying_nodes())
 
 
 def trainer(
@@ -101,15 +113,16 @@ def trainer(
     config: dict[str, Any],
     name: str,
     sizes: Sequence[int],
-    use_gpu: bool,
+    needed: Mapping[str, float],
     folder: Path,
     failures: int,
     timeout_s: int,
 ) -> Any:
     """A TorchTrainer that runs `loop` on as many workers as there is room for, one of `sizes` (ascending).
 
-    With more than one size it is elastic. `folder` gets nothing that matters. timeout_s: seconds until a
-    collective operation of theirs (gloo, NCCL) that some have not joined fails, and with it all of them.
+    With more than one size it is elastic. needed: see `needs`. `folder` gets nothing that matters. timeout_s:
+    seconds until a collective operation of theirs (gloo, NCCL) that some have not joined fails, and with it
+    all of them.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
@@ -123,15 +136,15 @@ def trainer(
         scaling_config=ScalingConfig(
             num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+            use_gpu="GPU" in needed,
+            resources_per_worker=dict(needed),
         ),
         run_config=RunConfig(
             name=name,
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=failures, controller_failure_limit=failures),
         ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=timeout_s),
+        torch_config=TorchConfig(backend="nccl" if "GPU" in needed else "gloo", timeout_s=timeout_s),
     )
 
 
@@ -217,8 +230,17 @@ def show_warnings_in(store: Store) -> None:
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the trackers of each epoch."""
     recipe, placement, every = job.recipe, job.placement, job.placement.checkpoint_every
-    prepare_process(world.device, deterministic=placement.deterministic, precision=recipe.precision)
+    share = placement.gpus_per_worker
+    prepare_process(
+        world.device, deterministic=placement.deterministic, precision=recipe.precision, gpu_share=share
+    )
     dataset = world.together(lambda: open_dataset(recipe.data.path))
+    if world.device.type == "cuda" and share < 1:
+        memory = torch.cuda.get_device_properties(world.device).total_memory
+        count = sum(split.count for split in dataset.splits.values())
+        size = (dataset.size, dataset.size)
+        held = resident_bytes(count, size, share * memory) if placement.resident == "auto" else 0
+        check_share(bytes_needed(recipe, len(dataset.classes), size) + held, share, memory)
     images = Images.from_dataset(dataset, loader=placement.loader)
     execution = Execution(
         threads=1 if placement.threads == "auto" else placement.threads,
@@ -228,6 +250,7 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         deterministic=placement.deterministic,
         resident=placement.resident == "auto",
         cuda_graphs=placement.cuda_graphs == "auto",
+        gpus_per_worker=share,
         eval_every=placement.eval_every,
         moments=placement.keep.moments,
         track_examples=placement.track_examples,

@@ -38,7 +38,9 @@ from seal_ray.distributed.launch import (
 from seal_ray.distributed.session import check_hosts
 from seal_ray.distributed.workers import (
     check_resources,
+    needs,
     open_assignment,
+    room_for,
     train_to_end,
     trainer,
     warning_of_failures,
@@ -203,12 +205,14 @@ def concurrency(job: Job, wanted: int | None) -> int:
     import ray
 
     total, workers = ray.cluster_resources(), job.placement.max_workers
-    kind = "GPU" if check_resources(job) else "CPU"
-    room = max(1, int(total.get(kind, 0)) // workers)  # elastic ones start with less
+    needed = needs(job, check_resources(job))
+    kind = min(needed, key=lambda kind: room_for({kind: needed[kind]}, total))
+    room = max(1, room_for(needed, total) // workers)  # elastic ones start with less
     if wanted is not None and wanted > room:
         raise ClusterError(
-            f"--concurrent {wanted}: {wanted} runs of {workers} workers need {wanted * workers} {kind}s, the "
-            f"cluster has {int(total.get(kind, 0))}; give at most {room}"
+            f"--concurrent {wanted}: {wanted} runs of {workers} workers need "
+            f"{wanted * workers * needed[kind]:g} {kind}s, the cluster has {total.get(kind, 0):g}; give at "
+            f"most {room}"
         )
     return wanted or room
 
@@ -260,7 +264,7 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
 
     jobs, folder = [one.job for one in runs.planned], on_this_host(runs.folder)
     make_folder(folder)
-    sizes, use_gpu = worker_counts(jobs), check_resources(jobs[0])
+    sizes, needed = worker_counts(jobs), needs(jobs[0], check_resources(jobs[0]))
     placement = jobs[0].placement
     failures = runs.sweep.most[0] * (placement.retries + 1)
     scratch = Path(tempfile.mkdtemp(prefix=WARM_WORKERS, dir=folder))
@@ -269,7 +273,7 @@ def warm_workers(board: Any, runs: SweepRuns, groups: int) -> Iterator[None]:
         config = {"board": board, "group": group}
         try:
             name, timeout_s = f"group-{group}", placement.timeout_s
-            trainer(train_assigned, config, name, sizes, use_gpu, scratch, failures, timeout_s).fit()
+            trainer(train_assigned, config, name, sizes, needed, scratch, failures, timeout_s).fit()
         except Exception as error:
             ray.get(board.lose.remote(group, last_line(error)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import platform
 import time
 import warnings
@@ -45,6 +44,7 @@ from seal_ray.runs.weights import begin_with
 from seal_ray.streams import stream
 from seal_ray.training.averaging import AVERAGED, restore_average
 from seal_ray.training.batch_losses import batch_losses
+from seal_ray.training.memory import resident_bytes
 from seal_ray.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from seal_ray.training.world import World
 from seal_ray.training.writer import Writer, copied
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 256
 """Images in an evaluation batch: the same for any number of workers, since it may decide last bits."""
-RESIDENT_SHARE = 1 / 4
-"""Of a GPU's memory, what images may take that lie there."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,11 @@ class Execution:
     """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
 
     threads: of an operation on the CPU. resident: whether a GPU's memory holds the images where they take a
-    quarter of it at most. cuda_graphs: whether a GPU replays steps. moments: which to keep. track_examples:
-    whether to keep which validation images each evaluation had right. metrics: what else each evaluation
-    computes. checkpoint_epochs, checkpoint_seconds: how often epochs are committed, by seconds unless they
-    are None; see `recipe.CheckpointEvery`. overlap: whether training goes on while a checkpoint is written.
+    quarter of it at most, or of its share `gpus_per_worker`. cuda_graphs: whether a GPU replays steps.
+    moments: which to keep. track_examples: whether to keep which validation images each evaluation had right.
+    metrics: what else each evaluation computes. checkpoint_epochs, checkpoint_seconds: how often epochs are
+    committed, by seconds unless they are None; see `recipe.CheckpointEvery`. overlap: whether training goes
+    on while a checkpoint is written.
     """
 
     threads: int = 1
@@ -79,6 +78,7 @@ class Execution:
     deterministic: bool = True
     resident: bool = True
     cuda_graphs: bool = True
+    gpus_per_worker: float = 1.0
     eval_every: int = 1
     moments: tuple[str, ...] = ("ascended", "relearned")
     track_examples: bool = False
@@ -434,8 +434,8 @@ class Run:
         train, val = images.open("train", batch_size), images.open("val", EVALUATION_BATCH)
         if not (self.execution.resident and device.type == "cuda"):
             return train, val
-        size = (len(train.labels) + len(val.labels)) * math.prod(images.size) * 3
-        if size > torch.cuda.get_device_properties(device).total_memory * RESIDENT_SHARE:
+        memory = torch.cuda.get_device_properties(device).total_memory * self.execution.gpus_per_worker
+        if not resident_bytes(len(train.labels) + len(val.labels), images.size, memory):
             return train, val
         return (
             ResidentLoader.filled(train, images.size, batch_size, device),

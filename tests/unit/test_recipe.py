@@ -45,6 +45,7 @@ recipe:
 placement:
   workers: 1
   use_gpu: auto
+  gpus_per_worker: 1.0
   storage: runs
   loader: ffcv
   threads: auto

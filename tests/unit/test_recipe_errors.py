@@ -515,6 +515,11 @@ BAD = {
         "placement.checkpoint_every",
         "elastic workers change after any epoch; leave it out",
     ),
+    "several workers of a run on a GPU": (
+        job(recipe="shards: 2", rest="placement:\n  workers: 2\n  gpus_per_worker: 0.5 #!"),
+        "placement.gpus_per_worker",
+        "NCCL wants a GPU for each worker; set workers to 1",
+    ),
     "no fewest workers": (
         job(recipe="shards: 4", rest="placement:\n  workers: {max: 4} #!"),
         "placement.workers.min",

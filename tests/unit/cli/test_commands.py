@@ -213,6 +213,9 @@ def test_a_plan_of_prepared_digits(run: Any, digits: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 
     other = run("plan", SEAL, *where, "--workers", "1", "--set", "recipe.method=llf")
+    share = run("plan", SEAL, *where, "--workers", "1", "--set", "placement.gpus_per_worker=0.25")
+    assert "gpu       0.25 of one; about " in share.out
+    assert "gpu " not in other.out
     assert "1 for 2 shards" in other.out
     assert "Reinit" in other.out
     assert run("plan", SEAL, *where, "--workers", "3").code == 2

@@ -13,7 +13,7 @@ from ray.train import ScalingConfig
 
 from seal_ray.distributed import ray_internals
 from seal_ray.distributed.ray_internals import Sizes
-from seal_ray.distributed.workers import train_to_end, trainer, worker_counts
+from seal_ray.distributed.workers import needs, room_for, train_to_end, trainer, worker_counts
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Workers
 from seal_ray.runs.folder import open_store
@@ -23,9 +23,11 @@ from tests.ray.conftest import small_job
 from tests.runs import tiny_recipe
 
 
-def job(shards: int, workers: object) -> Job:
+def job(shards: int, workers: object, **placement: object) -> Job:
     recipe = tiny_recipe("normal", shards=shards)
-    return Job.model_validate({"name": "sized", "recipe": recipe, "placement": {"workers": workers}})
+    return Job.model_validate(
+        {"name": "sized", "recipe": recipe, "placement": {"workers": workers, **placement}}
+    )
 
 
 def test_worker_counts_divide_the_shards_of_every_job() -> None:
@@ -43,8 +45,35 @@ def test_worker_counts_divide_the_shards_of_every_job() -> None:
 def test_workers_wait_for_one_another_as_long_as_asked_for(
     tmp_path: Path, use_gpu: bool, backend: str
 ) -> None:
-    made = trainer(print, {}, "run", (1,), use_gpu, tmp_path, failures=0, timeout_s=90)
+    needed = needs(job(4, 1), use_gpu)
+    made = trainer(print, {}, "run", (1,), needed, tmp_path, failures=0, timeout_s=90)
     assert (made.backend_config.backend, made.backend_config.timeout_s) == (backend, 90)
+
+
+@pytest.mark.parametrize(
+    ("share", "host", "workers"),
+    [
+        (1.0, {"GPU": 2.0, "CPU": 8.0}, 2),
+        (0.25, {"GPU": 2.0, "CPU": 16.0}, 8),
+        (0.25, {"GPU": 2.0, "CPU": 3.0}, 3),
+        (0.3, {"GPU": 2.0, "CPU": 16.0}, 6),  # not 6.67: none lies on two GPUs
+        (0.6, {"GPU": 3.0, "CPU": 16.0}, 3),
+        (0.1, {"GPU": 1.0, "CPU": 16.0}, 10),
+        (0.25, {"CPU": 4.0}, 0),
+    ],
+)
+def test_a_gpu_holds_as_many_workers_as_their_share_allows(
+    share: float, host: dict[str, float], workers: int
+) -> None:
+    assert room_for(needs(job(1, 1, gpus_per_worker=share), True), host) == workers
+    assert room_for(needs(job(1, 1, gpus_per_worker=share), False), host) == host["CPU"]
+
+
+def test_ray_train_is_asked_for_a_share(tmp_path: Path) -> None:
+    needed = needs(job(1, 1, gpus_per_worker=0.25), True)
+    made = trainer(print, {}, "run", (1,), needed, tmp_path, failures=0, timeout_s=90)
+    assert made.scaling_config.resources_per_worker == {"GPU": 0.25, "CPU": 1}
+    assert made.scaling_config.use_gpu
 
 
 @pytest.fixture

@@ -476,6 +476,7 @@ PLACEMENTS: dict[str, Any] = {
     "timeout_s": 60,
     "cuda_graphs": "off",
     "keep": {"moments": (), "checkpoints": 7},
+    "gpus_per_worker": 0.25,
     "checkpoint_every": {"seconds": 60},
     "eval_every": 5,
     "track_examples": True,
