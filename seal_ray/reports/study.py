@@ -367,6 +367,7 @@ def read_run(member: Member) -> RunFacts:
         passes=images * passes_of(job.recipe, len(rows)) if job else 0,
         seconds=seconds_of(rows),
         held_top1=held_top1(rows),
+        averaged_top1=rows[-1].get("val_averaged_top1") if rows and status == "finished" else None,
     )
     return RunFacts(
         result=result,

@@ -39,6 +39,7 @@ class RunResult:
     passes: int = 0  # images, each as often as a step goes over it forward and backward
     seconds: float = 0.0  # of the epochs, evaluation included
     held_top1: float | None = None  # of the last epoch on images held out of training; top1 is then of others
+    averaged_top1: float | None = None  # as top1, of the averaged weights, where there are any
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Line:
     """One setting over its seeds. Intervals end where accuracies do: at 0 and 100, of differences at +-100.
 
     after: by a number of generations, the first included, top1 at the end of so many, over the runs that got
-    there; best: of the best epoch of the finished runs, chosen on the images that it is of.
+    there; best: of the best epoch of the finished runs, chosen on the images that it is of; averaged: of the
+    averaged weights of the finished runs.
     """
 
     setting: Mapping[str, str]
@@ -65,6 +67,7 @@ class Line:
     after: Mapping[int, Estimate | None]
     best: Estimate | None
     held: Estimate | None  # of the last epoch on images held out of the training images
+    averaged: Estimate | None
 
 
 def leaderboard(
@@ -107,6 +110,7 @@ def leaderboard(
             after={n: _mean([of[n - 1] for of in ends if len(of) >= n]) for n in after_generations},
             best=_mean(best),
             held=_mean([run.held_top1 for run in runs if run.held_top1 is not None]),
+            averaged=_mean([run.averaged_top1 for run in runs if run.averaged_top1 is not None]),
         )
         lines.append(line)
     return tuple(lines)
@@ -193,6 +197,7 @@ def _line_json(line: Line) -> dict[str, Any]:
         "after": {str(many): found and asdict(found) for many, found in line.after.items()},
         "best": line.best and asdict(line.best),
         "held": line.held and asdict(line.held),
+        "averaged": line.averaged and asdict(line.averaged),
     }
 
 
@@ -357,17 +362,20 @@ def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def other_top1(lines: Sequence[Line]) -> dict[str, list[Estimate | None]]:
-    """Top1 beside that of the last epoch, of each line by its heading: `after 3` generations, `best`.
+    """Top1 beside that of the last weights, of each line by its heading: `after 3` generations, `best`,
+    `averaged`.
 
-    No `best` where no line has one: no run has finished, or the scores are of another data set.
+    The last two only where a line has one: a run has finished, or keeps an average, on its own data set.
     """
     found = {
         f"after {many}": [line.after[many] for line in lines] for many in (lines[0].after if lines else ())
     }
-    if any(line.held for line in lines):
-        found["held out"] = [line.held for line in lines]
-    best = [line.best for line in lines]
-    return {**found, "best": best} if any(one is not None for one in best) else found
+    further = {
+        "held out": [line.held for line in lines],
+        "best": [line.best for line in lines],
+        "averaged": [line.averaged for line in lines],
+    }
+    return found | {heading: column for heading, column in further.items() if any(column)}
 
 
 def meanings(lines: Sequence[Line]) -> list[str]:
@@ -380,13 +388,15 @@ def meanings(lines: Sequence[Line]) -> list[str]:
         )
     if "best" in times:
         said.append("best: top1 of the best epoch, chosen on the images that it is of, so biased upwards")
+    if "averaged" in times:
+        said.append("averaged: top1 of the averaged weights, after the last epoch")
     return said
 
 
 HELD_OUT = (
     "held out: top1 after the last epoch on training images that are held out (data.holdout), by which a "
-    "search chooses and of which after and best are; the other top1 is a test, of the data set's val images, "
-    "which are looked at once, at the end"
+    "search chooses and of which after, best and averaged are; the other top1 is a test, of the data set's "
+    "val images, which are looked at once, at the end"
 )
 
 

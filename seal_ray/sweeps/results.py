@@ -167,6 +167,7 @@ def _result(planned: Planned, setting: Setting) -> RunResult:
         passes=passes_of(recipe, len(rows)) * images_per_epoch(dataset, recipe),
         seconds=seconds_of(rows),
         held_top1=held_top1(rows),
+        averaged_top1=rows[-1].get("val_averaged_top1") if rows and finished else None,
     )
 
 

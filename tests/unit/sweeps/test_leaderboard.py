@@ -391,6 +391,19 @@ def test_other_epochs_are_shown_beside_the_last() -> None:
     }
 
 
+def test_averaged_weights_have_a_column_where_there_are_any() -> None:
+    averaged = [replace(SEAL[0], averaged_top1=56.0), replace(SEAL[1], averaged_top1=60.0), *SEAL[2:]]
+    lines = leaderboard([*averaged, *SHORT], NORMAL)
+    assert [line.averaged for line in lines] == [estimate([56.0, 60.0]), None]
+    heads, _, *rows = markdown_cells(to_markdown(lines), 1)
+    assert heads == ["method", "seeds", "best %", "averaged %"]
+    assert [row[-1] for row in rows] == ["58.00 (n = 2)", "-"]
+    assert [row["averaged"] for row in csv.DictReader(io.StringIO(to_csv(lines)))] == ["58.0", ""]
+    assert to_json("x", lines, averaged)["lines"][0]["averaged"]["mean"] == 58.0
+    assert len(meanings(lines)) == 2
+    assert "averaged" not in to_markdown(leaderboard([*SEAL, *SHORT], NORMAL))
+
+
 def test_the_terminal_shows_other_epochs_within_100_columns() -> None:
     results = [
         replace(one, setting={**one.setting, "method": "seal(ascend=late, ascent_rate=0.5)"}) for one in SEAL
