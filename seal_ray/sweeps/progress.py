@@ -81,6 +81,10 @@ class SweepProgress:
             for one in planned
         ]
 
+    def forget(self, run_ids: Container[str]) -> None:
+        """Of these runs, those that have not begun will not be trained."""
+        self._runs = [run for run in self._runs if run.status != "new" or run.planned.run_id not in run_ids]
+
     def note(self, text: str) -> None:
         """A line about something other than an epoch."""
         self._rich.print(text, markup=False)

@@ -183,7 +183,9 @@ class Tasks:
                 self.queue.add(one)
             self._known |= {one.run_id for one in new}
             self._progress.add(new, runs.names)
-        self.queue.forget(search.given_up())
+        given_up = search.given_up()
+        self.queue.forget(given_up)
+        self._progress.forget(given_up)
 
 
 def stopping_of(runs: SweepRuns) -> EarlyStopping | Search | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from seal_ray.analysis.run import measure
 from seal_ray.errors import ConfigError
 from seal_ray.runs.folder import Store
 from seal_ray.sweeps.file import Setting, Sweep, load_sweep
@@ -279,3 +281,27 @@ def test_a_diverging_seed_ends_its_setting_and_the_search_goes_on(digits: Path, 
     assert done.search is not None
     assert done.search.best() == (1, pytest.approx(sum(losses) / 2))
     assert "2 of 2 settings known" in done.search.summary()
+
+
+def test_a_search_may_choose_by_what_an_analysis_finds(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(
+        digits,
+        tmp_path / "runs",
+        axes={"optimizer.weight_decay": {"uniform": [0.0, 0.1]}},
+        search={
+            **{"algorithm": "optuna", "samples": 2, "at_once": 1},
+            **{"metric": "calibration/ece", "goal": "min"},
+        },
+        analyses=["calibration"],
+    )
+    assert runs.search is not None
+    runs.search.measure = measure
+    trained(runs)
+    done = runs.latest()
+    found = []
+    for one in done.planned:
+        held = json.loads((one.store.folder / "analysis/calibration-g002-relearned.json").read_text())
+        found.append(held["result"]["ece"])
+    assert len(found) == 2
+    assert done.search is not None
+    assert done.search.best() == (found.index(min(found)), min(found))
