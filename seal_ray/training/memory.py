@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seal_ray.device import dtype_of
 from seal_ray.errors import ConfigError
+from seal_ray.phases.averaging import Averaging
 from seal_ray.training.optimizer import state_copies
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ def resident_bytes(count: int, size: tuple[int, int], memory: float) -> int:
 def bytes_needed(recipe: Recipe, classes: int, size: tuple[int, int]) -> int:
     """About how many bytes of a GPU a worker takes at its peak, without images that lie there.
 
-    Weights, gradients, the optimizer's state and what the method carries; a copy of them that is being
-    written; twice what the backward pass of a shard keeps, since a captured step has memory of its own.
-    Without the last where the network cannot be computed without numbers.
+    Weights, gradients, the optimizer's state, what the method carries, averaged weights; a copy of them that
+    is being written; twice what the backward pass of a shard keeps, since a captured step has memory of its
+    own. Without the last where the network cannot be computed without numbers.
     """
     network = recipe.model.outline(classes).to(dtype_of(recipe.precision))
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    state = weights * (1 + state_copies(recipe.optimizer) + len(recipe.method.carry))
+    held = state_copies(recipe.optimizer) + len(recipe.method.carry) + (recipe.averaging != Averaging())
+    state = weights * (1 + held)
     like = next(network.parameters())
     shard = like.new_empty(recipe.batch_size // recipe.shards, 3, *size)
     try:

@@ -34,6 +34,7 @@ def test_a_run_needs_its_state_and_what_steps_keep() -> None:
     assert kept > 30 * 3 * 16 * 16 * 4
     assert needed(batch_size=30) == CONTEXT + weights + 2 * 2 * weights + 2 * kept
     assert needed(batch_size=30, optimizer={"name": "adamw"}) == needed(batch_size=30) + 2 * weights
+    assert needed(batch_size=30, averaging="ema") == needed(batch_size=30) + 2 * weights
     assert needed(batch_size=30, method="ban") == needed(batch_size=30) + 2 * weights
     assert needed(batch_size=30, shards=2) < needed(batch_size=30) < needed(batch_size=60)
 
