@@ -156,7 +156,7 @@ def write_scores(runs: SweepRuns, kind: EvaluationKind) -> tuple[Line, ...]:
     ]
     body = to_json(runs.sweep.name, lines, (), runs.sweep.baseline)
     text = json.dumps({**body, "runs": of_runs}, indent=1) + "\n"
-    contents = {"json": text, "csv": to_csv(lines), "md": to_markdown(lines)}
+    contents = {"json": text, "csv": to_csv(lines), "md": to_markdown(lines, costs=False)}
     with saving(runs.folder):
         for suffix, content in contents.items():
             write_durably(runs.folder / f"{kind}.{suffix}", content.encode())

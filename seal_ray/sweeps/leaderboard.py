@@ -247,8 +247,10 @@ _CSV_COLUMNS = (
 )
 
 
-def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | None = None) -> str:
-    """Aligned GitHub tables: the leaderboard, `other_top1` where there is any, `compute`.
+def to_markdown(
+    lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | None = None, *, costs: bool = True
+) -> str:
+    """Aligned GitHub tables: the leaderboard, `other_top1` where there is any, and with costs `compute`.
 
     Labels are shown as they are.
 
@@ -269,8 +271,9 @@ def to_markdown(lines: Sequence[Line], further: Mapping[str, Sequence[Line]] | N
         heads = [*headings(axes), "seeds", *(f"{heading} %" for heading in times)]
         text += "\n" + _aligned([heads, *rows], len(axes))
         text += "".join(f"\n{_escape(meaning)}\n" for meaning in meanings(lines))
-    costs = [[*_labels(line, axes), *cells] for line, cells in zip(lines, compute(lines), strict=True)]
-    text += "\n" + _aligned([[*headings(axes), *COMPUTE], *costs], len(axes)) + f"\n{COMPUTE_MEANING}\n"
+    if costs:
+        rows = [[*_labels(line, axes), *cells] for line, cells in zip(lines, compute(lines), strict=True)]
+        text += "\n" + _aligned([[*headings(axes), *COMPUTE], *rows], len(axes)) + f"\n{COMPUTE_MEANING}\n"
     return text + (f"\n{NO_INTERVAL}\n" if _without_interval(lines) else "")
 
 

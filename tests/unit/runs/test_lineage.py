@@ -47,6 +47,7 @@ BASE: dict[str, Any] = {
 CHANGES: dict[str, Any] = {
     "data.per_class": 8,
     "data.label_noise": 0.1,
+    "data.holdout": 0.2,
     "model.arch": "resnet34",
     "model.stem": "cifar",
     "model.width": 8,
