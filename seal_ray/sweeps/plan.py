@@ -31,6 +31,7 @@ from seal_ray.phases.schedule import (
     owner,
 )
 from seal_ray.recipe import Model, Recipe
+from seal_ray.runs.folder import ENDED
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
 from seal_ray.storage.paths import folders_in
@@ -264,7 +265,8 @@ def cautions(planned: Sequence[Planned]) -> Iterator[str]:
     """What to say of runs that are about to be trained: of each recipe once, whatever its seed."""
     alike: dict[Recipe, Planned] = {}
     for one in planned:
-        alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), one)
+        if one.store.status().get("status") not in ENDED:
+            alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), one)
     found: dict[str, list[str]] = {}
     for one in alike.values():
         if caution := _from_start(one).caution:

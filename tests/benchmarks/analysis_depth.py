@@ -89,10 +89,10 @@ def embedding(data: BenchData) -> Iterator[Result]:
     """Every probe and the penultimate layer at once."""
     for width in (64, 16):
         run = open_run(data, width)
-        order = np.arange(len(run.validation.labels))
+        order = np.arange(len(run.validation.truth))
         batches = [
             normalise(pixels, run.images.mean, run.images.std, run.memory_format)
-            for pixels in run.validation.batches(order)
+            for pixels in run.validation.loader.batches(order)
         ]
         network = run.network.eval()
         layers = (*probes(network), "penultimate")

@@ -175,10 +175,10 @@ def published_style(data: BenchData) -> Iterator[Result]:
 def evaluation(data: BenchData) -> Iterator[Result]:
     for width in (64, 16):
         run = open_run(data, width)
-        order = np.arange(len(run.validation.labels))
+        order = np.arange(len(run.validation.truth))
         batches = [
             normalise(pixels, run.images.mean, run.images.std, run.memory_format)
-            for pixels in run.validation.batches(order)
+            for pixels in run.validation.loader.batches(order)
         ]
         assert len(batches[0]) == EVALUATION_BATCH
         network: nn.Module = run.network

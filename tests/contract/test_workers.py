@@ -194,9 +194,9 @@ def scores(val: int) -> dict[str, Any]:
 def test_each_validation_image_counts_once_at_any_number_of_ranks(val: int) -> None:
     run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World(), Execution())
     run.network.eval()
-    pixels = torch.cat(list(run.validation.batches(torch.arange(val).numpy())))
+    pixels = torch.cat(list(run.validation.loader.batches(torch.arange(val).numpy())))
     x = (pixels.double() / 255 - torch.tensor(run.images.mean)) / torch.tensor(run.images.std)
-    labels = torch.from_numpy(run.validation.labels)
+    labels = run.validation.truth
     with torch.no_grad():
         logits = run.network(x.permute(0, 3, 1, 2).float())
     expected = 100 * int((logits.argmax(1) == labels).sum()) / val

@@ -87,8 +87,8 @@ class Epochs:
 
 def validation(run: Run) -> list[Batch]:
     """All validation images, in one batch."""
-    labels = torch.from_numpy(run.validation.labels)
-    (pixels,) = run.validation.batches(torch.arange(len(labels)).numpy())
+    labels = run.validation.truth
+    (pixels,) = run.validation.loader.batches(torch.arange(len(labels)).numpy())
     return [(normalise(pixels, run.images.mean, run.images.std, run.memory_format, run.dtype), labels)]
 
 

@@ -85,7 +85,7 @@ def test_every_seed_and_method_trains_on_the_same_images_and_labels(method: str,
     assert run.indices.tolist() == training_indices(clean, 8).tolist()
     assert run.labels.tolist() == noisy_labels(clean, 3, 0.3).tolist()
     assert int((run.labels != clean).sum()) == 9
-    assert run.validation.labels.tolist() == (np.arange(17) % 3).tolist()  # validation stays true
+    assert run.validation.truth.tolist() == (np.arange(17) % 3).tolist()  # validation stays true
 
 
 def test_a_subset_smaller_than_a_batch_is_a_config_error() -> None:
