@@ -102,7 +102,7 @@ def _column(
 
 def _with_score(run: RunResult, score: Score | None, usual: str) -> RunResult:
     """A run as the leaderboard takes it, with its score in place of its accuracies."""
-    run = replace(run, best_top1=None, generation_top1=(), averaged_top1=None)
+    run = replace(run, best_top1=None, generation_top1=(), averaged_top1=None, held_top1=None)
     if run.status != "finished":
         return replace(run, top1=None)
     if score is None:

@@ -289,7 +289,7 @@ def sweep(
     note = functools.partial(console.print, markup=False)
     note(f"{file}: {asked.size}")
     if falls_back(asked.runs[0].job.placement.tracking, note):
-        asked = load_sweep(file, [*overrides, "placement.tracking.wandb=offline"], plugins)
+        asked = load_sweep(file, [*overrides, "tracking.wandb=offline"], plugins)
     runs = prepare_sweep(asked)
     from seal_ray.analysis.run import analysing_sweep, measure
     from seal_ray.analysis.scores import widen_results

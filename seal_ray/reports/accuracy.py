@@ -72,12 +72,12 @@ def compute_section(study: Study, target: Calls) -> Section:
     if not points:
         why = "No run has finished whose data set is there, by which images are counted."
         return Section("compute", title, (Missing(why, _go_on(study, target)),))
-    tops = [(one.line.passes / one.line.runs, one.line.top1) for one in study.settings]
-    finished = [(cost, top1.mean) for cost, top1 in tops if top1 is not None]
+    tops = [(one.line.cost, one.line.top1) for one in study.settings]
+    finished = [(cost, top1.mean) for cost, top1 in tops if cost is not None and top1 is not None]
     best = dict(zip(finished, on_frontier(finished), strict=True))
     rows = []
     for setting, cells, (cost, top1) in zip(study.settings, compute(study.lines), tops, strict=True):
-        kept = "" if top1 is None else "●" * best[cost, top1.mean]
+        kept = "" if cost is None or top1 is None else "●" * best[cost, top1.mean]
         said = (*_names(setting, study), *cells, number(top1.mean if top1 else None), kept)
         rows.append(TableRow(said, setting.family))
     caption = (

@@ -199,9 +199,9 @@ def over_compute(study: Study) -> tuple[list[Curve], list[tuple[float, float]]]:
     Then the corners of the line of those that no other beats: it climbs where more passes gave more.
     """
     known = [
-        (one, one.line.passes / one.line.runs, one.line.top1)
+        (one, one.line.cost, one.line.top1)
         for one in drawn(study)
-        if one.line.top1 is not None and one.line.passes
+        if one.line.top1 is not None and one.line.cost is not None
     ]
     best = on_frontier([(cost, top1.mean) for _, cost, top1 in known])
     corners: list[tuple[float, float]] = []

@@ -46,6 +46,7 @@ class RunResult:
 class Line:
     """One setting over its seeds. Intervals end where accuracies do: at 0 and 100, of differences at +-100.
 
+    cost: passes of a finished run, the mean over them; None before there is one whose images are counted.
     after: by a number of generations, the first included, top1 at the end of so many, over the runs that got
     there; best: of the best epoch of the finished runs, chosen on the images that it is of; averaged: of the
     averaged weights of the finished runs.
@@ -63,6 +64,7 @@ class Line:
     images: int
     passes: int
     seconds: float
+    cost: float | None
     problems: tuple[str, ...]  # one for each run that is not finished
     after: Mapping[int, Estimate | None]
     best: Estimate | None
@@ -89,6 +91,7 @@ def leaderboard(
         difference = None if rival == key else compared(scores[key], scores.get(rival, {}))
         best = [run.best_top1 for run in runs if run.status == "finished" and run.best_top1 is not None]
         ends = [run.generation_top1 for run in runs]
+        costs = [run.passes for run in runs if run.status == "finished" and run.passes]
         line = Line(
             setting=runs[0].setting,
             runs=len(runs),
@@ -102,6 +105,7 @@ def leaderboard(
             images=sum(run.images for run in runs),
             passes=sum(run.passes for run in runs),
             seconds=math.fsum(run.seconds for run in runs),
+            cost=math.fsum(costs) / len(costs) if costs else None,
             problems=tuple(
                 ": ".join(filter(None, (run.run_id, run.status, run.reason)))
                 for run in sorted(runs, key=lambda run: run.seed)

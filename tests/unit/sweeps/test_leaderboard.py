@@ -448,6 +448,13 @@ def test_importing_it_brings_neither_rich_nor_ray_nor_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
+def test_what_accuracy_has_cost_is_of_finished_runs() -> None:
+    """Accuracy is theirs, too: a setting of which most is still to come has not been cheap."""
+    some = [*runs("sam", [50.0, 60.0]), run("sam", 2, None, passes=0), *runs("normal", [None, None])]
+    lines = leaderboard([*some, run("ban", 0, 40.0, passes=0)], NORMAL)  # images that are not there
+    assert [line.cost for line in lines] == [24_000, None, None]
+
+
 def test_what_a_run_costs_is_the_mean_over_the_seeds_that_were_asked_for() -> None:
     lines = leaderboard([*runs("sam", [50.0, None]), run("normal", 0, 50.0, epochs_trained=3)], NORMAL)
     heads, _, *rows = markdown_cells(to_markdown(lines), 3)

@@ -120,7 +120,7 @@ def test_a_sweep_asks_a_dead_server_once_and_logs_offline(
     server: Callable[[], Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seal_ray.tracking.environment.SERVER_TIMEOUT", 0.2)
-    small_sweep(digits, tmp_path / "runs", placement={"tracking": {}}, seeds=2)
+    small_sweep(digits, tmp_path / "runs", placement={"tracking": {}}, seeds=2, tracking={"wandb": "auto"})
     changes = ["recipe.budget={epochs: 1, generation_length: 1}"]
     with server() as url, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SealRayWarning)
