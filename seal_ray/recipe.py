@@ -260,7 +260,7 @@ class Recipe(BaseModel):
     def moments(self, generation: int) -> tuple[str, ...]:
         """The named moments of a generation, in the order in which they come."""
         named = moments_of(self.method.phases(generation, self.budget), generation)
-        return named if self.averaging == Averaging() else (*named, "averaged")
+        return named if self.averaging == Averaging() else (*named[:-1], "averaged", named[-1])
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out, in YAML 1.2."""
@@ -328,7 +328,10 @@ class Workers(BaseModel):
 
 
 class CheckpointEvery(BaseModel):
-    """How often epochs are committed. Ends of generations and ascents, and a stop, always are."""
+    """How often epochs are committed. Ends of generations and ascents, and a stop, always are.
+
+    A run that diverges keeps the epochs up to the last commit.
+    """
 
     model_config = STRICT
 

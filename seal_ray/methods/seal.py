@@ -56,7 +56,8 @@ class Seal(Method):
         """Ascend, then relearn; generation 0 only learns."""
         if generation == 0:
             return learn(budget)
-        share = round(self.ascent_share * self.share_cooling ** (generation - 1), 12)  # not a hair less
+        cooled = self.share_cooling ** (generation - 1)
+        share = self.ascent_share if cooled == 1 else round(self.ascent_share * cooled, 12)  # not a hair less
         ascent = max(1, epochs_of(share, budget.length, "method.ascent_share"))
         forget = Reinit("late") if self.forget == "llf" else None
         return (

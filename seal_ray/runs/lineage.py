@@ -48,9 +48,12 @@ def generation_keys(recipe: Recipe, identity: str) -> tuple[str, ...]:
     common = _json(_common(recipe, identity))
     for generation in range(recipe.budget.generations):
         phases, rates = _generation(recipe, generation)
-        # The canonical JSON of a mapping of the four, with what is common written once.
+        # Only the end of a run is tested: its rows are others than those of the same generation before more.
+        tested = bool(recipe.data.holdout) and generation + 1 == recipe.budget.generations
+        # The canonical JSON of a mapping of the four or five, with what is common written once.
         text = (
-            f'{{"before": "{keys[-1]}", "common": {common}, "phases": {phases}, "rates": {_listed(rates)}}}'
+            f'{{"before": "{keys[-1]}", "common": {common}, "phases": {phases}, "rates": {_listed(rates)}'
+            + (', "tested": true}' if tested else "}")
         )
         keys.append(_sha256(text))
     return tuple(keys[1:])

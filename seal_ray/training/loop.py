@@ -63,7 +63,7 @@ def fit(
     yielded, if it is due; one that was yielded is committed when the generator is closed. After a kill those
     that were not are computed and yielded again, to the same bits. A run that has finished yields nothing.
     Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric becomes
-    non-finite (the checkpoint before it stays), ConfigError for a recipe that these workers cannot compute.
+    non-finite (the last checkpoint stays), ConfigError for a recipe that these workers cannot compute.
     """
     recipe, world = pinned(recipe), world or World()
     images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")

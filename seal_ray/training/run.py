@@ -324,7 +324,8 @@ class Run:
         if phase.ascends and ends_phase:
             moments.append("ascended")
         if self.next.epoch == 0:
-            moments += ["relearned", AVERAGED] if self.averages else ["relearned"]
+            # `relearned` comes last: it tells other runs that they may go on from here.
+            moments += [AVERAGED, "relearned"] if self.averages else ["relearned"]
             self.carried.pop(AVERAGED, None)  # the next generation starts another
         stop = self.world.lead(lambda: self._write(moments, position.generation))
         finished = self.next.generation == self.recipe.budget.generations
@@ -380,11 +381,10 @@ class Run:
             state = {name: fetch() for name, fetch in carried.items()}
             whole = replace(snapshot, weights=weights(), optimizer=optimizer(), carried=state)
             moment = replace(whole, carried={key: held for key, held in state.items() if key != AVERAGED})
+            mean = replace(moment, weights=averaged(), weights_sha256=None)
             for name in moments:
-                if name == AVERAGED:
-                    moment = replace(moment, weights=averaged(), weights_sha256=None)
                 if name in self.execution.moments:
-                    store.keep_moment(name, generation, moment)
+                    store.keep_moment(name, generation, mean if name == AVERAGED else moment)
             for position, right in examples:
                 store.keep_examples(position, right)
             store.commit(whole)

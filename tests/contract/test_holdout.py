@@ -15,7 +15,7 @@ from seal_ray.data.loaders import Loader
 from seal_ray.data.subset import noisy_labels, training_indices, training_split
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe
-from seal_ray.runs.lineage import run_id
+from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.training.loop import fit
 from tests.runs import open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
@@ -137,3 +137,17 @@ def test_holding_out_is_another_run_and_not_holding_out_is_not() -> None:
     )
     assert len(ids) == 3
     assert run_id(plain, "data") in ids
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.2])
+def test_only_the_end_of_a_run_that_is_tested_is_not_shared_with_longer_ones(holdout: float) -> None:
+    """Its last row has `test_top1`, and that of the same generation before more has not."""
+    short, long = (
+        tiny_recipe("llf", data={"path": "x", "holdout": holdout}, budget=budget)
+        for budget in ({"epochs": 2, "generation_length": 2}, {"epochs": 4, "generation_length": 2})
+    )
+    one, two = (generation_keys(recipe, "images") for recipe in (short, long))
+    assert (one[0] == two[0]) is (holdout == 0)
+    fits = [[row.row for row in fit(recipe, tiny_images())] for recipe in (short, long)]
+    tested = [["test_top1" in row for row in rows] for rows in fits]
+    assert tested == ([[False, True], [False] * 3 + [True]] if holdout else [[False] * 2, [False] * 4])
