@@ -154,7 +154,8 @@ def first_section(study: Study, target: Calls) -> Section:
         Ribbon(one.name, one.family, tuple(of.stretches(one))) for one in shown[:RIBBONS] if of.stretches(one)
     ]
     phases = [one for ribbon in ribbons for one in ribbon.stretches]
-    key = "; hatched: climbing the loss (ascent), shaded in the chart too" * any(p.ascends for p in phases)
+    climbs = any(phase.ascends for phase in phases)
+    key = "; hatched: an ascent of the loss or its control, shaded in the chart too" * climbs
     key += "; bars: weights are edited" * any(phase.edits for phase in phases)
     caption = (
         f"Validation top-1 after each epoch{_over_seeds(found, 'band')}. "

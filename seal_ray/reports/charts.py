@@ -325,7 +325,7 @@ def _ribbons(ribbons: Sequence[Ribbon], x: Scale, box: Box) -> list[Markup]:
         for one in ribbon.stretches:
             start, end, first = x(one.start), x(one.end), one.start + 1
             epochs = f"epoch {first}" if one.end == first else f"epochs {first} to {one.end}"
-            how = ", climbing the loss" * one.ascends + ", after an edit of weights" * one.edits
+            how = ", an ascent or its control" * one.ascends + ", after an edit of weights" * one.edits
             said = element("title", f"{ribbon.name}: {one.name}{how}, generation {one.generation}, {epochs}")
             kind = "up" if one.ascends else "odd" if one.generation % 2 else "even"
             bars.append(rect(start + 0.5, 0, end - start - 1, high, said, class_=f"phase {kind}"))
