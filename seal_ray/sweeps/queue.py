@@ -60,6 +60,8 @@ class Queue:
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._over: deque[str] = deque()
         """The runs that have ended since it was last asked which."""
+        self._failed: list[str] = []
+        """The runs that could not begin, since it was last asked which."""
         self._elsewhere: set[str] = set()
         """The runs that others trained when they were last looked at."""
         self._drop_ended(sorted(self._waiting.keys() & folders_in(self._storage)))
@@ -110,6 +112,7 @@ class Queue:
             with contextlib.suppress(SealRayError):
                 claim.store.set_status("failed", reason=str(error))
             self.release(chosen)
+            self._failed.append(chosen.run_id)
             return self.claim()
         return claim
 
@@ -138,6 +141,11 @@ class Queue:
         """
         over = {self._over.popleft() for _ in range(len(self._over))}
         return {*self._claimed, *self._elsewhere, *over}
+
+    def take_failed(self) -> list[str]:
+        """The runs that could not begin since this was last asked."""
+        failed, self._failed = self._failed, []
+        return failed
 
     def release(self, planned: Planned, *, again: bool = False) -> None:
         """A claimed run has ended, or, `again`, is to be started once more."""

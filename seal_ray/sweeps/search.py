@@ -177,7 +177,8 @@ class SearchRuns:
     def outcome(self, index: int) -> Outcome | None:
         """What came of a setting; None while it is not known.
 
-        A seed that was stopped or has diverged decides it, a failed one when there is none of these.
+        A seed that was stopped or has diverged decides it, a failed one when there is none of these. One that
+        has been tried and has not ended has failed, too: where a disk is full its status cannot be written.
         """
         if index in self._outcomes:
             return self._outcomes[index]
@@ -185,10 +186,9 @@ class SearchRuns:
         planned = [self.runs[run][1] for run in ids]
         statuses = {run: _status(one) for run, one in zip(ids, planned, strict=True)}
         there, found = {*statuses.values()}, cast("Outcome | None", None)
-        failed = [run for run, status in statuses.items() if status == "failed"]
         if there & {"pruned", "diverged"}:
             found = "stopped"
-        elif not ids or any(not self._tries or run in self._tried for run in failed):
+        elif not ids or any(self._failed(run, status) for run, status in statuses.items()):
             found = "failed"
         elif there == {"finished"}:
             values = [value for one in planned if (value := self._value(one)) is not None]
@@ -199,6 +199,10 @@ class SearchRuns:
         if found is not None:
             self._outcomes[index] = found
         return found
+
+    def _failed(self, run_id: str, status: str) -> bool:
+        """Whether a run has failed, for a launch only if it has been tried there."""
+        return status != "finished" if run_id in self._tried else status == "failed" and not self._tries
 
     def given_up(self) -> set[str]:
         """The runs of settings whose outcome another seed has decided, as far as they have not ended."""

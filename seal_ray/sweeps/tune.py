@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import shutil
 import sys
@@ -158,12 +159,24 @@ class Tasks:
     def __init__(self, queue: Queue, progress: SweepProgress, runs: SweepRuns) -> None:
         self.queue, self._progress, self._runs = queue, progress, runs
         self._known = {one.run_id for one in runs.planned}
+        self._looked = -math.inf
 
     @property
     def left(self) -> bool:
         """Whether a run is still to be claimed, or may be once others have ended."""
         search = self._runs.search
         return self.queue.left or not (search is None or search.complete or self.queue.stopping)
+
+    def claim(self) -> Claim | None:
+        """The run to start now; None when each must wait, or a search for results that others make."""
+        claim = self.queue.claim()
+        if claim is None and not self.queue.left and self.left:
+            if time.monotonic() - self._looked < pause(self._runs.folder):
+                return None
+            self._looked = time.monotonic()
+            self.go_on()
+            claim = self.queue.claim()
+        return claim
 
     def release(self, planned: Planned, *, again: bool = False) -> None:
         """A claimed run has ended, or, `again`, is to be started once more."""
@@ -174,8 +187,10 @@ class Tasks:
 
     def go_on(self) -> None:
         """Queue what a search suggests by results so far, and forget what these have made needless."""
-        if (search := self._runs.search) is None:
+        if (search := self._runs.search) is None or self.queue.stopping:
             return
+        for run_id in self.queue.take_failed():
+            search.ended(run_id)
         runs = self._runs.latest()
         if new := [one for one in runs.planned if one.run_id not in self._known]:
             for one in new:
@@ -329,7 +344,7 @@ def train_here(tasks: Tasks, show_news: Callable[[], None]) -> None:
     """Train the runs one after the other in this process, without Ray, until none is left."""
     with stop_on_signal(tasks.queue.stop):
         while tasks.left:
-            claim = tasks.queue.claim()
+            claim = tasks.claim()
             if claim is None:
                 time.sleep(NEWS_INTERVAL)  # what it waits for is trained elsewhere
                 continue
@@ -403,7 +418,7 @@ def _searcher(tasks: Tasks, board: Any, search: Search | None) -> Any:
             return {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            claim = self.tasks.queue.claim()
+            claim = self.tasks.claim()
             if claim is None:
                 return None if self.tasks.left else Searcher.FINISHED
             self.claims[trial_id] = claim

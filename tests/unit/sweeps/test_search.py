@@ -6,18 +6,21 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seal_ray.analysis.run import measure
-from seal_ray.errors import ConfigError
-from seal_ray.runs.folder import Store
+from seal_ray.errors import ConfigError, StorageError
+from seal_ray.runs.folder import ENDED, Store
 from seal_ray.sweeps.file import Setting, Sweep, load_sweep
+from seal_ray.sweeps.progress import SweepProgress
+from seal_ray.sweeps.queue import Queue
 from seal_ray.sweeps.results import SweepRuns, results, write_results
 from seal_ray.sweeps.search import Outcome, Suggestions
-from seal_ray.sweeps.tune import run_sweep, train_sweep
+from seal_ray.sweeps.tune import Tasks, run_sweep, train_sweep
 from tests.sweeps import leaderboard_of, screen, small_sweep, trained_where
 
 RUN = """\
@@ -305,3 +308,70 @@ def test_a_search_may_choose_by_what_an_analysis_finds(digits: Path, tmp_path: P
     assert len(found) == 2
     assert done.search is not None
     assert done.search.best() == (found.index(min(found)), min(found))
+
+
+SHORT: dict[str, Any] = {
+    "recipe": {"budget": {"epochs": 1, "generation_length": 1}},
+    "axes": {"optimizer.weight_decay": {"uniform": [0.0, 0.01]}},
+}
+
+
+def short_search(digits: Path, storage: Path, **asked: Any) -> SweepRuns:
+    """Runs of one epoch, each setting suggested once the one before it is known."""
+    return small_sweep(digits, storage, **SHORT, search={"algorithm": "optuna", "at_once": 1, **asked})
+
+
+def test_a_search_goes_on_when_another_driver_has_trained_what_it_waits_for(
+    digits: Path, tmp_path: Path
+) -> None:
+    ours = short_search(digits, tmp_path / "runs", samples=2)
+    assert ours.search is not None
+    ours = replace(ours, search=ours.search.anew()).latest()
+    queue = Queue(ours.planned, share=True, ended=ENDED, note=print)
+    tasks = Tasks(queue, SweepProgress(ours.planned, ours.names, screen()[0]), ours)
+    trained(short_search(digits, tmp_path / "runs", samples=1))
+    claim = tasks.claim()
+    assert claim is not None
+    assert claim.planned.run_id != ours.planned[0].run_id
+    assert not tasks.left
+    queue.close()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_search_goes_on_after_a_run_that_cannot_begin(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """full: nor can it be written that it failed."""
+    runs = short_search(digits, tmp_path / "runs", samples=2)
+    first = runs.planned[0].store
+    (first.folder / "job.yaml").mkdir(parents=True)
+    set_status = Store.set_status
+
+    def on_a_full_disk(self: Store, status: str, **details: Any) -> None:
+        if status == "failed":
+            raise StorageError("no space left")
+        set_status(self, status, **details)
+
+    if full:
+        monkeypatch.setattr(Store, "set_status", on_a_full_disk)
+    console, printed = screen()
+    train_sweep(runs, console, share=True, concurrent=None, in_process=True)
+    assert f"{first.run_id}: failed: " in printed.getvalue()
+    stands = {
+        one.parent.name: json.loads(one.read_text()) for one in first.folder.parent.glob("*/status.json")
+    }
+    assert (first.run_id in stands) is not full
+    assert [one["status"] for run, one in stands.items() if run != first.run_id] == ["finished"]
+
+
+def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_path: Path) -> None:
+    runs = short_search(digits, tmp_path / "runs", samples=1)
+    assert runs.search is not None
+    launched = runs.search.anew()
+    launched.advance()
+    (store,) = (planned.store for _, planned in launched.runs.values())
+    store.folder.mkdir(parents=True)
+    store.set_status("running")
+    assert launched.outcome(0) is None
+    launched.ended(store.run_id)
+    assert launched.outcome(0) == "failed"
