@@ -412,7 +412,7 @@ def analysing_sweep(
         return
 
     def find() -> RunSet:
-        return sweep_runs(runs.latest())
+        return sweep_runs(runs.anew())
 
     if in_process:
         yield

@@ -309,7 +309,7 @@ def sweep(
         in_process=in_process,
         while_training=analysing_sweep(runs, console, concurrent=concurrent, in_process=in_process),
     )
-    runs = runs.latest()
+    runs = runs.anew()
     lines, found = write_results(runs)
     widen_results(runs, lines, found)
     track_results(runs, {"leaderboard": lines})

@@ -43,6 +43,10 @@ class SweepRuns:
         """The same by the results so far."""
         return self if self.search is None else _runs_of(self.sweep, self.search)
 
+    def anew(self, *, tries: bool = False) -> SweepRuns:
+        """The same by results that are all read again. tries: see `SearchRuns`."""
+        return self if self.search is None else _runs_of(self.sweep, self.search.anew(tries=tries))
+
     @functools.cached_property
     def settings(self) -> dict[str, Setting]:
         """The setting of each run, by its id."""
@@ -108,7 +112,7 @@ def results(runs: SweepRuns) -> list[RunResult]:
     found = [_result(one, runs.settings[one.run_id]) for one in runs.planned]
     if runs.search is None:
         return found
-    left, why = runs.search.given_up(), "another seed of its setting was"
+    left, why = runs.search.given_up(), "another seed of its setting failed, diverged or was stopped"
     return [replace(one, status="pruned", reason=why) if one.run_id in left else one for one in found]
 
 

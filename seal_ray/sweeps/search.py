@@ -164,9 +164,9 @@ class SearchRuns:
                 self.runs.setdefault(planned.run_id, (run, planned))
             self._made.append(tuple(ids))
 
-    def anew(self) -> SearchRuns:
-        """The same for a launch, which tries again what has failed."""
-        again = SearchRuns(self.space, self._prepare, tries=True)
+    def anew(self, *, tries: bool) -> SearchRuns:
+        """The same without the outcomes so far, which change when a failed run is tried again."""
+        again = SearchRuns(self.space, self._prepare, tries=tries)
         again.measure = self.measure
         return again
 

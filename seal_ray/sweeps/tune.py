@@ -18,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +124,7 @@ def train_sweep(
         for one in runs.planned:
             check_sendable(one.job)
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
-    search = runs.search.anew() if runs.search else None
-    runs = replace(runs, search=search).latest()
+    runs = runs.anew(tries=True)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(contextlib.closing(SweepProgress(runs.planned, runs.names, rich)))
         queue = Queue(runs.planned, share=share, ended=_ended(runs), note=progress.note)

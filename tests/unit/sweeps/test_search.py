@@ -6,13 +6,13 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seal_ray.analysis.run import measure
+from seal_ray.api import sweep
 from seal_ray.errors import ConfigError, StorageError
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.sweeps.file import Setting, Sweep, load_sweep
@@ -280,6 +280,7 @@ def test_a_diverging_seed_ends_its_setting_and_the_search_goes_on(digits: Path, 
         *[("bad", 0, "diverged"), ("bad", 1, "pruned")],
         *[("normal", 0, "finished"), ("normal", 1, "finished")],
     ]
+    assert results(done)[1].reason == "another seed of its setting failed, diverged or was stopped"
     losses = [one.store.rows()[-1]["val_loss"] for one in done.planned[2:]]
     assert done.search is not None
     assert done.search.best() == (1, pytest.approx(sum(losses) / 2))
@@ -325,8 +326,7 @@ def test_a_search_goes_on_when_another_driver_has_trained_what_it_waits_for(
     digits: Path, tmp_path: Path
 ) -> None:
     ours = short_search(digits, tmp_path / "runs", samples=2)
-    assert ours.search is not None
-    ours = replace(ours, search=ours.search.anew()).latest()
+    ours = ours.anew(tries=True)
     queue = Queue(ours.planned, share=True, ended=ENDED, note=print)
     tasks = Tasks(queue, SweepProgress(ours.planned, ours.names, screen()[0]), ours)
     trained(short_search(digits, tmp_path / "runs", samples=1))
@@ -367,7 +367,7 @@ def test_a_search_goes_on_after_a_run_that_cannot_begin(
 def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_path: Path) -> None:
     runs = short_search(digits, tmp_path / "runs", samples=1)
     assert runs.search is not None
-    launched = runs.search.anew()
+    launched = runs.search.anew(tries=True)
     launched.advance()
     (store,) = (planned.store for _, planned in launched.runs.values())
     store.folder.mkdir(parents=True)
@@ -375,3 +375,13 @@ def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_p
     assert launched.outcome(0) is None
     launched.ended(store.run_id)
     assert launched.outcome(0) == "failed"
+
+
+def test_a_failure_that_was_made_good_counts_in_the_leaderboard(digits: Path, tmp_path: Path) -> None:
+    runs = short_search(digits, tmp_path / "runs", samples=1)
+    (planned,) = runs.planned
+    planned.store.folder.mkdir(parents=True)
+    planned.store.set_status("failed", reason="a disk was full")
+    found = sweep(tmp_path / "small.yaml", in_process=True, console=screen()[0])
+    assert [run.status for run in found.runs] == ["finished"]
+    assert "1 of 1 settings known; best: " in leaderboard_of(runs)["search"]
