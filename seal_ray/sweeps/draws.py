@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,18 +56,18 @@ class Random:
 class Every:
     """Every combination in turn, the last choice fastest; of a range its two ends, or a ConfigError."""
 
-    def __init__(self, *, ends: bool) -> None:
+    def __init__(self, *, ends: bool, taken: Sequence[tuple[str, int, int]] = ()) -> None:
         self._ends = ends
-        self._taken: list[tuple[int, int]] = []
-        """Of each choice in the order of asking, which place was taken of how many."""
+        self._taken = [*taken]
+        """Of each choice in the order of asking, its name, and which place was taken of how many."""
         self._asked = 0
 
     def place(self, name: str, count: int) -> int:
         """See `Draws`."""
         if self._asked == len(self._taken):
-            self._taken.append((0, count))
+            self._taken.append((name, 0, count))
         self._asked += 1
-        return self._taken[self._asked - 1][0]
+        return self._taken[self._asked - 1][1]
 
     def whole(self, name: str, low: int, high: int) -> int:
         """See `Draws`."""
@@ -84,13 +85,41 @@ class Every:
     def next(self) -> bool:
         """Go on to the next combination; False after the last one."""
         self._asked = 0
-        while self._taken and self._taken[-1][0] + 1 == self._taken[-1][1]:
+        while self._taken and self._taken[-1][1] + 1 == self._taken[-1][2]:
             self._taken.pop()
         if not self._taken:
             return False
-        place, count = self._taken.pop()
-        self._taken.append((place + 1, count))
+        name, place, count = self._taken.pop()
+        self._taken.append((name, place + 1, count))
         return True
+
+    def others(self) -> Iterator[tuple[str, int, Every]]:
+        """Each place that was not taken of a choice, with the same before and the first of all after it."""
+        for i, (name, taken, count) in enumerate(self._taken):
+            for place in range(count):
+                if place != taken:
+                    before = [*self._taken[:i], (name, place, count)]
+                    yield name, place, Every(ends=self._ends, taken=before)
+
+
+def every_combination(ends: bool) -> Iterator[Every]:
+    """See `Every`."""
+    every = Every(ends=ends)
+    yield every
+    while every.next():
+        yield every
+
+
+def every_choice(ends: bool) -> Iterator[Every]:
+    """Each place of each choice at least once, mostly with the first of the others."""
+    left, seen = [Every(ends=ends)], set[tuple[str, int]]()
+    while left:
+        every = left.pop(0)
+        yield every
+        for name, place, other in every.others():
+            if place and (name, place) not in seen:
+                seen.add((name, place))
+                left.append(other)
 
 
 def is_distribution(held: Any) -> bool:

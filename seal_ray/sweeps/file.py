@@ -27,7 +27,7 @@ from seal_ray.config.run_file import base_of, read_base
 from seal_ray.errors import ConfigError
 from seal_ray.plugins import PluginFile, using
 from seal_ray.recipe import Job, Recipe
-from seal_ray.sweeps.draws import Draws, Every, Random, is_distribution, sample
+from seal_ray.sweeps.draws import Draws, Random, every_choice, every_combination, is_distribution, sample
 
 MAX_RUNS = 10_000
 MAX_CORNERS = 256
@@ -210,11 +210,12 @@ class SweepRun:
 class Space:
     """What a search may suggest. suggest: the runs of the setting that is drawn, one a seed.
 
-    It raises ConfigError for a setting that cannot be trained.
+    It raises ConfigError for a setting that cannot be trained. corners: a run each at choices and ends.
     """
 
     search: Search
     suggest: Callable[[Draws], tuple[SweepRun, ...]]
+    corners: tuple[SweepRun, ...]
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Sweep:
         if self.space is None or self.space.search.samples is None:
             return len(self.runs), sum(epochs)
         runs = self.space.search.samples * self.space.search.seeds
-        return runs, runs * max(epochs)
+        return runs, runs * max(run.job.recipe.budget.epochs for run in self.space.corners)
 
     @property
     def size(self) -> str:
@@ -312,7 +313,7 @@ def _searched(
     file: SweepFile, search: Search, document: Document, base: Document, plugins: Sequence[PluginFile]
 ) -> Sweep:
     """The sweep of a search. ConfigError for whatever is wrong with its space, at its choices and ends."""
-    from seal_ray.sweeps.search import Suggestions
+    from seal_ray.sweeps.search import Suggestions, none_can_be_trained
 
     if (search.samples or 1) * search.seeds > MAX_RUNS:
         problem = f"{search.samples} settings x {search.seeds} seeds are more than {MAX_RUNS} runs; lower one"
@@ -323,26 +324,28 @@ def _searched(
         with using(plugins):
             return tuple(_runs(seeded, document, base, [_suggested(file, document, draws)]))
 
-    corners, problems, known = Every(ends=search.algorithm != "grid"), dict[str, None](), list[SweepRun]()
-    for _ in range(MAX_CORNERS):
+    problems, known = dict[str, None](), list[SweepRun]()
+    ends = search.algorithm != "grid"
+    for corner in itertools.chain(itertools.islice(every_combination(ends), MAX_CORNERS), every_choice(ends)):
         try:
-            known += suggest(corners)
+            known += suggest(corner)[:1]
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
-        if not corners.next():
-            break
     if problems:
         raise ConfigError("\n".join(problems))
     _check_metric(search, known[0].job, document)
     _check_generations(file, known, document)
-    space = Space(search, suggest)
-    first = Suggestions(space)
+    space = Space(search, suggest, tuple(known))
+    first, settings = Suggestions(space), list[tuple[SweepRun, ...]]()
     runs = dict[Recipe, SweepRun]()
-    while (made := first.next(lambda index: None)) is not None:
+    while (made := first.next(lambda index: None if settings[index] else "failed")) is not None:
+        settings.append(made)
         for run in made:
             runs.setdefault(run.job.recipe, run)
         if len(runs) > MAX_RUNS:
             raise _error(document, ("axes",), f"make more than {MAX_RUNS} runs; narrow them")
+    if not runs:
+        raise none_can_be_trained(first)
     return Sweep(file.name, tuple(runs.values()), {}, None, file.after_generations, space)
 
 

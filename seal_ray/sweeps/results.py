@@ -79,6 +79,8 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
         return prepare_job(_tracked_as_setting(run), digest, open_data)
 
     if sweep.space is not None:
+        for run in sweep.space.corners:
+            prepare(run)
         return _runs_of(sweep, SearchRuns(sweep.space, prepare))
     planned = tuple(map(prepare, sweep.runs))
     owners: dict[str, Setting] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.recipe import ANALYSES
 from seal_ray.runs.folder import moment_label
-from seal_ray.sweeps.draws import Draws, Every, Random
+from seal_ray.sweeps.draws import Draws, Random, every_combination
 
 if TYPE_CHECKING:
     from seal_ray.distributed.launch import Planned
@@ -40,12 +40,14 @@ class Suggestions:
         self._draws = _draws(search)
         self.complete = False
         """Whether all have been suggested."""
+        self.problem = ""
+        """Of the last setting that cannot be trained."""
 
     def next(self, outcome: Callable[[int], Outcome | None]) -> tuple[SweepRun, ...] | None:
         """The runs of the next setting; None where it waits for an outcome, or when there is no more.
 
         outcome: of an earlier setting by its place; None while it is not known. A setting that cannot be
-        trained has no runs.
+        trained has no runs; in a grid it is a ConfigError.
         """
         if self._optuna is not None:
             while self._told <= self._suggested - self._space.search.at_once:
@@ -64,17 +66,17 @@ class Suggestions:
             if self._optuna is not None:
                 return self._optuna.ask(self._suggested - 1, self._space.suggest)
             return self._space.suggest(draws)
-        except ConfigError:
+        except ConfigError as error:
+            if self._space.search.algorithm == "grid":
+                raise
+            self.problem = str(error)
             return ()
 
 
 def _draws(search: Search) -> Iterator[Draws]:
     """Where each setting of a grid or of independent draws comes from."""
     if search.algorithm == "grid":
-        every = Every(ends=False)
-        yield every
-        while every.next():
-            yield every
+        yield from every_combination(ends=False)
     else:
         for index in range(search.samples or 0):
             yield Random(np.random.default_rng([search.sample_seed, index]))
@@ -157,12 +159,17 @@ class SearchRuns:
     def advance(self) -> None:
         """Suggest what can be suggested by results so far."""
         while (made := self._suggestions.next(self.outcome)) is not None:
-            ids = []
-            for run in made:
-                planned = self._prepare(run)
-                ids.append(planned.run_id)
+            try:
+                prepared = [(run, self._prepare(run)) for run in made]
+            except ConfigError as error:  # it does not fit the data
+                if self.space.search.algorithm == "grid":
+                    raise
+                self._suggestions.problem, prepared = str(error), []
+            self._made.append(tuple(planned.run_id for _, planned in prepared))
+            for run, planned in prepared:
                 self.runs.setdefault(planned.run_id, (run, planned))
-            self._made.append(tuple(ids))
+        if not self.runs:
+            raise none_can_be_trained(self._suggestions)
 
     def anew(self, *, tries: bool) -> SearchRuns:
         """The same without the outcomes so far, which change when a failed run is tried again."""
@@ -218,9 +225,11 @@ class SearchRuns:
     def summary(self) -> str:
         """How the search stands, in a sentence."""
         search, best = self.space.search, self.best()
-        known = sum(self.outcome(i) is not None for i in range(len(self._made)))
+        known = sum(bool(ids) and self.outcome(i) is not None for i, ids in enumerate(self._made))
         many = f"{known} of {search.samples or len(self._made)} settings"
         said = f"search ({search.algorithm}, {search.metric}, {search.mode}): {many} known"
+        if unfit := self._made.count(()):
+            said += f", {unfit} cannot be trained"
         if best is None:
             return said
         place, value = best
@@ -246,6 +255,11 @@ class SearchRuns:
 
 OVER = ("finished", "diverged", "pruned", "failed")
 """Statuses of a run that nobody waits for."""
+
+
+def none_can_be_trained(suggestions: Suggestions) -> ConfigError:
+    """What is said where a search has no run."""
+    return ConfigError(f"axes: no setting that is suggested can be trained; the last: {suggestions.problem}")
 
 
 def chosen_on(run: SweepRun) -> str:

@@ -13,13 +13,14 @@ import pytest
 
 from seal_ray.analysis.run import measure
 from seal_ray.api import sweep
+from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import ConfigError, StorageError
 from seal_ray.runs.folder import ENDED, Store
-from seal_ray.sweeps.file import Setting, Sweep, load_sweep
+from seal_ray.sweeps.file import Setting, Sweep, SweepRun, load_sweep
 from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Queue
 from seal_ray.sweeps.results import SweepRuns, results, write_results
-from seal_ray.sweeps.search import Outcome, Suggestions
+from seal_ray.sweeps.search import Outcome, SearchRuns, Suggestions
 from seal_ray.sweeps.tune import Tasks, run_sweep, train_sweep
 from tests.sweeps import leaderboard_of, screen, small_sweep, trained_where
 
@@ -385,3 +386,47 @@ def test_a_failure_that_was_made_good_counts_in_the_leaderboard(digits: Path, tm
     found = sweep(tmp_path / "small.yaml", in_process=True, console=screen()[0])
     assert [run.status for run in found.runs] == ["finished"]
     assert "1 of 1 settings known; best: " in leaderboard_of(runs)["search"]
+
+
+def test_a_later_value_of_the_first_of_many_axes_is_checked(tmp_path: Path) -> None:
+    many = "".join(
+        f"  {axis}: {{uniform: [0.1, 0.2]}}\n" for axis in ("optimizer.lr", "optimizer.weight_decay")
+    )
+    seeds = "  seed: [" + ", ".join(map(str, range(100))) + "]\n"
+    for algorithm, more in (("random, samples: 2", many), ("grid", "  optimizer.lr: [0.1, 0.2, 0.3]\n")):
+        with pytest.raises(ConfigError, match=r"trial\.yaml:4: recipe\.batch_size"):
+            search(tmp_path, f"algorithm: {algorithm}", f"axes:\n  batch_size: [16, 32, -5]\n{seeds}{more}")
+
+
+def test_a_search_none_of_whose_settings_can_be_trained_is_an_error(tmp_path: Path) -> None:
+    axes = "axes: {budget.generation_length: {integer: [9, 12]}}\nrecipe: {budget: {epochs: 36}}\n"
+    for at_once in (1, 4):
+        with pytest.raises(ConfigError, match=r"no setting .* can be trained; the last: .*epochs"):
+            search(tmp_path, f"algorithm: optuna, samples: 1, sample_seed: 3, at_once: {at_once}", axes)
+
+
+def test_the_most_epochs_of_a_search_are_those_of_its_longest_setting(tmp_path: Path) -> None:
+    found = search(tmp_path, "algorithm: optuna, samples: 2", "axes: {budget.epochs: [8, 16, 24, 800]}\n")
+    assert found.most == (2, 1600)
+
+
+def test_a_setting_that_does_not_fit_the_data_is_left_out(digits: Path, tmp_path: Path) -> None:
+    runs = small_sweep(digits, tmp_path / "runs", **SHORT, search={"algorithm": "random", "samples": 3})
+    assert runs.sweep.space is not None
+    large = runs.sweep.runs[1].setting
+
+    def prepare(run: SweepRun) -> Planned:
+        if run.setting == large:
+            raise ConfigError("batch_size: too large")
+        return prepare_job(run.job)
+
+    found = SearchRuns(runs.sweep.space, prepare)
+    found.advance()
+    assert list(found.runs) == [runs.planned[0].run_id, runs.planned[2].run_id]
+    assert "0 of 3 settings known, 1 cannot be trained" in found.summary()
+
+
+def test_an_end_of_a_range_that_does_not_fit_the_data_is_said_at_once(digits: Path, tmp_path: Path) -> None:
+    changes = {"recipe": {"shards": 1}, "axes": {"batch_size": {"integer": [8, 10_000]}}}
+    with pytest.raises(ConfigError, match=r"10.?000"):
+        small_sweep(digits, tmp_path / "runs", **changes, search={"algorithm": "random", "samples": 1})
