@@ -24,7 +24,7 @@ from seal_ray.runs.folder import SWEEPS
 from seal_ray.runs.summary import generation_ends, held_top1, summarise
 from seal_ray.runs.weights import weights_digest
 from seal_ray.storage.files import saving, write_durably
-from seal_ray.storage.paths import AnyPath
+from seal_ray.storage.paths import AnyPath, ObjectPath
 from seal_ray.sweeps.file import Setting, Sweep, SweepRun
 from seal_ray.sweeps.leaderboard import Line, RunResult, headings, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.sweeps.search import SearchRuns
@@ -79,9 +79,11 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
         return prepare_job(_tracked_as_setting(run), digest, open_data)
 
     if sweep.space is not None:
-        for run in sweep.space.corners:
-            prepare(run)
-        return _runs_of(sweep, SearchRuns(sweep.space, prepare))
+        runs = _runs_of(sweep, SearchRuns(sweep.space, prepare))
+        if not isinstance(runs.folder, ObjectPath):  # where each run costs a request
+            for run in sweep.space.corners:
+                prepare(run)
+        return runs
     planned = tuple(map(prepare, sweep.runs))
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):

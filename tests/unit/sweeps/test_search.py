@@ -16,6 +16,7 @@ from seal_ray.api import sweep
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import ConfigError, StorageError
 from seal_ray.runs.folder import ENDED, Store
+from seal_ray.storage.files import make_folder
 from seal_ray.sweeps.file import Setting, Sweep, SweepRun, load_sweep
 from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Queue
@@ -345,7 +346,7 @@ def test_a_search_goes_on_after_a_run_that_cannot_begin(
     """full: nor can it be written that it failed."""
     runs = short_search(digits, tmp_path / "runs", samples=2)
     first = runs.planned[0].store
-    (first.folder / "job.yaml").mkdir(parents=True)
+    make_folder(first.folder / "job.yaml")
     set_status = Store.set_status
 
     def on_a_full_disk(self: Store, status: str, **details: Any) -> None:
@@ -371,7 +372,7 @@ def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_p
     launched = runs.search.anew(tries=True)
     launched.advance()
     (store,) = (planned.store for _, planned in launched.runs.values())
-    store.folder.mkdir(parents=True)
+    make_folder(store.folder)
     store.set_status("running")
     assert launched.outcome(0) is None
     launched.ended(store.run_id)
@@ -381,7 +382,7 @@ def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_p
 def test_a_failure_that_was_made_good_counts_in_the_leaderboard(digits: Path, tmp_path: Path) -> None:
     runs = short_search(digits, tmp_path / "runs", samples=1)
     (planned,) = runs.planned
-    planned.store.folder.mkdir(parents=True)
+    make_folder(planned.store.folder)
     planned.store.set_status("failed", reason="a disk was full")
     found = sweep(tmp_path / "small.yaml", in_process=True, console=screen()[0])
     assert [run.status for run in found.runs] == ["finished"]
@@ -427,6 +428,6 @@ def test_a_setting_that_does_not_fit_the_data_is_left_out(digits: Path, tmp_path
 
 
 def test_an_end_of_a_range_that_does_not_fit_the_data_is_said_at_once(digits: Path, tmp_path: Path) -> None:
-    changes = {"recipe": {"shards": 1}, "axes": {"batch_size": {"integer": [8, 10_000]}}}
+    changes: dict[str, Any] = {"recipe": {"shards": 1}, "axes": {"batch_size": {"integer": [8, 10_000]}}}
     with pytest.raises(ConfigError, match=r"10.?000"):
-        small_sweep(digits, tmp_path / "runs", **changes, search={"algorithm": "random", "samples": 1})
+        small_sweep(digits, tmp_path / "runs", **changes, search={"algorithm": "random", "samples": 40})
