@@ -86,8 +86,8 @@ def die_at(position: Position, point: str) -> None:
     elif point == "step":
         updates = seal_ray.training.step._updates
 
-        def dying_updates(run: Any, optimizer: Any) -> Callable[[Any], None]:
-            update = updates(run, optimizer)
+        def dying_updates(run: Any, *more: Any) -> Callable[[Any], None]:
+            update = updates(run, *more)
 
             def step(norms: Any) -> None:
                 update(norms)
