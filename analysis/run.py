@@ -304,7 +304,8 @@ def _copied(source: Task, same: Sequence[Task]) -> Iterator[TaskOutcome]:
 @contextlib.contextmanager
 def _screen(planned: TaskPlan, rich: Console) -> Iterator[Callable[[News], None]]:
     """Shows what is done and what is being worked on: on a terminal bars, one for all and one for each piece,
-    and a line for what failed; elsewhere a line for each outcome, and one a minute for what takes long.
+    and a line for what failed; elsewhere a line for each outcome, and one a minute for what actors take long
+    over.
     """
     total = planned.tasks - len(planned.known) + len(planned.failed)
     if planned.known:
