@@ -54,7 +54,7 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
         timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.match(r"code: shrink\.py sha256 [0-9a-f]{12}\n", done.stderr)
+    assert re.match(r"code: weight_noise\.py sha256 [0-9a-f]{12}\n", done.stderr)
     [folder] = (tmp_path / "runs").glob("weight_noise-s0-*")
     assert f"{folder.name}: finished" in done.stdout
     assert (folder / "plugins" / "weight_noise.py").read_text() == method_of_docs()
