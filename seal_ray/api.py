@@ -420,17 +420,23 @@ def report(
     target: Target,
     output: str | AnyPath | None = None,
     *,
+    csv: str | AnyPath | None = None,
     storage: str | None = None,
     trust_plugins: bool = False,
 ) -> tuple[AnyPath, Study]:
     """Write a run, a sweep or a storage folder as one HTML page; returns where it is and what it says.
 
-    output: by default report.html in the target's folder. storage: overrides that of a YAML file.
+    output: by default report.html in the target's folder. csv: where to write the runs as a table, too, see
+    `seal_ray.reports.rows`. storage: overrides that of a YAML file.
     """
     from seal_ray.reports.page import write_report
+    from seal_ray.reports.rows import write_rows
 
     page = None if output is None else storage_path(output)
-    return write_report(_place(target, trust_plugins), page, storage)
+    written, study = write_report(_place(target, trust_plugins), page, storage)
+    if csv is not None:
+        write_rows(study, storage_path(csv))
+    return written, study
 
 
 def _place(target: Target, trust_plugins: bool) -> Any:

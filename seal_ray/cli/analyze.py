@@ -177,15 +177,20 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="File to write; default: report.html beside the results."),
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File to write the runs to as well, a row each, for statistics elsewhere.")
+    ] = None,
     storage: Storage = None,
     trusted: Trust = False,
 ) -> None:
     """Write one HTML page that needs nothing else: leaderboard, curves, analyses, how to repeat it."""
-    path, study = api.report(target, output, storage=storage, trust_plugins=trusted)
+    path, study = api.report(target, output, csv=csv, storage=storage, trust_plugins=trusted)
     from seal_ray.cli.tables import size
 
     runs = f"{len(study.runs)} run{'' if len(study.runs) == 1 else 's'}"
     out.print(f"{path}: {runs} of {study.name}, {size(path.stat().st_size)}", markup=False)
+    if csv is not None:
+        out.print(f"{csv}: a row for each", markup=False)
 
 
 def _say(outcomes: Sequence[TaskOutcome]) -> None:

@@ -80,6 +80,18 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Differen
     return Difference(n, mean.mean, mean.low, mean.high, sign_flip_p(differences), smallest_p(n))
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values of as many comparisons, corrected so that the chance of any false one below a bound is that bound.
+
+    Sorted, the i-th of m (from 0) becomes (m - i) p, at least what those before it have become, at most 1
+    (Holm, Scand. J. Statist. 6, 1979).
+    """
+    corrected, least = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = corrected[place] = min(1.0, max(least, (len(ps) - rank) * ps[place]))
+    return corrected
+
+
 def smallest_p(n: int) -> float:
     """The smallest p that `sign_flip_p` can give for n differences.
 
