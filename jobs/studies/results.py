@@ -2,18 +2,20 @@
 
     python jobs/studies/results.py
 
-`seal-ray report jobs/studies/NAME.yaml --csv jobs/studies/rows/NAME.csv` wrote the rows. Every number and every
-verdict in the text is computed from them; only what was asked, and what an answer does not show, is prose.
+`seal-ray report jobs/studies/NAME.yaml --csv jobs/studies/rows/NAME.csv` wrote the rows; results.md.j2 is the
+prose: what was asked, and what an answer does not show. Every number and verdict is computed from the rows.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -21,20 +23,21 @@ from seal_ray.analysis.figures import MARKERS, PALETTE, STYLE
 from seal_ray.sweeps.statistics import Difference, estimate, holm, paired, smallest_p
 
 ROOT = Path(__file__).parents[2]
-ROWS = Path(__file__).parent / "rows"
-BEGIN, END = "<!-- the study: begin -->", "<!-- the study: end -->"
+HERE = Path(__file__).parent
+FIGURES = "docs/studies"
+BEGIN, END = "<!-- the study: begin -->\n", "<!-- the study: end -->"
 LEVEL = 0.05
 
 Row = Mapping[str, str]
 Scores = Mapping[int, float]
 """Seed -> a number."""
+Key = TypeVar("Key", bound=Hashable)
 
-CALLED = {
+METHODS = {
     "normal": "plain training",
     "long": "plain training, one schedule",
     "cold": "fresh start each generation",
     "llf": "LLF",
-    "shrink-perturb": "shrink and perturb",
     "ban": "born-again networks",
 }
 CONTROLS = {
@@ -42,15 +45,14 @@ CONTROLS = {
     "stopped": "plain training stopped after its first generation",
     "best": "plain training's best epoch",
 }
-"""What every method is compared with. The best epoch is chosen on the images that it is of, seed by seed: no rule of
-stopping early can do better, so it favours the control."""
-
-
-def called(method: str) -> str:
-    """A label of the axis `method` in words."""
-    name, _, rate = method.partition(" ")
-    words = {"seal": "SEAL", "random": "random direction"}.get(name)
-    return f"{words}, rate {rate}" if words else CALLED[method]
+"""What every method is compared with."""
+WHY = {
+    "depth/val_mean": "prediction depth",
+    "curvature/top": "largest eigenvalue",
+    "curvature/trace": "trace",
+    "curvature/bottom": "smallest eigenvalue",
+}
+ASCENT = {1: "the ascent does better", -1: "the random direction does better", 0: "cannot be told apart"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,18 @@ class Study:
     @classmethod
     def read(cls, name: str) -> Study:
         """Those of rows/<name>.csv."""
-        with (ROWS / f"{name}.csv").open(newline="") as file:
+        with (HERE / "rows" / f"{name}.csv").open(newline="") as file:
             return cls(name, tuple(row for row in csv.DictReader(file) if row["status"] == "finished"))
+
+    @property
+    def data(self) -> str:
+        """What it trains on, in a word."""
+        return "digits" if self.name.startswith("digits") else "photographs"
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len(self.labels("seed"))
 
     def labels(self, axis: str) -> list[str]:
         """The labels of an axis, in the order of the rows."""
@@ -78,7 +90,7 @@ class Study:
         return found
 
     def controls(self, where: Mapping[str, str]) -> dict[str, Scores]:
-        """The accuracies of plain training that every method is compared with."""
+        """The accuracies of plain training with restarts that every method is compared with."""
         plain = {**where, "method": "normal"}
         columns = {"last": "top1", "stopped": "after_1", "best": "best_top1"}
         return {control: self.scores(column, plain) for control, column in columns.items()}
@@ -86,7 +98,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference, and its p corrected for all comparisons of its study (Holm)."""
+    """A paired difference, and its p corrected for all comparisons of its section (Holm)."""
 
     difference: Difference
     p: float
@@ -96,25 +108,35 @@ class Comparison:
         """1 or -1 where the corrected p is below 0.05, else 0: it cannot be told."""
         return 0 if self.p >= LEVEL else 1 if self.difference.mean > 0 else -1
 
-    def __str__(self) -> str:
-        """The difference in points, bold where it can be told, with its interval and p."""
+    @property
+    def short(self) -> str:
+        """The difference in points, bold where it can be told, with its interval."""
         of = self.difference
         mean = f"**{of.mean:+.1f}**" if self.way else f"{of.mean:+.1f}"
-        return mean if of.low is None else f"{mean} ({of.low:+.1f} … {of.high:+.1f}), p {self.p:.2g}"
+        return mean if of.low is None else f"{mean} ({of.low:+.1f} … {of.high:+.1f})"
+
+    def __str__(self) -> str:
+        """The same with its p."""
+        return f"{self.short}, p {self.p:.2g}"
 
 
-def compare[Key](asked: Mapping[Key, tuple[Scores, Scores]]) -> dict[Key, Comparison]:
-    """All comparisons of a study, ours with theirs by seed, as one family."""
+def compare(asked: Mapping[Key, tuple[Scores, Scores]]) -> dict[Key, Comparison]:
+    """All comparisons of a section, ours with theirs by seed, as one family."""
     found = {key: paired(*pair) for key, pair in asked.items()}
     there = {key: one for key, one in found.items() if one is not None and one.p is not None}
     corrected = holm([one.p for one in there.values() if one.p is not None])
     return {key: Comparison(one, p) for (key, one), p in zip(there.items(), corrected, strict=True)}
 
 
+def called(method: str) -> str:
+    """A label of the axis `method` in words."""
+    name, _, rate = method.partition(" ")
+    words = {"seal": "SEAL", "random": "random direction"}.get(name)
+    return f"{words}, rate {rate}" if words else METHODS[method]
+
+
 def mean(scores: Scores) -> str:
     """A mean with its interval."""
-    if not scores:
-        return "-"
     of = estimate(list(scores.values()))
     return f"{of.mean:.1f}" if of.low is None else f"{of.mean:.1f} ({of.low:.1f} … {of.high:.1f})"
 
@@ -136,196 +158,235 @@ def percent(noise: str) -> str:
 
 
 Found = Mapping[tuple[str, str, str], Comparison]
-"""By noise, method and control, or (noise, method, other method)."""
+"""By noise, method, and control or other method."""
 
 
-def noise_comparisons(study: Study) -> Found:
+def compare_noise(study: Study) -> Found:
     """Every method's end with every control, and SEAL with its random direction, at each noise."""
     asked = {}
     methods = study.labels("method")
     for noise in study.labels("data.label_noise"):
         where = {"data.label_noise": noise}
         top1 = {method: study.scores("top1", {**where, "method": method}) for method in methods}
-        controls = study.controls(where)
         for method in methods:
             if method != "normal":
-                asked |= {(noise, method, name): (top1[method], held) for name, held in controls.items()}
-        for method in methods:
+                controls = study.controls(where).items()
+                asked |= {(noise, method, control): (top1[method], held) for control, held in controls}
             if method.startswith("random"):
                 seal = method.replace("random", "seal")
                 asked[noise, seal, method] = (top1[seal], top1[method])
     return compare(asked)
 
 
-def noise_table(study: Study, found: Found, noise: str) -> str:
-    """A line for each method, the controls first."""
-    where = {"data.label_noise": noise}
-    controls = study.controls(where)
-    passes = study.scores("passes", {**where, "method": "normal"})
-    rows = [
-        [f"*{words}*", "", mean(controls[name]), *[""] * 5]
-        for name, words in CONTROLS.items()
-        if name != "last"
+def in_short(*names: str) -> str:
+    """How many methods beat which control, and SEAL its random direction, at each noise."""
+    lines = []
+    for study in map(Study.read, names):
+        found = compare_noise(study)
+        for noise in study.labels("data.label_noise"):
+            said = []
+            for control, words in CONTROLS.items():
+                ways = {m: one.way for (n, m, c), one in found.items() if (n, c) == (noise, control)}
+                up = [called(method) for method, way in ways.items() if way > 0]
+                said.append(f"{len(up) or 'none'} above {words}" + f" ({listed(up)})" * (0 < len(up) < 4))
+            where = f"{study.data}, {percent(noise)} wrong labels"
+            lines.append(f"- {where}: of {len(ways)} methods {listed(said)}.\n")
+            lines += [
+                f"- {where}: {called(method)} against {called(other)}: {one}: {ASCENT[one.way]}.\n"
+                for (n, method, other), one in found.items()
+                if n == noise and other not in CONTROLS
+            ]
+    return "".join(lines)
+
+
+def noise(name: str, root: Path) -> str:
+    """Figure, verdicts and tables of a study of methods over label noise."""
+    study = Study.read(name)
+    found, file = compare_noise(study), f"{FIGURES}/{name}.svg"
+    draw_noise(study, found, root / file)
+    least = smallest_p(study.seeds)
+    parts = [
+        f"{study.seeds} seeds, {len(found)} comparisons. The smallest p of this test is {least:.2g}, and "
+        f"{min(1, least * len(found)):.2g} when it is corrected for all of them.\n",
+        f"![Differences to plain training]({file})\n",
+        noise_verdicts(study, found),
     ]
-    for method in study.labels("method"):
-        own = {**where, "method": method}
-        top1, cost = study.scores("top1", own), study.scores("passes", own)
-        more = sum(cost.values()) / len(cost) / (sum(passes.values()) / len(passes))
-        against = [str(found.get((noise, method, control), "")) for control in CONTROLS]
-        other = [mean(study.scores(column, own)) for column in ("averaged_top1", "train_memorised")]
-        rows.append([called(method), f"{more:.2g}", mean(top1), *against, *other])
-    heads = ["", "passes", "last top-1 %", "to its end", "to stopping", "to its best epoch", "average", "memorised %"]
-    return table(heads, rows)
+    for share in study.labels("data.label_noise"):
+        parts.append(f"### {study.data}, {percent(share)} wrong labels\n\n{noise_table(study, found, share)}")
+    return "\n".join(parts)
 
 
 def noise_verdicts(study: Study, found: Found) -> str:
     """What can be told, a line for each noise and control."""
     lines = []
-    for noise in study.labels("data.label_noise"):
+    for share in study.labels("data.label_noise"):
         for control, words in CONTROLS.items():
-            against = {method: one for (n, method, c), one in found.items() if (n, c) == (noise, control)}
+            against = {method: one for (n, method, c), one in found.items() if (n, c) == (share, control)}
             said = []
-            for way, verb in ((1, "above it"), (-1, "below it"), (0, "cannot be told from it")):
+            for way, verb in ((1, "above"), (-1, "below"), (0, "not told apart")):
                 some = [called(method) for method, one in against.items() if one.way == way]
                 said += [f"{verb}: {listed(some)}"] if some else []
-            lines.append(f"- {percent(noise)} wrong labels, against {words}: {'; '.join(said)}.\n")
+            lines.append(f"- {percent(share)} wrong labels, against {words}: {'; '.join(said)}.\n")
     return "".join(lines)
 
 
-def ascent_verdicts(found: Found) -> str:
-    """SEAL against a random direction as long."""
-    lines = []
-    for (noise, method, other), one in found.items():
-        if other in CONTROLS:
-            continue
-        verdict = {1: "the ascent does better", -1: "the random direction does better", 0: "no difference can be told"}
-        lines.append(f"- {percent(noise)} wrong labels: {called(method)} {one}: {verdict[one.way]}.\n")
-    return "".join(lines)
+def noise_table(study: Study, found: Found, share: str) -> str:
+    """A line for each method, the controls first."""
+    where = {"data.label_noise": share}
+    plain = sum(study.scores("passes", {**where, "method": "normal"}).values())
+    controls = study.controls(where)
+    rows = [
+        [f"*{words}*", "", mean(controls[control]), *[""] * 5]
+        for control, words in CONTROLS.items()
+        if control != "last"
+    ]
+    for method in study.labels("method"):
+        own = {**where, "method": method}
+        cost = sum(study.scores("passes", own).values()) / plain
+        against = [str(found.get((share, method, control), "")) for control in CONTROLS]
+        held = [study.scores(column, own) for column in ("averaged_top1", "train_memorised")]
+        others = [mean(scores) if scores else "" for scores in held]
+        rows.append([called(method), f"{cost:.2g}", mean(study.scores("top1", own)), *against, *others])
+    differences = ("to its end", "to stopping", "to its best epoch")
+    return table(["", "passes", "last top-1 %", *differences, "average", "memorised %"], rows)
 
 
-def plot_noise(study: Study, found: Found, file: Path) -> None:
+def draw_noise(study: Study, found: Found, file: Path) -> None:
     """Ends against plain training's end and its best epoch: a panel for each noise."""
-    noises, methods = study.labels("data.label_noise"), [m for m in study.labels("method") if m != "normal"]
-    figure = Figure(figsize=(9, 0.9 + 0.36 * len(methods)), layout="constrained")
+    noises = study.labels("data.label_noise")
+    methods = [method for method in reversed(study.labels("method")) if method != "normal"]
+    figure = Figure(figsize=(9, 1.1 + 0.36 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(noises), sharey=True, squeeze=False)[0]
-    for panel, noise in zip(panels, noises, strict=True):
+    looks = (("last", PALETTE[5], "s", 0.14), ("best", PALETTE[1], "o", -0.14))
+    for panel, share in zip(panels, noises, strict=True):
         panel.axvline(0, color="#444444", linewidth=0.8)
-        for control, colour, marker, shift in (("last", PALETTE[5], "s", 0.14), ("best", PALETTE[1], "o", -0.14)):
-            for place, method in enumerate(reversed(methods)):
-                of = found[noise, method, control].difference
-                ends = [] if of.low is None or of.high is None else [of.low, of.high]
-                panel.plot(ends, [place + shift] * len(ends), color=colour, linewidth=1.6)
+        for control, colour, marker, aside in looks:
+            for place, method in enumerate(methods):
+                of = found[share, method, control].difference
+                if of.low is not None and of.high is not None:
+                    panel.plot([of.low, of.high], [place + aside] * 2, color=colour, linewidth=1.6)
                 label = f"minus {CONTROLS[control]}" if place == 0 else None
-                panel.plot([of.mean], [place + shift], marker, color=colour, markersize=4.5, label=label)
-        panel.set_title(f"{percent(noise)} wrong labels")
+                panel.plot([of.mean], [place + aside], marker, color=colour, markersize=4.5, label=label)
+        panel.set_title(f"{percent(share)} wrong labels")
         panel.set_xlabel("difference in top-1, points")
-    panels[0].set_yticks(range(len(methods)), [called(method) for method in reversed(methods)])
+    panels[0].set_yticks(range(len(methods)), [called(method) for method in methods])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save(figure, file)
 
 
-def frequency_section(study: Study, file: Path) -> str:
-    """Generation lengths at equal epochs."""
+def frequency(name: str, root: Path) -> str:
+    """Figure and table of generation lengths at equal epochs."""
+    study, file = Study.read(name), f"{FIGURES}/{name}.svg"
     lengths, methods = study.labels("budget.generation_length"), study.labels("method")
     asked, top1 = {}, {}
     for length in lengths:
         where = {"budget.generation_length": length}
-        top1 |= {(length, method): study.scores("top1", {**where, "method": method}) for method in methods}
         best = study.controls(where)["best"]
         for method in methods:
+            top1[length, method] = study.scores("top1", {**where, "method": method})
             if method != "normal":
                 asked[length, method, "last"] = (top1[length, method], top1[length, "normal"])
                 asked[length, method, "best"] = (top1[length, method], best)
     found = compare(asked)
-    rows = []
-    for length in lengths:
-        rows += [
-            [
-                f"{length} epochs, {called(method)}",
-                mean(top1[length, method]),
-                *(str(found.get((length, method, control), "")) for control in ("last", "best")),
-            ]
-            for method in methods
-        ]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     panel = figure.subplots()
     for i, method in enumerate(methods):
         means = [estimate(list(top1[length, method].values())) for length in lengths]
-        x = [int(length) for length in lengths]
-        reach = [[0.0 if m.low is None else m.mean - m.low for m in means]] * 2
-        panel.errorbar(
-            x, [m.mean for m in means], reach, color=PALETTE[i], marker=MARKERS[i], markersize=5, label=called(method)
-        )
+        reach = [0.0 if of.low is None else of.mean - of.low for of in means]
+        look = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 5, "label": called(method)}
+        panel.errorbar([int(length) for length in lengths], [of.mean for of in means], reach, **look)
     panel.set_xticks([int(length) for length in lengths])
     panel.set_xlabel("epochs of a generation, of 36")
     panel.set_ylabel("last top-1 %")
     panel.legend()
-    save(figure, file)
-    return table(["generations of", "last top-1 %", "to plain training's end", "to its best epoch"], rows)
+    save(figure, root / file)
+    rows = []
+    for length, method in top1:
+        against = [str(found.get((length, method, control), "")) for control in ("last", "best")]
+        rows.append([f"{length} epochs, {called(method)}", mean(top1[length, method]), *against])
+    heads = ("generations of", "last top-1 %", "to plain training's end", "to its best epoch")
+    return f"{study.seeds} seeds.\n\n![Last top-1 by generation length]({file})\n\n{table(heads, rows)}"
 
 
-def why_table(study: Study) -> str:
-    """Depth and curvature after the last ascent and at the end, compared with plain training at the end."""
-    columns = {
-        "depth/val_mean": "prediction depth",
-        "curvature/top": "largest eigenvalue",
-        "curvature/trace": "trace",
-        "curvature/bottom": "smallest eigenvalue",
-    }
+def why(name: str) -> str:
+    """Depth and curvature after the last ascent and at the end, compared with plain training's end."""
+    study = Study.read(name)
     methods = study.labels("method")
-    plain = {c: study.scores(f"relearned:{c}", {"method": "normal"}) for c in columns}
+
+    def held(method: str, moment: str, column: str) -> Scores:
+        return study.scores(f"{moment}:{column}", {"method": method})
+
     found = compare(
         {
-            (method, c): (study.scores(f"relearned:{c}", {"method": method}), plain[c])
+            (method, column): (held(method, "relearned", column), held("normal", "relearned", column))
             for method in methods
-            for c in columns
+            for column in WHY
             if method != "normal"
         }
     )
     rows = []
     for method in methods:
-        for moment in ("ascended", "relearned"):
-            held = [study.scores(f"{moment}:{c}", {"method": method}) for c in columns]
-            if any(held):
-                p = [found.get((method, c)) if moment == "relearned" else None for c in columns]
-                cells = [
-                    mean(scores) + (f", p {one.p:.2g}" if one else "") for scores, one in zip(held, p, strict=True)
-                ]
-                rows.append([f"{called(method)}, {moment}", *cells])
-    return table(["", *columns.values()], rows)
+        cells = [mean(scores) if (scores := held(method, "ascended", column)) else "" for column in WHY]
+        if any(cells):
+            rows.append([f"{called(method)}, after its last ascent", *cells])
+        p = [f", p {found[method, column].p:.2g}" if (method, column) in found else "" for column in WHY]
+        ends = [mean(held(method, "relearned", column)) for column in WHY]
+        rows.append([f"{called(method)}, at the end", *map(str.__add__, ends, p)])
+    return f"{study.seeds} seeds.\n\n{table(['', *WHY.values()], rows)}"
 
 
-def looks_table(study: Study, axes: Mapping[str, str]) -> str:
+def looks(name: str, axes: Mapping[str, str]) -> str:
     """What each cell of a look showed: means only."""
-    cells = list(dict.fromkeys(tuple(row[axis] for axis in axes) for row in study.rows))
+    study = Study.read(name)
     methods = [method for method in study.labels("method") if method != "normal"]
     rows = []
-    for cell in cells:
+    for cell in dict.fromkeys(tuple(row[axis] for axis in axes) for row in study.rows):
         where = dict(zip(axes, cell, strict=True))
-        controls = study.controls(where)
-        best = sum(controls["best"].values()) / len(controls["best"])
-        ends = [study.scores("top1", {**where, "method": method}) for method in methods]
-        rows.append(
-            [
-                ", ".join(cell),
-                *(mean(controls[name]) for name in ("last", "best")),
-                *(f"{sum(end.values()) / len(end) - best:+.1f}" for end in ends),
-            ]
+        controls = {control: _plain_mean(scores) for control, scores in study.controls(where).items()}
+        ends = [_plain_mean(study.scores("top1", {**where, "method": method})) for method in methods]
+        shown = [f"{controls[control]:.1f}" for control in ("last", "best")]
+        rows.append([*cell, *shown, *(f"{end - controls['best']:+.1f}" for end in ends)])
+    heads = [
+        *axes.values(),
+        "plain: end",
+        "best epoch",
+        *(f"{called(method)}: to that" for method in methods),
+    ]
+    seeds = f"{study.data}, {study.seeds} seed{'s' * (study.seeds > 1)} a cell:"
+    return f"{seeds}\n\n{table(heads, rows)}"
+
+
+def _plain_mean(scores: Scores) -> float:
+    return sum(scores.values()) / len(scores)
+
+
+def made_with(*names: str) -> str:
+    """Runs, epochs, time and hardware of each study."""
+    lines = []
+    for study in map(Study.read, names):
+        epochs = [int(row["epochs"]) for row in study.rows]
+        own = [int(row["epochs_trained"]) for row in study.rows]
+        spent = sum(float(r["seconds"]) * n / m for r, n, m in zip(study.rows, own, epochs, strict=True))
+        devices = sorted({f"{row['device']}, torch {row['torch']}" for row in study.rows if row["device"]})
+        lines.append(
+            f"- {study.name}: {len(study.rows)} runs, {sum(own):,} epochs trained for {sum(epochs):,}, "
+            f"{spent / 60:,.0f} minutes of one process; {listed(devices)}\n"
         )
-    heads = [", ".join(axes.values()), "plain, end", "plain, best epoch", *(f"{called(m)}, to that" for m in methods)]
-    return table(heads, rows)
+    return "".join(lines)
 
 
-def made_with(study: Study) -> str:
-    """Runs, epochs, seconds and hardware of a study."""
-    rows = study.rows
-    epochs = sum(int(row["epochs"]) for row in rows)
-    trained = sum(int(row["epochs_trained"]) for row in rows)
-    devices = listed(sorted({f"{row['device']}, torch {row['torch']}" for row in rows if row["device"]}))
-    seconds = sum(float(row["seconds"]) * int(row["epochs_trained"]) / int(row["epochs"]) for row in rows)
-    return (
-        f"{len(rows)} runs; {trained:,} epochs trained for {epochs:,}; {seconds / 60:,.0f} minutes of one process; "
-        f"{devices}; `seal-ray sweep jobs/studies/{study.name}.yaml`"
+def summary() -> str:
+    """The README's part: ends against plain training's best epoch, at each noise."""
+    study = Study.read("digits-noise")
+    found, noises = compare_noise(study), study.labels("data.label_noise")
+    heads = [f"{study.seeds} seeds, digits", *(f"{percent(share)} wrong labels" for share in noises)]
+    return table(
+        heads,
+        [
+            [called(method), *(found[share, method, "best"].short for share in noises)]
+            for method in study.labels("method")
+            if method != "normal"
+        ],
     )
 
 
@@ -335,56 +396,22 @@ def save(figure: Figure, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-ABOUT_CELLS = """\
-Each cell: the mean over seeds with its 95 % interval (Student's t). A difference is paired by seed, in points of top-1,
-with its 95 % interval and the p of a two-sided sign-flip test, **corrected for all comparisons of the study** (Holm);
-it is bold where that p is below 0.05. *Average*: top-1 of the exponential moving average of the weights at the end.
-*Memorised*: of the training images with wrong labels, those predicted as labelled. *Passes*: over images, relative to
-plain training with restarts; the teacher of born-again networks, which only looks at images, is not counted.
-"""
-
-
-def noise_section(study: Study, figure: str, root: Path) -> str:
-    """Tables, verdicts and figure of a study of methods over label noise."""
-    found = noise_comparisons(study)
-    plot_noise(study, found, root / figure)
-    n = len({row["seed"] for row in study.rows})
-    parts = [
-        f"{n} seeds, {len(found)} comparisons; the smallest p that this test can give is {smallest_p(n):.2g}, "
-        f"corrected {min(1, smallest_p(n) * len(found)):.2g}.\n",
-        noise_verdicts(study, found),
-        f"![Differences to plain training]({figure})\n",
-    ]
-    for noise in study.labels("data.label_noise"):
-        parts.append(f"### {percent(noise)} wrong labels\n\n{noise_table(study, found, noise)}")
-    if ascent := ascent_verdicts(found):
-        parts.append(f"### Is it the ascent?\n\nSEAL minus early layers that move as far in a random direction:\n\n{ascent}")
-    return "\n".join(parts)
-
-
-HEAD = """\
-# Results: when does forgetting help?
-
-<!-- Written by jobs/studies/results.py from the rows in jobs/studies/rows; change those. -->
-
-Networks that are trained long forget and relearn in between: does that help, beyond stopping early? Two studies at the
-size of two CPU cores. What they ask, what was looked at before, every comparison with its interval and its corrected p,
-and what they do *not* show.
-"""
-
-
-def results(root: Path) -> str:
-    """All of RESULTS.md; its figures are written into root."""
-    raise NotImplementedError
-
-
 def main(root: Path = ROOT) -> None:
     """Write RESULTS.md with its figures, and the README's part of it."""
+    prose = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    functions = {
+        "in_short": in_short,
+        "noise": lambda name: noise(name, root),
+        "frequency": lambda name: frequency(name, root),
+        "why": why,
+        "looks": looks,
+        "made_with": made_with,
+    }
     with mpl.rc_context(STYLE):
-        (root / "RESULTS.md").write_text(results(root))
-    readme = (root / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    (root / "README.md").write_text(f"{before}{BEGIN}\n{summary()}{END}{rest.split(END)[1]}")
+        text = prose.from_string((HERE / "results.md.j2").read_text()).render(functions)
+    (root / "RESULTS.md").write_text(text)
+    before, rest = (root / "README.md").read_text().split(BEGIN)
+    (root / "README.md").write_text(f"{before}{BEGIN}{summary()}{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

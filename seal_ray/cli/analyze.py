@@ -178,7 +178,8 @@ def report(
         typer.Option("--output", "-o", help="File to write; default: report.html beside the results."),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="File to write the runs to as well, a row each, for statistics elsewhere.")
+        Path | None,
+        typer.Option(help="File to write the runs to as well, a row each, for statistics elsewhere."),
     ] = None,
     storage: Storage = None,
     trusted: Trust = False,

@@ -30,10 +30,11 @@ def write_rows(study: Study, file: AnyPath) -> None:
 def to_csv(study: Study) -> str:
     """One row a run, setting by setting; numbers unrounded, empty where there is none.
 
-    Columns: run, an axis each, seed, status; top1 after the last epoch (% of the validation images), of the best
-    epoch, held out, averaged; `after_<g>`: at the end of g generations; what it cost, as the leaderboard has it;
-    metrics of the last epoch; `<moment>:<scalar>` of depth, curvature, calibration and plugins' analyses at the last
-    moment of that name, the scalar as W&B has it; weights_sha256: digest of the last weights; data: identity of the data set; device, torch.
+    Columns: run, an axis each, seed, status; top1 after the last epoch (% of the validation images), of the
+    best epoch, held out, averaged; `after_<g>`: at the end of g generations; what it cost, as the leaderboard
+    has it; metrics of the last epoch; `<moment>:<scalar>` of depth, curvature, calibration and plugins'
+    analyses at the last moment of that name, the scalar as W&B has it; weights_sha256: digest of the last
+    weights; data: identity of the data set; device, torch.
     """
     rows = [_row(run) for run in study.runs]
     ends = max((len(run.result.generation_top1) for run in study.runs), default=0)

@@ -81,7 +81,7 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Differen
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values of as many comparisons, corrected so that the chance of any false one below a bound is that bound.
+    """Correct the p of so many comparisons: the chance that any false one falls below a bound is that bound.
 
     Sorted, the i-th of m (from 0) becomes (m - i) p, at least what those before it have become, at most 1
     (Holm, Scand. J. Statist. 6, 1979).
