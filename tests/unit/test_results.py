@@ -70,7 +70,7 @@ def test_a_difference_is_scipys(script: ModuleType, method: str, noise: str) -> 
 
 
 def test_a_verdict_is_of_the_p_that_is_corrected_for_all_comparisons(script: ModuleType) -> None:
-    """7 methods with 3 controls and SEAL with its random direction, at 3 noises: 66, the smallest p times that."""
+    """7 methods with 3 controls, and SEAL with its random direction, at 3 noises: the smallest p times 66."""
     found = script.compare_noise(script.Study.read("digits-noise"))
     assert len(found) == 3 * (7 * 3 + 1)
     least = min(found.values(), key=lambda one: one.difference.p)
