@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, find_runs, sweep_runs
 from seal_ray.analysis.scores import Column, columns_of
@@ -24,23 +24,12 @@ from seal_ray.reports.charts import shades
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
-from seal_ray.runs.summary import generation_ends, held_top1, summarise
 from seal_ray.storage.paths import AnyPath, listed
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import Line, RunResult, compared, leaderboard, notes
-from seal_ray.sweeps.results import images_per_epoch, passes_of, prepare_sweep, seconds_of
+from seal_ray.sweeps.results import Member, images_per_epoch, prepare_sweep, run_result
 
 StudyKind = Literal["run", "sweep", "storage"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A run that the page is of, whether it has begun or not."""
-
-    folder: AnyPath
-    seed: int
-    epochs: int  # the budget
-    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -338,37 +327,14 @@ def read_study(source: StudySource) -> Study:
 def read_run(member: Member) -> RunFacts:
     """What the folder of a run says, if it is there."""
     store = Store(member.folder, member.folder.name)
-    begun = (member.folder / "job.yaml").exists()
-    found = summarise(member.folder) if begun else {"status": "new"}
-    status = found["status"]
-    whole = begun and status != "damaged"
-    job = load_job(member.folder / "job.yaml") if whole else None
-    rows = tuple(store.rows()) if whole else ()
-    own = sum(row["trained_by"] == store.run_id for row in rows)
-    data, images = "", 0
-    with suppress(SealRayError):
-        if job is not None:
-            dataset = describe_dataset(job.recipe.data.path)
-            data = dataset.identity
-            images = images_per_epoch(dataset, job.recipe)
-    result = RunResult(
-        run_id=store.run_id,
-        setting=member.setting,
-        seed=member.seed,
-        status=status,
-        reason=found.get("reason", ""),
-        top1=cast("float | None", found["top1"]) if status == "finished" else None,
-        best_top1=cast("float | None", found.get("best_top1")),
-        epochs=member.epochs,
-        epochs_trained=own,
-        epochs_shared=len(rows) - own,
-        images=images * len(rows),
-        generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
-        passes=images * passes_of(job.recipe, len(rows)) if job else 0,
-        seconds=seconds_of(rows),
-        held_top1=held_top1(rows),
-        averaged_top1=rows[-1].get("val_averaged_top1") if rows and status == "finished" else None,
-    )
+    job, data, images = None, "", 0
+    with suppress(SealRayError):  # what is wrong with a job.yaml is said by its status
+        job = load_job(member.folder / "job.yaml")
+        dataset = describe_dataset(job.recipe.data.path)
+        data = dataset.identity
+        images = images_per_epoch(dataset, job.recipe)
+    result, rows = run_result(member, job, images)
+    job = None if result.status == "damaged" else job
     return RunFacts(
         result=result,
         folder=member.folder,

@@ -169,7 +169,7 @@ def _top1(snapshot: Snapshot) -> float | None:
     """The accuracy measured with these very weights: an edit may have changed them since."""
     last: Mapping[str, Any] = snapshot.rows[-1] if snapshot.rows else {}
     if snapshot.moment == "averaged":
-        return float(last["val_averaged_top1"])
+        return float(last.get("test_averaged_top1", last["val_averaged_top1"]))
     same = last.get("weights_sha256") == weights_sha256(snapshot.weights)
     return last.get("test_top1", last["val_top1"]) if same else None
 

@@ -162,6 +162,15 @@ def held_top1(rows: Sequence[Row]) -> float | None:
     return rows[-1]["val_top1"] if rows and "test_top1" in rows[-1] else None
 
 
+def averaged_top1(rows: Sequence[Row]) -> float | None:
+    """As top1 of a finished run, of its averaged weights: on the test split where it has tested one.
+
+    None where it keeps no average, or has tested the last weights alone, as earlier versions did.
+    """
+    split = "test" if "test_top1" in rows[-1] else "val"
+    return rows[-1].get(f"{split}_averaged_top1")
+
+
 def ascents(rows: Sequence[Row]) -> list[dict[str, float]]:
     """Validation loss before each stretch of `ascend` epochs, and at its last evaluation so far.
 

@@ -396,14 +396,14 @@ def meanings(lines: Sequence[Line]) -> list[str]:
     if "best" in times:
         said.append("best: top1 of the best epoch, chosen on the images that it is of, so biased upwards")
     if "averaged" in times:
-        said.append("averaged: top1 of the averaged weights, after the last epoch")
+        said.append("averaged: top1 of the averaged weights on the same images, after the last epoch")
     return said
 
 
 HELD_OUT = (
     "held out: top1 after the last epoch on training images that are held out (data.holdout), by which a "
-    "search chooses and of which after, best and averaged are; the other top1 is a test, of the data set's "
-    "val images, which are looked at once, at the end"
+    "search chooses and of which after and best are; the other top1 is a test, of the data set's val images, "
+    "which are looked at once, at the end"
 )
 
 

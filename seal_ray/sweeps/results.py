@@ -17,11 +17,11 @@ from seal_ray.data.beton import BetonFile, Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.distributed.launch import Planned, prepare_job
-from seal_ray.errors import CheckpointError, ConfigError
+from seal_ray.errors import ConfigError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Recipe
-from seal_ray.runs.folder import SWEEPS
-from seal_ray.runs.summary import generation_ends, held_top1, summarise
+from seal_ray.runs.folder import SWEEPS, Store
+from seal_ray.runs.summary import averaged_top1, generation_ends, held_top1, summarise
 from seal_ray.runs.weights import weights_digest
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath, ObjectPath
@@ -29,6 +29,16 @@ from seal_ray.sweeps.file import Setting, Sweep, SweepRun
 from seal_ray.sweeps.leaderboard import Line, RunResult, headings, leaderboard, to_csv, to_json, to_markdown
 from seal_ray.sweeps.search import SearchRuns
 from seal_ray.tracking.wandb import tags_of, track_tables
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of a sweep or of a page, whether it has begun or not."""
+
+    folder: AnyPath
+    seed: int
+    epochs: int  # the budget
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def _tracked_as_setting(run: SweepRun) -> Job:
 
 def results(runs: SweepRuns) -> list[RunResult]:
     """How each run stands."""
-    found = [_result(one, runs.settings[one.run_id]) for one in runs.planned]
+    found = [_result_of(one, runs.settings[one.run_id]) for one in runs.planned]
     if runs.search is None:
         return found
     left, why = runs.search.given_up(), "another seed of its setting failed, diverged or was stopped"
@@ -150,33 +160,42 @@ def seconds_of(rows: Sequence[Row]) -> float:
     return math.fsum(row["seconds_data"] + row["seconds_compute"] + row["seconds_eval"] for row in rows)
 
 
-def _result(planned: Planned, setting: Setting) -> RunResult:
-    recipe, store, dataset = planned.job.recipe, planned.store, planned.dataset
-    found = summarise(store.folder, planned.job) if (store.folder / "job.yaml").exists() else None
-    try:
-        rows = store.rows()
-    except CheckpointError:
-        rows = []
-    own = sum(row["trained_by"] == store.run_id for row in rows)
-    finished = found is not None and found["status"] == "finished"
-    return RunResult(
-        run_id=store.run_id,
-        setting=setting,
-        seed=recipe.seed,
-        status=found["status"] if found else "new",
-        reason=found["reason"] if found else "",
-        top1=found["top1"] if found and finished else None,
-        best_top1=found["best_top1"] if found else None,
-        epochs=recipe.budget.epochs,
+def _result_of(planned: Planned, setting: Setting) -> RunResult:
+    recipe = planned.job.recipe
+    member = Member(planned.store.folder, recipe.seed, recipe.budget.epochs, setting)
+    return run_result(member, planned.job, images_per_epoch(planned.dataset, recipe))[0]
+
+
+def run_result(member: Member, job: Job | None, images: int) -> tuple[RunResult, tuple[Row, ...]]:
+    """How a run stands, and its rows, of which a damaged one has none.
+
+    job: None where it cannot be read; images: in an epoch, 0 where that is not known.
+    """
+    run_id, begun = member.folder.name, (member.folder / "job.yaml").exists()
+    found = summarise(member.folder, job) if begun else {"status": "new"}
+    whole = begun and job is not None and found["status"] != "damaged"
+    rows = tuple(Store(member.folder, run_id).rows()) if whole else ()
+    own = sum(row["trained_by"] == run_id for row in rows)
+    finished = found["status"] == "finished"
+    result = RunResult(
+        run_id=run_id,
+        setting=member.setting,
+        seed=member.seed,
+        status=found["status"],
+        reason=found.get("reason", ""),
+        top1=found["top1"] if finished else None,
+        best_top1=found.get("best_top1"),
+        epochs=member.epochs,
         epochs_trained=own,
         epochs_shared=len(rows) - own,
-        images=len(rows) * images_per_epoch(dataset, recipe),
-        generation_top1=generation_ends(rows, recipe.budget.length),
-        passes=passes_of(recipe, len(rows)) * images_per_epoch(dataset, recipe),
+        images=images * len(rows),
+        generation_top1=generation_ends(rows, job.recipe.budget.length) if job else (),
+        passes=images * passes_of(job.recipe, len(rows)) if job else 0,
         seconds=seconds_of(rows),
         held_top1=held_top1(rows),
-        averaged_top1=rows[-1].get("val_averaged_top1") if rows and finished else None,
+        averaged_top1=averaged_top1(rows) if rows and finished else None,
     )
+    return result, rows
 
 
 def write_results(runs: SweepRuns) -> tuple[tuple[Line, ...], list[RunResult]]:

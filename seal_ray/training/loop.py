@@ -178,7 +178,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     Then the metrics that the execution asks for, on the leader, and what averaged weights score, if there are
     any yet. Where validation images are held out of the training images, the last epoch of a run is evaluated
-    on the data set's own val images too: `test_*`.
+    on the data set's own val images too: `test_*`, and `test_averaged_*` of the averaged weights.
     """
     started, metrics = time.perf_counter(), run.execution.metrics
     totals, logits = _judged(run, run.validation, logits=bool(metrics))
@@ -187,13 +187,17 @@ def evaluate(run: Run) -> dict[str, Any]:
     if metrics:
         labels = run.validation.truth.cpu()
         scores |= run.world.lead(lambda: {f"val_{m.name}": _measured(m, logits, labels) for m in metrics})
+    last = run.next.global_epoch(run.recipe.budget) + 1 == run.recipe.budget.epochs
+    test = run.test if last else None
     if averaged_parameters(run):
         with averaged_network(run):
             run.averaged = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
-            found = _means("val_averaged", _judged(run, run.validation)[0])
-        scores |= {name: found[name] for name in NOT_AVERAGED}
-    if run.test is not None and run.next.global_epoch(run.recipe.budget) + 1 == run.recipe.budget.epochs:
-        scores |= _means("test", _judged(run, run.test)[0])
+            for split, images in (("val", run.validation), ("test", test)):
+                if images is not None:
+                    found = _means(f"{split}_averaged", _judged(run, images)[0])
+                    scores |= {name: found[name] for name in found if not name.endswith("top5")}
+    if test is not None:
+        scores |= _means("test", _judged(run, test)[0])
     return {**scores, "seconds_eval": round(time.perf_counter() - started, 3)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from seal_ray.data.images import Split
+from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader
 from seal_ray.data.subset import noisy_labels, training_indices, training_split
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe
 from seal_ray.runs.lineage import generation_keys, run_id
+from seal_ray.runs.summary import averaged_top1
 from seal_ray.training.loop import fit
-from tests.runs import open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
+from tests.runs import Execution, open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
 LABELS = np.repeat([0, 1, 2, 3], [10, 15, 20, 5])
 
@@ -62,9 +63,10 @@ class Watched:
         return self.loader.batches(order)
 
 
-def recipe_of(**data: object) -> Recipe:
+def recipe_of(averaging: object = "none", **data: object) -> Recipe:
     fields = {"path": "x", "holdout": 0.2, "label_noise": 0.1, **data}
-    return tiny_recipe("llf", data=fields, budget={"epochs": 4, "generation_length": 2}, batch_size=12)
+    budget = {"epochs": 4, "generation_length": 2}
+    return tiny_recipe("llf", data=fields, budget=budget, batch_size=12, averaging=averaging)
 
 
 def test_val_is_looked_at_once_at_the_end_and_held_out_images_are_never_trained_on() -> None:
@@ -86,33 +88,59 @@ def test_val_is_looked_at_once_at_the_end_and_held_out_images_are_never_trained_
     assert ["test_top1" in row for row in rows] == [False, False, False, True]
 
 
+def logits_of(
+    weights: Mapping[str, torch.Tensor], images: Images, split: Split, indices: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of some of a split's images, (N, 3), and their true labels."""
+    network, loader = recipe_of().model.build(3, torch.Generator()), images.open(split, 99)
+    network.load_state_dict(weights)
+    pixels = next(iter(loader.batches(indices))).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(of)[:, None, None] for of in (images.mean, images.std))
+    with torch.no_grad():
+        return network.eval()((pixels - mean) / std), torch.from_numpy(loader.labels[indices])
+
+
 def test_scores_are_those_of_the_last_weights_on_each_split(tmp_path: Path) -> None:
     images = tiny_images(train=60)
     recipe = recipe_of()
     row = train_run(recipe, tmp_path, images=images)[-1].row
     store = open_store(recipe, tmp_path, images=images)
-    network = recipe.model.build(3, torch.Generator())
     snapshot = store.latest()
     assert snapshot is not None
-    network.load_state_dict(snapshot.weights)
-    network.eval()
     _, held = training_split(images.open("train", 1).labels, None, 0.2)
     for split, name, indices in (("train", "val", held), ("val", "test", np.arange(17))):
-        loader = images.open(split, 99)  # type: ignore[arg-type]
-        pixels = next(iter(loader.batches(indices))).permute(0, 3, 1, 2) / 255
-        mean, std = (torch.tensor(of)[:, None, None] for of in (images.mean, images.std))
-        with torch.no_grad():
-            logits = network((pixels - mean) / std)
-        truth = torch.from_numpy(loader.labels[indices])
+        logits, truth = logits_of(snapshot.weights, images, split, indices)  # type: ignore[arg-type]
         if name == "test":  # of held-out images the labels are as wrong as the others'
             loss = torch.nn.functional.cross_entropy(logits, truth).item()
             assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
             assert row["test_top1"] == pytest.approx(100 * (logits.argmax(1) == truth).double().mean().item())
         else:
-            noisy = torch.from_numpy(noisy_labels(loader.labels, 3, 0.1)[indices])
+            labels = images.open("train", 1).labels
+            noisy = torch.from_numpy(noisy_labels(labels, 3, 0.1)[indices])
             assert (noisy != truth).any()
             loss = torch.nn.functional.cross_entropy(logits, noisy).item()
             assert row["val_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("averaging", [{"name": "ema", "decay": 0.7}, {"name": "swa", "share": 0.5}], ids=str)
+def test_averaged_weights_are_tested_once_too_and_the_table_is_of_the_test(
+    averaging: dict[str, object], tmp_path: Path
+) -> None:
+    images, recipe = tiny_images(train=60), recipe_of(averaging)
+    execution = Execution(moments=("relearned", "averaged"))
+    rows = [one.row for one in train_run(recipe, tmp_path, images=images, execution=execution)]
+    weights = open_store(recipe, tmp_path, images=images).moment("averaged", 1).weights
+    logits, truth = logits_of(weights, images, "val", np.arange(17))
+    top1 = 100 * (logits.argmax(1) == truth).double().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, truth).item()
+    assert rows[-1]["test_averaged_top1"] == pytest.approx(top1)
+    assert rows[-1]["test_averaged_loss"] == pytest.approx(loss, rel=1e-4)
+    assert rows[-1]["test_averaged_loss"] not in (rows[-1]["test_loss"], rows[-1]["val_averaged_loss"])
+    assert ["test_averaged_top1" in row for row in rows] == [False, False, False, True]
+    assert averaged_top1(rows) == pytest.approx(top1)
+    plain = [{"val_averaged_top1": 50.0}]
+    assert averaged_top1(plain) == 50.0
+    assert averaged_top1([{**plain[0], "test_top1": 40.0}]) is None  # of a run from before it was tested
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:

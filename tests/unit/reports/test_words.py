@@ -22,7 +22,6 @@ from seal_ray.reports.blocks import span
 from seal_ray.reports.charts import Stretch, line_style, shades
 from seal_ray.reports.curves import curve, curves, drawn, frequency, planned, shown_moments, thinned
 from seal_ray.reports.study import (
-    Member,
     MomentFacts,
     RunFacts,
     SettingFacts,
@@ -34,6 +33,7 @@ from seal_ray.reports.study import (
 )
 from seal_ray.reports.words import answer, question, resumptions, told, unbroken, warnings
 from seal_ray.sweeps.leaderboard import RunResult, leaderboard
+from seal_ray.sweeps.results import Member
 from seal_ray.sweeps.statistics import estimate, paired
 from tests.pages import NOISY, Ends, noisy_sweep
 from tests.runs import tiny_recipe
