@@ -32,20 +32,21 @@ def bytes_needed(recipe: Recipe, classes: int, size: tuple[int, int]) -> int:
     """About how many bytes of a GPU a worker takes at its peak, without images that lie there.
 
     Weights, gradients, the optimizer's state, what the method carries, averaged weights; a copy of them that
-    is being written; twice what the backward pass of a shard keeps, since a captured step has memory of its
-    own. Without the last where the network cannot be computed without numbers.
+    is being written; the averaged network as it was last evaluated; the network that a carried teacher is;
+    twice what the backward pass of a shard keeps, since a captured step has memory of its own. Without the
+    last where the network cannot be computed without numbers.
     """
     network = recipe.model.outline(classes).to(dtype_of(recipe.precision))
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    held = state_copies(recipe.optimizer) + len(recipe.method.carry) + (recipe.averaging != Averaging())
-    state = weights * (1 + held)
+    averages, teaches = recipe.averaging != Averaging(), "teacher" in recipe.method.carry
+    state = weights * (1 + state_copies(recipe.optimizer) + len(recipe.method.carry) + averages)
     like = next(network.parameters())
     shard = like.new_empty(recipe.batch_size // recipe.shards, 3, *size)
     try:
         kept = saved_bytes(network, shard)
     except Exception:  # it may be anybody's network
         kept = 0
-    return int(CONTEXT + weights + 2 * state + 2 * kept)
+    return int(CONTEXT + weights + 2 * state + weights * (averages + teaches) + 2 * kept)
 
 
 def saved_bytes(network: nn.Module, images: Tensor) -> int:

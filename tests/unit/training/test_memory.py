@@ -34,8 +34,10 @@ def test_a_run_needs_its_state_and_what_steps_keep() -> None:
     assert kept > 30 * 3 * 16 * 16 * 4
     assert needed(batch_size=30) == CONTEXT + weights + 2 * 2 * weights + 2 * kept
     assert needed(batch_size=30, optimizer={"name": "adamw"}) == needed(batch_size=30) + 2 * weights
-    assert needed(batch_size=30, averaging="ema") == needed(batch_size=30) + 2 * weights
-    assert needed(batch_size=30, method="ban") == needed(batch_size=30) + 2 * weights
+    # The average and the teacher, a copy of either that is being written, and a network made of it.
+    assert needed(batch_size=30, averaging="ema") == needed(batch_size=30) + 3 * weights
+    assert needed(batch_size=30, method="ban") == needed(batch_size=30) + 3 * weights
+    assert needed(batch_size=30, method="ban", averaging="swa") == needed(batch_size=30) + 6 * weights
     assert needed(batch_size=30, shards=2) < needed(batch_size=30) < needed(batch_size=60)
 
 
