@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -109,10 +109,10 @@ class RecycleDormant:
 
     A unit is a channel of a layer whose outputs one other layer alone reads. Its score is the mean of abs(h)
     over images and places, h what the reader gets of it, divided by the mean score of the layer; it is
-    dormant at `threshold` or below. What leads to a dormant unit (its weights and bias, its scale, shift and
-    running statistics in a norm in between) becomes a new draw of the network's own initialisation, then the
-    reader's weights for it become 0. Source: Sokar et al., ICML 2023, arXiv 2302.12902, algorithm 1; networks
-    there have no norms.
+    dormant at `threshold` or below, as all units of a layer are in which none fires. What leads to a dormant
+    unit (its weights and bias, its scale, shift and running statistics in a norm in between) becomes a new
+    draw of the network's own initialisation, then the reader's weights for it become 0. Source: Sokar et al.,
+    ICML 2023, arXiv 2302.12902, algorithm 1; networks there have no norms.
     """
 
     threshold: float
@@ -123,7 +123,8 @@ class RecycleDormant:
         import torch
 
         with torch.no_grad():
-            chains = _chains(network, context)
+            fresh = context.fresh(context.rng("edit"))
+            chains = _chains(network, context, fresh)
             if not chains:
                 raise ConfigError(
                     f"method.name: redo finds no units in {type(network).__name__}: it has no layer whose "
@@ -131,7 +132,6 @@ class RecycleDormant:
                 )
             readers = [chain[-1] for chain in chains]
             _, scores = _observed(network, context.losses(self.batches), readers)
-            fresh = context.fresh(context.rng("edit"))
             dormant = {name: score <= self.threshold * score.mean() for name, score in scores.items()}
             for *sources, reader in chains:
                 units = dormant[reader]
@@ -143,30 +143,42 @@ class RecycleDormant:
                 network.get_parameter(f"{reader}.weight")[:, dormant[reader]] = 0
 
 
-def _chains(network: nn.Module, context: EditContext) -> list[tuple[str, ...]]:
+def _chains(network: nn.Module, context: EditContext, fresh: State) -> list[tuple[str, ...]]:
     """Names of layers with the norms after each and its only reader, in the order in which they are reached.
 
-    The reader is the next convolution or linear layer, has an input for each output, and gets another input
-    when the layer's weights are 0; while its own weights are 0, the loss does not depend on the layer.
+    A reader that gets nothing but 0 does not show whose units are dead: it is looked at with `fresh` weights.
     """
-    modules = dict(network.named_modules())
-    layers = dict(weighted_layers(network))
+    modules, layers = dict(network.named_modules()), dict(weighted_layers(network))
     norms = [name for name, module in modules.items() if "Norm" in type(module).__name__]
     _, inputs = _observed(network, _first(context), [*layers, *norms])
     starts = [i for i, name in enumerate(inputs) if name in layers]
-    found = []
-    for start, end in itertools.pairwise(starts):
-        chain = [*inputs][start : end + 1]
-        layer, reader = layers[chain[0]], layers[chain[-1]]
-        if layer.weight.shape[0] != reader.weight.shape[1]:
-            continue
-        with _zeroed(reader.weight):
-            without, _ = _observed(network, _first(context), [])
-            with _zeroed(layer.weight):
-                alone, changed = _observed(network, _first(context), chain[-1:])
-        if without == alone and not changed[chain[-1]].equal(inputs[chain[-1]]):
-            found.append(tuple(chain))
-    return found
+    chains = [tuple([*inputs][start : end + 1]) for start, end in itertools.pairwise(starts)]
+    dead = [chain for chain in chains if not inputs[chain[-1]].any()]
+    found = {chain for chain in chains if chain not in dead and _is_alone(chain, layers, network, context)}
+    if dead:
+        held = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(fresh)
+        found |= {chain for chain in dead if _is_alone(chain, layers, network, context)}
+        network.load_state_dict(held)
+    return [chain for chain in chains if chain in found]
+
+
+def _is_alone(
+    chain: tuple[str, ...], layers: Mapping[str, Any], network: nn.Module, context: EditContext
+) -> bool:
+    """Whether the last of a chain reads the first, and nothing else does.
+
+    It has an input for each output, and gets another input when the layer's weights are 0; while its own
+    weights are 0, the loss does not depend on the layer.
+    """
+    layer, reader = layers[chain[0]], layers[chain[-1]]
+    if layer.weight.shape[0] != reader.weight.shape[1]:
+        return False
+    with _zeroed(reader.weight):
+        without, inputs = _observed(network, _first(context), chain[-1:])
+        with _zeroed(layer.weight):
+            alone, changed = _observed(network, _first(context), chain[-1:])
+    return without == alone and not changed[chain[-1]].equal(inputs[chain[-1]])
 
 
 def _first(context: EditContext) -> Iterable[Tensor]:

@@ -170,17 +170,21 @@ def silence(layer: Any, units: list[int]) -> None:
     layer.weight[units], layer.bias[units] = 0, -1
 
 
-def test_dormant_units_start_anew_without_being_heard() -> None:
+@pytest.mark.parametrize(
+    ("channels", "hidden"), [([0, 2], [3]), ([0, 1, 2, 3], [3]), ([1], [*range(6)])], ids=str
+)
+def test_dormant_units_start_anew_without_being_heard(channels: list[int], hidden: list[int]) -> None:
+    """Also where they are the whole layer."""
     trial = Trial.of(plain)
     with torch.no_grad():
-        silence(trial.network[1], [0, 2])  # type: ignore[index]
-        silence(trial.network[8], [3])  # type: ignore[index]
+        silence(trial.network[1], channels)  # type: ignore[index]
+        silence(trial.network[8], hidden)  # type: ignore[index]
         logits = trial.network(IMAGES)
         before, after = trial.edited(RecycleDormant(0.0, 2))
         assert torch.equal(trial.network(IMAGES), logits)
-    units = {"0.weight": [0, 2], "0.bias": [0, 2], "8.weight": [3], "8.bias": [3]}
-    units |= {f"1.{name}": [0, 2] for name in ("weight", "bias", "running_mean", "running_var")}
-    heard = {"3.weight": [0, 2], "10.weight": [3]}
+    units = {"0.weight": channels, "0.bias": channels, "8.weight": hidden, "8.bias": hidden}
+    units |= {f"1.{name}": channels for name in ("weight", "bias", "running_mean", "running_var")}
+    heard = {"3.weight": channels, "10.weight": hidden}
     for name, old in before.items():
         expected = old.clone()
         if name in units:
