@@ -35,7 +35,7 @@ from seal_ray.errors import ClusterError, ConfigError, SealRayError, SealRayWarn
 from seal_ray.recipe import Job, check_images, check_sendable, check_shards, dump_job
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.runs.lineage import generation_keys, run_id_of
-from seal_ray.runs.sharing import RunKeys, branch, run_keys
+from seal_ray.runs.sharing import RunKeys, branch, moments_needed, run_keys
 from seal_ray.runs.weights import beginning, pinned
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
@@ -88,6 +88,11 @@ class Planned:
     def run_keys(self) -> RunKeys:
         """The run as the generation tree sees it."""
         return run_keys(self.run_id, self.keys, self.job.recipe)
+
+    @property
+    def moments_needed(self) -> dict[str, frozenset[str]]:
+        """Which moments it has to find of generations that it takes over, by their keys."""
+        return moments_needed(self.job.recipe, self.keys, self.job.placement.keep.moments)
 
     def assignment(self, token: str) -> dict[str, Any]:
         """What workers are sent; token: of the run's lease."""

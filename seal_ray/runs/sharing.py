@@ -164,7 +164,7 @@ def branch(
     keys = generation_keys(recipe, identity)
     done = len(store.rows()) // recipe.budget.length
     if sources is None:
-        sources = finished_generations(store.folder.parent, moments, keys)
+        sources = finished_generations(store.folder.parent, moments_needed(recipe, keys, moments))
     for generation in reversed(range(done, recipe.budget.generations)):
         if not can_start_after(recipe, generation):
             continue
@@ -180,16 +180,32 @@ def branch(
     return None
 
 
+def moments_needed(
+    recipe: Recipe, keys: Sequence[str], moments: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """Which of the kept `moments` a run has of each generation, by its key, and of those before it.
+
+    Who branched from a run that has not kept them would lack them. A run without an ascent, an average or
+    forgetting needs no moments of these, and neither does the first generation of one that has them later.
+    """
+    had = itertools.accumulate(
+        (frozenset(recipe.moments(generation)).intersection(moments) for generation in range(len(keys))),
+        frozenset.union,
+    )
+    return dict(zip(keys, had, strict=True))
+
+
 class RunIndex:
     """Which generations the runs in a storage consist of, and which of these can be taken over.
 
     Remembered from one look to the next, since a storage holds thousands of runs: `refresh` lists them and
-    reads what the new ones consist of, `look` reads how far one of them is.
-    A run that lacks some of `moments` is no source: who branched from it would lack them too.
+    reads what the new ones consist of, `look` reads how far one of them is. A run is a source of a generation
+    if it keeps the moments that `need` was told of.
     """
 
-    def __init__(self, storage: AnyPath, moments: Collection[str]) -> None:
-        self._storage, self._moments = storage, frozenset(moments)
+    def __init__(self, storage: AnyPath) -> None:
+        self._storage = storage
+        self._needed: dict[str, frozenset[str]] = {}
         self._recorded: dict[str, Generations] = {}
         self._holders: dict[str, set[str]] = {}
         self._finished: dict[str, Sequence[str]] = {}
@@ -200,6 +216,12 @@ class RunIndex:
     def done(self) -> Container[str]:
         """The keys of the generations that can be taken over, as far as it was looked."""
         return self._sources.keys()
+
+    def need(self, needed: Mapping[str, frozenset[str]]) -> None:
+        """The moments that are needed of generations, by key, see `moments_needed`; of others none are."""
+        for run_id in self.holders([key for key in needed if key not in self._needed]):
+            self._note(self._sources, run_id, self._finished.pop(run_id, ()), ())
+        self._needed |= needed
 
     def refresh(self) -> None:
         """Learn which folders there are, and what the runs consist of that have recorded it since."""
@@ -245,14 +267,19 @@ class RunIndex:
         return self._store(run_id).generations()
 
     def _progress(self, run_id: str) -> tuple[Generations | None, Sequence[str]]:
-        """What a run consists of, and the keys of what it has finished."""
+        """What a run consists of, and the keys of what can be taken over of it."""
         store = self._store(run_id)
         known = store.generations()
-        if known is None or not self._moments <= set(known.moments):
+        if known is None:
             return known, ()
         completed = store.completed_moments()
-        labels = (moment_label("relearned", generation) for generation in range(len(known.keys)))
-        return known, known.keys[: sum(1 for _ in itertools.takewhile(completed.__contains__, labels))]
+        finished = 0
+        for generation, key in enumerate(known.keys):
+            lacks = self._needed.get(key, frozenset()).difference(known.moments)
+            if lacks or moment_label("relearned", generation) not in completed:
+                break
+            finished += 1
+        return known, known.keys[:finished]
 
     def _learn(self, run_id: str, known: Generations | None) -> None:
         self._note(self._holders, run_id, self.keys(run_id), known.keys if known else ())
@@ -273,16 +300,15 @@ class RunIndex:
             runs.setdefault(key, set()).add(run_id)
 
 
-def finished_generations(
-    storage: AnyPath, moments: Collection[str], keys: Sequence[str]
-) -> dict[str, list[Store]]:
+def finished_generations(storage: AnyPath, needed: Mapping[str, frozenset[str]]) -> dict[str, list[Store]]:
     """The generations of these keys that can be taken over, each with the runs in `storage` that have
-    finished it and keep all of `moments`.
+    finished it and keep the moments that are needed of it, see `moments_needed`.
     """
-    index = RunIndex(storage, moments)
+    index = RunIndex(storage)
+    index.need(needed)
     index.refresh()
-    index.look(index.holders(keys))
-    return index.sources(keys)
+    index.look(index.holders([*needed]))
+    return index.sources([*needed])
 
 
 def _take_over(

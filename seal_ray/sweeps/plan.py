@@ -314,7 +314,7 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
     """The plan of a sweep whose data is prepared or assumed. Errors as make_plan."""
     keys = [one.run_keys for one in runs.planned]
     first = runs.planned[0]
-    storage, moments = first.store.folder.parent, first.job.placement.keep.moments
+    storage = first.store.folder.parent
     begun, alike = folders_in(storage), dict[Recipe, RunPlan]()
     plans: dict[str, RunPlan] = {}
     for one in runs.planned:
@@ -324,7 +324,8 @@ def plan_sweep(runs: SweepRuns, images_per_second: float | None) -> SweepPlan:
             _beginning(one)
         plan = replace(alike[recipe], run_id=one.run_id)
         plans[one.run_id] = _as_it_stands(plan, one) if one.run_id in begun else plan
-    there = finished_generations(storage, moments, [key for one in keys for key in one.keys])
+    needed = {key: moments for one in runs.planned for key, moments in one.moments_needed.items()}
+    there = finished_generations(storage, needed)
     own = dict(zip(plans, epochs_to_train(keys), strict=True))
     todo = dict(zip(plans, epochs_to_train(keys, there), strict=True))
     left = {run: min(todo[run], plan.epochs - plan.done) for run, plan in plans.items()}

@@ -55,7 +55,9 @@ class Queue:
             )
         self._storage = planned[0].store.folder.parent
         self._keys = {one.run_id: one.run_keys for one in planned}
-        self._index = RunIndex(self._storage, self._moments)
+        self._index = RunIndex(self._storage)
+        for one in planned if share else ():
+            self._index.need(one.moments_needed)
         self._waiting = {one.run_id: one for one in planned}
         self._claimed: dict[str, contextlib.ExitStack] = {}
         self._over: deque[str] = deque()
@@ -157,6 +159,8 @@ class Queue:
     def add(self, planned: Planned) -> None:
         """One more run, of the same storage and with the same moments kept."""
         self._keys[planned.run_id] = planned.run_keys
+        if self._share:
+            self._index.need(planned.moments_needed)
         self._waiting[planned.run_id] = planned
         self._drop_ended(sorted({planned.run_id} & folders_in(self._storage)))
 

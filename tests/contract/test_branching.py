@@ -177,6 +177,22 @@ def test_a_source_that_lacks_a_moment_the_run_keeps_is_not_used(tmp_path: Path) 
     assert train_in(tmp_path, tiny_recipe(SEAL), epochs=1) is None  # it keeps `init` too
 
 
+def test_moments_that_a_run_does_not_have_are_not_asked_of_a_source(tmp_path: Path) -> None:
+    """SEAL has an ascent from generation 1 on, and an average only where the recipe keeps one."""
+    budget = {"epochs": 8, "generation_length": 4}
+    asked = ("ascended", "relearned", "averaged")
+    for method in (SEAL, {"name": "normal"}):
+        storage = tmp_path / method["name"]
+        short = tiny_recipe(method, budget=budget)
+        train_in(storage, short, moments=("relearned",))
+        taken = train_in(storage, tiny_recipe(method), epochs=1, moments=asked)
+        assert taken == Branch(store_of(short, storage).run_id, 0 if method is SEAL else 1)
+    for kept in (("relearned",), asked):
+        train_in(tmp_path / kept[0], tiny_recipe(averaging="ema", budget=budget), moments=kept)
+        taken = train_in(tmp_path / kept[0], tiny_recipe(averaging="ema"), epochs=1, moments=asked)
+        assert (taken is not None) is ("averaged" in kept)
+
+
 def test_other_seeds_data_and_damaged_lists_are_never_taken_for_the_same(tmp_path: Path) -> None:
     train_in(tmp_path, tiny_recipe(seed=1), epochs=4)
     assert train_in(tmp_path, tiny_recipe(SEAL), epochs=1) is None

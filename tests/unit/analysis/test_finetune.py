@@ -116,7 +116,7 @@ def test_it_is_a_run_of_the_training_loop_from_the_moment_s_weights(storage: Pat
 
 def test_its_run_is_no_run_of_the_storage_and_nothing_branches_from_it(storage: Path, data: Path) -> None:
     before = [run["id"] for run in list_runs(storage)]
-    index = RunIndex(storage, ())
+    index = RunIndex(storage)
     index.refresh()
     keys = {name: index.keys(name) for name in index.folders}
     run = run_of(storage, "llf")
