@@ -86,7 +86,7 @@ def compute_section(study: Study, target: Calls) -> Section:
         "none beats which takes no more passes."
     )
     if len(points) < len(finished):
-        caption += f" The {len(points)} best of {len(finished)} settings are drawn."
+        caption += f" The {len(points)} best of {len(finished)} settings are drawn; all: see the table."
     costs = [one.x[0] for one in points]
     # With room for those that are moved aside.
     low, high = around(costs, 0.28) if min(costs) < max(costs) else (0.0, 2 * costs[0])
@@ -163,7 +163,9 @@ def first_section(study: Study, target: Calls) -> Section:
     )
     if len(shown) < len(study.settings):
         base = ", the baseline among them" * bool(study.baseline)
-        caption += f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}."
+        caption += (
+            f" The {len(shown)} best of {len(study.settings)} settings are drawn{base}; all: see Leaderboard."
+        )
     axes = Axes("epochs trained", "top-1 %", whole=True, x_range=(0, max(one.x[-1] for one in found)))
     for one in shown:
         if one.stopped is not None:
@@ -176,8 +178,10 @@ def first_section(study: Study, target: Calls) -> Section:
 
 
 def _short_table(study: Study) -> Table:
-    """How the best settings end, and the baseline, beside those that stop sooner."""
+    """How the best settings end, and the baseline, beside those that stop sooner; of many the best first."""
     shown = of.drawn(study, SHORT)
+    if len(shown) < len(study.settings):
+        shown = tuple(sorted(shown, key=of.mean_top1, reverse=True))
     known = [one.line.difference for one in shown if one.line.difference is not None]
     reach = max((abs(v) for d in known for v in (d.mean, d.low, d.high) if v is not None), default=0.0)
     rows = []

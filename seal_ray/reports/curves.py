@@ -88,16 +88,17 @@ def drawn(study: Study, most: int = SETTINGS) -> tuple[SettingFacts, ...]:
     """
     if len(study.settings) <= most:
         return study.settings
-
-    def worth(setting: SettingFacts) -> float:
-        return setting.line.top1.mean if setting.line.top1 else -math.inf
-
-    ranked = sorted(study.settings, key=worth, reverse=True)
+    ranked = sorted(study.settings, key=mean_top1, reverse=True)
     bases = [one for one in ranked if one.line.is_baseline and study.baseline]
     chosen = {one.index for one in [*bases[:1], *(one for one in ranked if one not in bases[:1])][:most]}
     shown = [one for one in study.settings if one.index in chosen]
     new = shades([one.family for one in shown])
     return tuple(replace(one, shade=shade) for one, shade in zip(shown, new, strict=True))
+
+
+def mean_top1(setting: SettingFacts) -> float:
+    """Of its finished runs, in per cent; without any it ranks last."""
+    return setting.line.top1.mean if setting.line.top1 else -math.inf
 
 
 def accuracy(run: RunFacts) -> list[tuple[float, float]]:
