@@ -78,7 +78,8 @@ class Queue:
         return bool(self._waiting) and not self.stopping
 
     def claim(self) -> Claim | None:
-        """The run to start now; None when each must wait for what somebody is training.
+        """The run to start now; None when each must wait for what somebody is training, or when the one that
+        was chosen cannot begin, see `take_failed`.
 
         It starts after the generations that others have trained. An object store is only asked again after a
         pause.
@@ -115,7 +116,7 @@ class Queue:
                 claim.store.set_status("failed", reason=str(error))
             self.release(chosen)
             self._failed.append(chosen.run_id)
-            return self.claim()
+            return None
         return claim
 
     def _take(self, held: contextlib.ExitStack) -> tuple[Planned | None, str]:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,27 +168,34 @@ class Tasks:
     def claim(self) -> Claim | None:
         """The run to start now; None when each must wait, or a search for results that others make."""
         claim = self.queue.claim()
+        while claim is None and (failed := self.queue.take_failed()):
+            self._ended(failed)
+            claim = self.queue.claim()
         if claim is None and not self.queue.left and self.left:
             if time.monotonic() - self._looked < pause(self._runs.folder):
                 return None
             self._looked = time.monotonic()
             self.go_on()
-            claim = self.queue.claim()
+            return self.claim()
         return claim
 
     def release(self, planned: Planned, *, again: bool = False) -> None:
         """A claimed run has ended, or, `again`, is to be started once more."""
         self.queue.release(planned, again=again)
-        if self._runs.search is not None and not again:
-            self._runs.search.ended(planned.run_id)
+        if not again:
+            self._ended([planned.run_id])
+
+    def _ended(self, run_ids: Sequence[str]) -> None:
+        """Before another run is claimed, which may be of a setting that these have decided."""
+        if self._runs.search is not None:
+            for run_id in run_ids:
+                self._runs.search.ended(run_id)
             self.go_on()
 
     def go_on(self) -> None:
         """Queue what a search suggests by results so far, and forget what these have made needless."""
         if (search := self._runs.search) is None or self.queue.stopping:
             return
-        for run_id in self.queue.take_failed():
-            search.ended(run_id)
         runs = self._runs.latest()
         if new := [one for one in runs.planned if one.run_id not in self._known]:
             for one in new:

@@ -343,8 +343,8 @@ def test_a_search_goes_on_when_another_driver_has_trained_what_it_waits_for(
 def test_a_search_goes_on_after_a_run_that_cannot_begin(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
-    """full: nor can it be written that it failed."""
-    runs = short_search(digits, tmp_path / "runs", samples=2)
+    """Without the other seed of its setting; full: nor can it be written that it failed."""
+    runs = short_search(digits, tmp_path / "runs", samples=2, seeds=2)
     first = runs.planned[0].store
     make_folder(first.folder / "job.yaml")
     set_status = Store.set_status
@@ -363,7 +363,8 @@ def test_a_search_goes_on_after_a_run_that_cannot_begin(
         one.parent.name: json.loads(one.read_text()) for one in first.folder.parent.glob("*/status.json")
     }
     assert (first.run_id in stands) is not full
-    assert [one["status"] for run, one in stands.items() if run != first.run_id] == ["finished"]
+    assert [one["status"] for run, one in stands.items() if run != first.run_id] == ["finished"] * 2
+    assert runs.planned[1].run_id not in stands
 
 
 def test_a_run_whose_failure_could_not_be_written_has_failed(digits: Path, tmp_path: Path) -> None:
