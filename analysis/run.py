@@ -304,39 +304,53 @@ def _copied(source: Task, same: Sequence[Task]) -> Iterator[TaskOutcome]:
 @contextlib.contextmanager
 def _screen(planned: TaskPlan, rich: Console) -> Iterator[Callable[[News], None]]:
     """Shows what is done and what is being worked on: on a terminal bars, one for all and one for each piece,
-    and a line for what failed; elsewhere a line for each outcome, and one a minute for what actors take long
-    over.
+    and a line for what failed; elsewhere a line for each outcome, and one a minute for what takes long.
     """
     total = planned.tasks - len(planned.known) + len(planned.failed)
     if planned.known:
         rich.print(f"{len(planned.known)} analyses are there already, {total} to go", markup=False)
-    if not rich.is_terminal or not total:
-        yield _Lines(total, rich).show
-        return
-    with _Bars(total, rich) as bars:
-        yield bars.show
+    shown: _Bars | _Lines = _Bars(total, rich) if rich.is_terminal and total else _Lines(total, rich)
+    with shown:
+        yield shown.show
 
 
 class _Lines:
-    """What is shown where there is no terminal."""
+    """What is shown where there is no terminal; while it is entered, also what is worked on for long."""
 
     def __init__(self, total: int, rich: Console) -> None:
         self._total, self._rich, self._count = total, rich, itertools.count(1)
-        self._named: dict[str, tuple[float, float]] = {}
-        """When work on a piece was first seen, and when it was last named."""
+        self._since: dict[str, float] = {}
+        """When work on a piece was first seen."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._name, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
     def show(self, news: News) -> None:
-        """Show what has become of a piece, and which ones have been worked on for long."""
-        if isinstance(news, TaskOutcome):
-            number = f"[{next(self._count):>{len(str(self._total))}}/{self._total}]"
-            self._rich.print(f"{number} {_said(news)}", markup=False)
+        """Show what has become of a piece, or note which ones are being worked on."""
+        if not isinstance(news, TaskOutcome):
+            now = time.monotonic()
+            self._since = {piece: self._since.get(piece, now) for piece in map(_piece, news)}
             return
-        now = time.monotonic()
-        self._named = {piece: self._named.get(piece, (now, now)) for piece in map(_piece, news)}
-        for piece, (first, last) in self._named.items():
-            if now - last >= STILL:
-                self._rich.print(f"still at {piece}, for {clock(now - first)}", markup=False)
-                self._named[piece] = (first, now)
+        ended = f"{news.run_id} {news.moment} {news.what}"
+        self._since = {piece: since for piece, since in self._since.items() if piece != ended}
+        number = f"[{next(self._count):>{len(str(self._total))}}/{self._total}]"
+        self._rich.print(f"{number} {_said(news)}", markup=False)
+
+    def _name(self) -> None:
+        """Name each piece again and again, from a thread, since this process may be the one that computes."""
+        named: dict[str, float] = {}
+        while not self._over.wait(min(STILL, 1.0)):
+            now = time.monotonic()
+            for piece, since in self._since.items():
+                if now - max(since, named.get(piece, since)) >= STILL:
+                    self._rich.print(f"still at {piece}, for {clock(now - since)}", markup=False)
+                    named[piece] = now
 
 
 class _Bars(Progress):

@@ -8,6 +8,7 @@ import math
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from seal_ray.analysis.moments import Moment
 from seal_ray.analysis.run import analyze_moments, summary
 from seal_ray.analysis.tasks import (
     AnalysisSettings,
+    Task,
     TaskOutcome,
     load_settings,
     read_arrays,
@@ -274,9 +276,24 @@ def test_only_what_is_missing_or_asked_otherwise_is_computed(storage: Path) -> N
 def test_what_is_worked_on_is_named(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(storage, "normal")
     asked: dict[str, Any] = {"what": ["calibration"], "moments": ["g001-relearned", "g002-relearned"]}
-    monkeypatch.setattr(seal_ray.analysis.run, "STILL", 0.0)
-    _, lines = ask(run, "calibration.bins=4", **asked)
-    assert f"still at {run.name} g002-relearned calibration, for 0:00" in lines.splitlines()
+    monkeypatch.setattr(seal_ray.analysis.run, "STILL", 0.1)
+    real, long = (
+        seal_ray.analysis.pool.compute_task,
+        f"still at {run.name} g002-relearned calibration, for 0:0",
+    )
+    text = io.StringIO()
+
+    def taking_long(task: Task, *arguments: Any, **named: Any) -> float:
+        deadline = time.monotonic() + 60
+        while task.moment.label == "g002-relearned" and text.getvalue().count(long) < 2:
+            assert time.monotonic() < deadline
+        return real(task, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seal_ray.analysis.pool, "compute_task", taking_long)
+        settings = load_settings("quick", ["calibration.bins=4"])
+        analyze_moments(run, Console(file=text, width=200), settings=settings, in_process=True, **asked)
+    assert text.getvalue().count(long) >= 2  # again and again
     screen = io.StringIO()
     console = Console(file=screen, width=200, force_terminal=True, color_system=None)
     analyze_moments(
