@@ -298,7 +298,7 @@ def sweep(
 
     if runs.search is not None:
         runs.search.measure = measure
-    for text in cautions(runs.planned):
+    for text in cautions(runs.planned, runs.corners):
         note(f"warning: {text}")
     run_sweep(
         runs,

@@ -120,6 +120,7 @@ PHASES = 12
 def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     """A sweep's plan: its runs as a table, the generation tree, phases, then its totals."""
     from seal_ray.data.assumed import assumption
+    from seal_ray.sweeps.plan import cautions
     from seal_ray.sweeps.progress import clock
 
     assumed = [assumption(one.dataset) for one in runs.planned]
@@ -136,6 +137,9 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         fits = f"more than this machine's {plan.cores} cores: needs a cluster"
     hours = "unknown: give --measure, or --images-per-second" if plan.seconds is None else clock(plan.seconds)
     search = runs.search
+    warned = [f"{', '.join(names) or 'all'}: {caution}" for _, caution, names in plan.phases if caution]
+    if runs.corners:
+        warned = [*cautions(runs.planned, runs.corners)]
     totals = [
         *([f"search    {runs.sweep.size}; {search.summary()}"] if search else []),
         f"epochs    {plan.asked:,} asked for, {plan.shared:,} after sharing"
@@ -144,11 +148,7 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
         f"keeps     {size(plan.bytes)} in {runs.planned[0].store.folder.parent}",
         f"workers   {needed}; {fits}",
         f"time      {hours}",
-        *(
-            f"warning   {', '.join(names) or 'all'}: {caution}"
-            for _, caution, names in plan.phases
-            if caution
-        ),
+        *(f"warning   {text}" for text in warned),
         *(f"data      {one}" for one in dict.fromkeys(assumed) if one),
         *([UNKNOWN] if any(assumed) else []),
     ]

@@ -261,19 +261,26 @@ def _caution(recipe: Recipe, phases: Sequence[PlannedPhase]) -> str:
     )
 
 
-def cautions(planned: Sequence[Planned]) -> Iterator[str]:
-    """What to say of runs that are about to be trained: of each recipe once, whatever its seed."""
-    alike: dict[Recipe, Planned] = {}
-    for one in planned:
-        if one.store.status().get("status") not in ENDED:
-            alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), one)
-    found: dict[str, list[str]] = {}
-    for one in alike.values():
+def cautions(planned: Sequence[Planned], corners: Sequence[Planned] = ()) -> Iterator[str]:
+    """What to say of runs that are about to be trained: once of each method that forgets nothing, and once
+    of each that forgets next to nothing, with the numbers of the first run that does.
+
+    corners: of a search that has runs left, which are named by their settings.
+    """
+    left = [one for one in planned if one.store.status().get("status") not in ENDED]
+    named = [(one.run_id, one) for one in left]
+    named += [(one.job.placement.tracking.setting or one.run_id, one) for one in corners if left]
+    alike: dict[Recipe, tuple[str, Planned]] = {}
+    for name, one in named:
+        alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), (name, one))
+    found: dict[tuple[str, bool], list[tuple[str, str]]] = {}
+    for recipe, (name, one) in alike.items():
         if caution := _from_start(one).caution:
-            found.setdefault(caution, []).append(one.run_id)
-    for caution, runs in found.items():
-        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-        yield f"{runs[0]}{more}: {caution}"
+            kind = recipe.method.name, recipe.budget.generations == 1
+            found.setdefault(kind, []).append((name, caution))
+    for (name, caution), *others in found.values():
+        more = f" and {len(others)} more" if others else ""
+        yield f"{name}{more}: {caution}"
 
 
 @dataclass(frozen=True)

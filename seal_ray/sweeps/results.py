@@ -43,19 +43,23 @@ class Member:
 
 @dataclass(frozen=True)
 class SweepRuns:
-    """A sweep whose data is there: its runs in order, each with its setting; of a search those so far."""
+    """A sweep whose data is there: its runs in order, each with its setting; of a search those so far.
+
+    corners: of a search, a run at each combination of choices and ends that was checked.
+    """
 
     sweep: Sweep
     planned: tuple[Planned, ...]
     search: SearchRuns | None = None
+    corners: tuple[Planned, ...] = ()
 
     def latest(self) -> SweepRuns:
         """The same by the results so far."""
-        return self if self.search is None else _runs_of(self.sweep, self.search)
+        return self if self.search is None else _advanced(self, self.search)
 
     def anew(self, *, tries: bool = False) -> SweepRuns:
         """The same by results that are all read again. tries: see `SearchRuns`."""
-        return self if self.search is None else _runs_of(self.sweep, self.search.anew(tries=tries))
+        return self if self.search is None else _advanced(self, self.search.anew(tries=tries))
 
     @functools.cached_property
     def settings(self) -> dict[str, Setting]:
@@ -89,11 +93,10 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
         return prepare_job(_tracked_as_setting(run), digest, open_data)
 
     if sweep.space is not None:
-        runs = _runs_of(sweep, SearchRuns(sweep.space, prepare))
-        if not isinstance(runs.folder, ObjectPath):  # where each run costs a request
-            for run in sweep.space.corners:
-                prepare(run)
-        return runs
+        runs = _advanced(SweepRuns(sweep, ()), SearchRuns(sweep.space, prepare))
+        if isinstance(runs.folder, ObjectPath):  # where each run costs a request
+            return runs
+        return replace(runs, corners=tuple(map(prepare, sweep.space.corners)))
     planned = tuple(map(prepare, sweep.runs))
     owners: dict[str, Setting] = {}
     for one, run in zip(planned, sweep.runs, strict=True):
@@ -106,10 +109,10 @@ def prepare_sweep(sweep: Sweep, open_data: Callable[[str], Dataset] = open_datas
     return SweepRuns(sweep, planned)
 
 
-def _runs_of(sweep: Sweep, search: SearchRuns) -> SweepRuns:
+def _advanced(before: SweepRuns, search: SearchRuns) -> SweepRuns:
     search.advance()
     runs, planned = zip(*search.runs.values(), strict=True)
-    return SweepRuns(replace(sweep, runs=runs), planned, search)
+    return replace(before, sweep=replace(before.sweep, runs=runs), planned=planned, search=search)
 
 
 def _tracked_as_setting(run: SweepRun) -> Job:

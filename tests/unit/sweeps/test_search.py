@@ -18,6 +18,7 @@ from seal_ray.errors import ConfigError, StorageError
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.storage.files import make_folder
 from seal_ray.sweeps.file import Setting, Sweep, SweepRun, load_sweep
+from seal_ray.sweeps.plan import cautions
 from seal_ray.sweeps.progress import SweepProgress
 from seal_ray.sweeps.queue import Queue
 from seal_ray.sweeps.results import SweepRuns, results, write_results
@@ -426,6 +427,35 @@ def test_a_setting_that_does_not_fit_the_data_is_left_out(digits: Path, tmp_path
     found.advance()
     assert list(found.runs) == [runs.planned[0].run_id, runs.planned[2].run_id]
     assert "0 of 3 settings known, 1 cannot be trained" in found.summary()
+
+
+def test_what_forgets_nothing_anywhere_in_a_search_is_said_once(digits: Path, tmp_path: Path) -> None:
+    """An ascent of one of six epochs, the first of those that are too weak at the least lr."""
+    rates = {"when": {"method": "seal"}, "values": {"log_uniform": [1e-6, 1e3]}}
+    axes = {
+        "method": {"normal": "normal", "seal": {"name": "seal", "ascent_share": 0.2}},
+        "method.ascent_rate": rates,
+        "optimizer.lr": {"uniform": [0.1, 0.2]},
+        "budget.generation_length": [6, 12],
+    }
+    recipe = {"budget": {"epochs": 12}, "optimizer": {"schedule": "constant", "warmup_share": 0.0}}
+    runs = small_sweep(
+        digits,
+        tmp_path / "runs",
+        axes=axes,
+        recipe=recipe,
+        search={"algorithm": "random", "samples": 1, "sample_seed": 1},
+    )
+    assert len(runs.planned) == 1
+    assert runs.planned[0].job.recipe.method.name == "normal"  # the first setting needs no caution
+    weak, single = cautions(runs.planned, runs.corners)
+    steps = runs.planned[0].dataset.splits["train"].count // 32
+    assert weak.startswith("method=seal ascent_rate=1e-06 lr=0.1 generation_length=6 and 1 more: ")
+    assert f"add up to {steps * 0.1 * 1e-6:.1g}, " in weak
+    assert single.startswith(
+        "method=seal ascent_rate=1e-06 lr=0.1 generation_length=12 and 3 more: seal forgets "
+    )
+    assert list(cautions(runs.planned)) == []
 
 
 def test_an_end_of_a_range_that_does_not_fit_the_data_is_said_at_once(digits: Path, tmp_path: Path) -> None:
