@@ -18,7 +18,7 @@ from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import ANALYSES
 from seal_ray.storage.paths import AnyPath, listed, on_this_host
-from seal_ray.tracking.environment import wandb_mode
+from seal_ray.tracking.environment import mode_now
 from seal_ray.tracking.tensorboard import EVENTS, write_events
 from seal_ray.tracking.wandb import config_of, data_name, init_run, sent_in_time, tags_of
 
@@ -40,7 +40,7 @@ def track(
         if run.job.placement.tracking.tensorboard:
             _write_events(run)
     for run, results in analysed:
-        mode = wandb_mode(run.job.placement.tracking.wandb)
+        mode = mode_now(run.job.placement.tracking)
         if mode == "off":
             continue
         send = partial(_send, run, results, figures, job_type, mode)

@@ -7,6 +7,7 @@ import contextlib
 import netrc
 import os
 import subprocess  # nosec B404 - of git alone
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
@@ -26,6 +27,8 @@ PROJECT = "seal-ray"
 MISSING = "`seal-ray sync` brings W&B what it lacks"
 SERVER_TIMEOUT = 5.0
 """Seconds that W&B's server gets to answer before anything is trained."""
+SILENT = threading.Event()
+"""Set once this process has waited for W&B's server in vain, until a later launch asks it anew."""
 WANDB_MODES = {
     **{"online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
@@ -53,6 +56,16 @@ def wandb_mode(asked: str) -> str:
     return "online" if has_key() else "offline"
 
 
+def mode_now(tracking: Tracking) -> str:
+    """`wandb_mode` of what is tracked next; offline, with a warning, instead of waiting in vain once more."""
+    mode = wandb_mode(tracking.wandb)
+    if mode != "online" or not SILENT.is_set():
+        return mode
+    text = f"W&B is not waited for again, since it did not answer; metrics are logged offline, and {MISSING}"
+    warnings.warn(text, SealRayWarning, stacklevel=3)
+    return "offline"
+
+
 def has_key() -> bool:
     """Whether W&B has an API key, or a token, for its server."""
     said = _variables()
@@ -70,6 +83,7 @@ def falls_back(tracking: Tracking, note: Callable[[str], None]) -> bool:
     It is asked once, before training, instead of being waited for at the end of each run; a warning says so.
     note: is told where metrics go otherwise.
     """
+    SILENT.clear()
     mode = wandb_mode(tracking.wandb)
     if tracking.wandb == "auto" and mode == "online" and (silence := unanswered()):
         text = f"W&B does not answer ({silence}); metrics are logged offline, and {MISSING}"

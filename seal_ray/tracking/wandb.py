@@ -29,7 +29,7 @@ from seal_ray.phases.schedule import Row
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.storage.paths import AnyPath, listed, on_this_host, storage_path
-from seal_ray.tracking.environment import MISSING, PROJECT, git_commit, wandb_mode
+from seal_ray.tracking.environment import MISSING, PROJECT, SILENT, git_commit, mode_now
 
 if TYPE_CHECKING:
     from seal_ray.recipe import Job, Recipe, Tracking
@@ -60,7 +60,7 @@ class NoTracker:
 
 def open_tracker(job: Job, run_id: str, folder: AnyPath, data: str) -> Wandb | NoTracker:
     """The tracker that the placement asks for. data: the data set's name, a tag."""
-    mode = wandb_mode(job.placement.tracking.wandb)
+    mode = mode_now(job.placement.tracking)
     return NoTracker() if mode == "off" else Wandb(job, Store(folder, run_id), data, mode)
 
 
@@ -89,6 +89,7 @@ class Wandb:
         seconds = patience(self._mode)
         self._thread.join(seconds)
         if self._thread.is_alive():
+            note_silence(self._mode)
             self._give_up(f"W&B did not finish within {seconds:g} s and is left behind")
 
     def _feed(self, job: Job, store: Store, data: str, mode: str) -> None:
@@ -188,7 +189,7 @@ def track_tables(
     tags: Sequence[str],
 ) -> None:
     """Send a sweep's tables (CSV, by name) to the sweep's group, in time or never."""
-    mode = wandb_mode(tracking.wandb)
+    mode = mode_now(tracking)
     if mode == "off":
         return
 
@@ -220,6 +221,12 @@ def patience(mode: str) -> float:
     return ONLINE_TIMEOUT if mode == "online" else WANDB_TIMEOUT
 
 
+def note_silence(mode: str) -> None:
+    """After a wait in vain: what is online is not waited for again in this process, see `mode_now`."""
+    if mode == "online":
+        SILENT.set()
+
+
 def sent_in_time(send: Callable[[], None], mode: str, what: str, folder: AnyPath) -> bool:
     """Whether `send` brought W&B something within `patience`; if not, one warning, and W&B is ended.
 
@@ -237,6 +244,8 @@ def sent_in_time(send: Callable[[], None], mode: str, what: str, folder: AnyPath
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(patience(mode))
+    if thread.is_alive():
+        note_silence(mode)
     if failure:
         text = f"W&B did not get {what} ({failure[0]}); the files are in {folder}"
         warnings.warn(text, SealRayWarning, stacklevel=3)

@@ -20,6 +20,7 @@ from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
 from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.tracking import wandb as tracking
+from seal_ray.tracking.environment import SILENT
 from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker, track_tables
 from tests.runs import open_store, tiny_recipe, train_run
 from tests.wandb_server import KEY, deaf_server
@@ -192,10 +193,18 @@ def test_a_wandb_that_hangs_blocks_nothing_and_is_left_with_one_warning(
     run.release.set()
 
 
-def test_a_server_that_never_answers_costs_one_wait_and_one_warning(
+@pytest.fixture
+def answering() -> Iterator[None]:
+    """W&B is waited for again after the test."""
+    yield
+    SILENT.clear()
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_server_that_never_answers_costs_one_wait_for_all_runs_of_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of W&B is left that the process would wait for at its exit."""
+    """Later ones are logged offline; nothing of W&B is left that the process would wait for at its exit."""
     assert (tracking.patience("online"), tracking.patience("offline")) == (10.0, 30.0)
     monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 0.5)
     waited: list[str] = []
@@ -213,6 +222,20 @@ def test_a_server_that_never_answers_costs_one_wait_and_one_warning(
         assert waited == ["online"]
         assert isinstance(tracker, Wandb)
         until(lambda: not tracker._thread.is_alive())
+        assert "wandb-core" not in [child.name() for child in psutil.Process().children()]
+        waited.clear()
+        monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 30.0)
+        track(tmp_path / "next", ROWS, "online")
+        track_tables("x", "sweep-x", job("online").placement.tracking, tmp_path, TABLES, ())
+        assert waited == ["offline", "offline"]
+        (path,) = tmp_path.glob("next/wandb/offline-run-*/run-seal-s0-x.wandb")
+        until(lambda: len(history(path)) == 3)
+        assert list(tmp_path.glob("wandb/offline-run-*/run-sweep-x.wandb"))
+        assert {str(w.message) for w in caught[1:]} == {
+            "W&B is not waited for again, since it did not answer; metrics are logged offline, and "
+            "`seal-ray sync` brings W&B what it lacks"
+        }
+        tracking.end_service()
     assert "wandb-core" not in [child.name() for child in psutil.Process().children()]
 
 
