@@ -28,7 +28,7 @@ from seal_ray.data.loaders import Loader, Order
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Row
-from seal_ray.recipe import MODELS, Job, Model, Recipe, check_images, check_shards, dump_job
+from seal_ray.recipe import MODELS, Job, Keep, Model, Placement, Recipe, check_images, check_shards, dump_job
 from seal_ray.runs.export import Loaded
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.weights import pinned
@@ -36,7 +36,6 @@ from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.lease import hold_lease, owns
 from seal_ray.storage.paths import AnyPath
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
 from seal_ray.training.world import World
 
 CURVE = ("train_loss", "train_top1", "val_loss", "val_top1")
@@ -106,8 +105,8 @@ def _train(store: Store, recipe: Recipe, images: Images, job: str, device: torch
             write_durably(store.folder / "job.yaml", job.encode())
         store.clear_stop()
         owned = replace(store, owned=lambda: owns(store.folder, token))
-        execution = Execution(moments=())
-        for _ in fit(recipe, images, store=owned, world=World(device=device), execution=execution):
+        placement = Placement(keep=Keep(moments=()))
+        for _ in fit(recipe, images, store=owned, world=World(device=device), placement=placement):
             pass
     rows = store.rows()
     if len(rows) < recipe.budget.epochs:

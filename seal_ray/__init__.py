@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from seal_ray.phases.schedule import Group as Group
     from seal_ray.phases.schedule import Phase as Phase
     from seal_ray.recipe import Job as Job
+    from seal_ray.recipe import Placement as Placement
     from seal_ray.recipe import Recipe as Recipe
     from seal_ray.runs.folder import Store as Store
     from seal_ray.runs.folder import open_store as open_store
@@ -72,7 +73,7 @@ _HOMES = {
     "seal_ray.phases.edits": "EditContext Reinit",
     "seal_ray.phases.losses": "loss",
     "seal_ray.phases.schedule": "Budget Group Phase",
-    "seal_ray.recipe": "Job Recipe",
+    "seal_ray.recipe": "Job Placement Recipe",
     "seal_ray.runs.folder": "Store open_store",
     "seal_ray.streams": "stream",
 }

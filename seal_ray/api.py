@@ -29,12 +29,11 @@ if TYPE_CHECKING:
     from seal_ray.analysis.tasks import TaskOutcome
     from seal_ray.data.images import Images
     from seal_ray.phases.schedule import Row
-    from seal_ray.recipe import Job, Recipe
+    from seal_ray.recipe import Job, Placement, Recipe
     from seal_ray.reports.study import Study
     from seal_ray.runs.folder import Store
     from seal_ray.sweeps.leaderboard import Line, RunResult
     from seal_ray.training.loop import EpochResult
-    from seal_ray.training.run import Execution
     from seal_ray.training.world import World
 
 
@@ -171,36 +170,31 @@ def fit(
     storage: str | AnyPath | None = None,
     store: Store | None = None,
     world: World | None = None,
-    execution: Execution | None = None,
+    placement: Placement | None = None,
 ) -> Iterator[EpochResult]:
     """Train in this process, without Ray, and yield each epoch; see `training.loop.fit`.
 
-    storage: a folder or s3://bucket/path. There the run gets the folder that `seal-ray train` would give it,
-    begins after generations that others have trained, and goes on where it stands. Raises as loop.fit, and
-    ClusterError where the run is being trained already.
+    placement: by default `Placement(loader="torch")`, which needs no FFCV; what it says of processes and of
+    tracking is for `train`. storage: a folder or s3://bucket/path, in place of the placement's. There the run
+    gets the folder that `seal-ray train` would give it, begins after generations that others have trained,
+    and goes on where it stands. Raises as loop.fit, and ClusterError where the run is being trained already.
     """
     from seal_ray.training import loop
 
     if storage is None:
-        yield from loop.fit(recipe, images, store=store, world=world, execution=execution)
+        yield from loop.fit(recipe, images, store=store, world=world, placement=placement)
         return
     if images or store or world:
         raise ConfigError("fit: storage is for the data at recipe.data.path; leave images, store, world out")
     from seal_ray.data.images import Images
     from seal_ray.distributed.launch import begin, prepare_job
-    from seal_ray.recipe import CheckpointEvery, Job, Keep, Placement, Tracking
+    from seal_ray.recipe import Job, Placement, Tracking
     from seal_ray.runs.folder import ENDED
     from seal_ray.storage.lease import hold_lease, owns
-    from seal_ray.training.run import Execution
 
-    execution = execution or Execution()
-    held = dict(vars(execution))
-    held |= {name: "auto" if held[name] else "off" for name in ("resident", "cuda_graphs")}
-    keep, tracking = Keep(moments=held.pop("moments")), Tracking(wandb="off")
-    seconds, epochs = held.pop("checkpoint_seconds"), held.pop("checkpoint_epochs")
-    every = CheckpointEvery(seconds=seconds) if seconds else CheckpointEvery(epochs=epochs)
-    del held["overlap"]
-    placement = Placement(storage=str(storage), keep=keep, tracking=tracking, checkpoint_every=every, **held)
+    asked = placement or Placement(loader="torch")
+    here = {"storage": str(storage), "workers": 1, "tracking": Tracking(wandb="off")}
+    placement = Placement.model_validate({**dict(asked), **here})
     planned = prepare_job(Job(name=recipe.method.name, recipe=recipe, placement=placement))
     if planned.store.status().get("status") in ENDED:
         return
@@ -209,7 +203,7 @@ def fit(
         images = Images.from_dataset(planned.dataset, loader=placement.loader)
         owned = replace(planned.store, owned=functools.partial(owns, planned.store.folder, token))
         with owned.failing():
-            yield from loop.fit(planned.job.recipe, images, store=owned, execution=execution)
+            yield from loop.fit(planned.job.recipe, images, store=owned, placement=placement)
 
 
 def train(

@@ -405,6 +405,11 @@ class Placement(BaseModel):
         return self
 
     @property
+    def cpu_threads(self) -> int:
+        """`threads` as a number: of an operation on a CPU."""
+        return 1 if self.threads == "auto" else self.threads
+
+    @property
     def min_workers(self) -> int:
         """The fewest workers that train."""
         return self.workers if isinstance(self.workers, int) else self.workers.min

@@ -36,14 +36,13 @@ from seal_ray.networks.resnet import MIDDLE, STAGES
 from seal_ray.phases.losses import RecipeLoss, takes_partners
 from seal_ray.phases.schedule import Budget, Phase
 from seal_ray.plugins import PluginFile, files_of, using
-from seal_ray.recipe import Job, Recipe, chosen, dump_job
+from seal_ray.recipe import Job, Keep, Placement, Recipe, chosen, dump_job
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.runs.lineage import generation_keys
 from seal_ray.storage.files import write_durably
 from seal_ray.streams import stream
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
 from seal_ray.training.world import World
 
 BUDGETS = (Budget(12, 4), Budget(30, 10), Budget(40, 8), Budget(120, 40), Budget(6, 6))
@@ -274,7 +273,8 @@ def _tiny_run(folder: Path) -> AnalysedRun:
     images = Images.from_dataset(load_dataset(folder / "digits"), loader="torch")
     recipe = tiny_recipe("seal", data={"path": str(folder / "digits")})
     store = open_store(folder / "runs", recipe, images)
-    list(fit(recipe, images, store=store, execution=Execution(moments=("init", "ascended", "relearned"))))
+    placement = Placement(keep=Keep(moments=("init", "ascended", "relearned")))
+    list(fit(recipe, images, store=store, placement=placement))
     write_durably(store.folder / "job.yaml", dump_job(Job(name="tiny", recipe=recipe)).encode())
     return find_runs(store.folder).runs[0]
 
@@ -470,8 +470,8 @@ def _train(
     """Train from where a run in `folder` stands, for at most so many epochs; returns where it stands then."""
     images = tiny_images(size=size)
     store = replace(open_store(folder, recipe, images), checkpoints=recipe.budget.epochs)
-    execution = Execution(moments=("init", "forgotten", "ascended", "relearned"))
-    for done, _ in enumerate(fit(recipe, images, store=store, world=world, execution=execution), 1):
+    placement = Placement(keep=Keep(moments=("init", "forgotten", "ascended", "relearned")))
+    for done, _ in enumerate(fit(recipe, images, store=store, world=world, placement=placement), 1):
         if done == epochs:
             break
     return _last(store)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from seal_ray.data.images import Images
 from seal_ray.methods import METHODS
 from seal_ray.phases.schedule import Row
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.runs.checkpoint import Snapshot, read_snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
@@ -16,7 +17,6 @@ from seal_ray.storage.paths import AnyPath, storage_path
 from seal_ray.testing import tiny_images as tiny_images
 from seal_ray.testing import tiny_recipe as tiny_recipe
 from seal_ray.training.loop import EpochResult, fit
-from seal_ray.training.run import Execution
 from seal_ray.training.world import World
 
 EVERYTHING = ("init", "forgotten", "ascended", "relearned")
@@ -71,6 +71,11 @@ def case_id(method: dict[str, Any]) -> str:
     return "-".join(str(v) for v in method.values() if not isinstance(v, dict))
 
 
+def keeping(moments: Collection[str], **fields: Any) -> Placement:
+    """A placement that keeps these moments."""
+    return Placement.model_validate({"keep": {"moments": [*moments]}, **fields})
+
+
 def train_run(
     recipe: Recipe,
     folder: AnyPath | str | None,
@@ -78,14 +83,14 @@ def train_run(
     checkpoints: int = 99,
     *,
     images: Images | None = None,
-    execution: Execution | None = None,
+    placement: Placement | None = None,
 ) -> list[EpochResult]:
     """Run fit in this process (a rank, where there are ranks), for at most `epochs` epochs."""
     images = images or tiny_images()
-    execution = execution or Execution(moments=EVERYTHING)
+    placement = placement or keeping(EVERYTHING)
     store = None if folder is None else open_store(recipe, folder, checkpoints, images)
     results = []
-    for result in fit(recipe, images, store=store, world=World.current(), execution=execution):
+    for result in fit(recipe, images, store=store, world=World.current(), placement=placement):
         results.append(result)
         if len(results) == epochs:
             break

@@ -41,6 +41,8 @@ class Images:
     std: tuple[float, ...]
     open: Callable[[Split, int], Loader]
     """A loader of a split whose batches hold that many images."""
+    loader: Literal["ffcv", "torch"] = "torch"
+    """What reads them, which decides last bits where they are JPEG."""
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, *, loader: Literal["ffcv", "torch"]) -> Images:
@@ -52,6 +54,7 @@ class Images:
             dataset.mean,
             dataset.std,
             lambda split, size: open_loader(dataset, split, kind=loader, batch_size=size),
+            loader,
         )
 
     @classmethod

@@ -16,7 +16,7 @@ from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning, in_a_line
-from seal_ray.recipe import Job, Workers, received_job
+from seal_ray.recipe import Job, received_job
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import owns, take_lead
 from seal_ray.storage.paths import storage_path
@@ -24,7 +24,6 @@ from seal_ray.tracking.tensorboard import TensorBoard, open_tensorboard
 from seal_ray.tracking.wandb import NoTracker, Wandb, open_tracker
 from seal_ray.training.loop import fit
 from seal_ray.training.memory import bytes_needed, check_share, resident_bytes
-from seal_ray.training.run import Execution
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
@@ -229,7 +228,7 @@ def show_warnings_in(store: Store) -> None:
 
 def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
     """Fit the job's recipe on this worker; the leader tells the trackers of each epoch."""
-    recipe, placement, every = job.recipe, job.placement, job.placement.checkpoint_every
+    recipe, placement = job.recipe, job.placement
     share = placement.gpus_per_worker
     prepare_process(
         world.device, deterministic=placement.deterministic, precision=recipe.precision, gpu_share=share
@@ -242,23 +241,6 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
         held = resident_bytes(count, size, share * memory) if placement.resident == "auto" else 0
         check_share(bytes_needed(recipe, len(dataset.classes), size) + held, share, memory)
     images = Images.from_dataset(dataset, loader=placement.loader)
-    execution = Execution(
-        threads=1 if placement.threads == "auto" else placement.threads,
-        loader=placement.loader,
-        channels_last=placement.channels_last,
-        compile=placement.compile,
-        deterministic=placement.deterministic,
-        resident=placement.resident == "auto",
-        cuda_graphs=placement.cuda_graphs == "auto",
-        gpus_per_worker=share,
-        eval_every=placement.eval_every,
-        moments=placement.keep.moments,
-        track_examples=placement.track_examples,
-        metrics=placement.metrics,
-        checkpoint_epochs=every.epochs or 1,
-        checkpoint_seconds=every.seconds,
-        overlap=not isinstance(placement.workers, Workers),  # which may be started anew after each epoch
-    )
     trackers: list[Wandb | TensorBoard | NoTracker] = []
     if world.leads:
         store.record_start()
@@ -267,7 +249,7 @@ def train_job(job: Job, store: Store, world: World) -> Generator[Row]:
             open_tensorboard(job, store),
         ]
     try:
-        epochs = fit(recipe, images, store=store, world=world, execution=execution)
+        epochs = fit(recipe, images, store=store, world=world, placement=placement)
         with contextlib.closing(epochs):
             for result in epochs:
                 for tracker in trackers:

@@ -30,7 +30,7 @@ from seal_ray.phases.schedule import (
     learning_rates,
     owner,
 )
-from seal_ray.recipe import Model, Recipe
+from seal_ray.recipe import Model, Placement, Recipe
 from seal_ray.runs.folder import ENDED
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
@@ -38,7 +38,7 @@ from seal_ray.storage.paths import folders_in
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import state_copies
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 
 FAINT_ASCENT = 1.0
@@ -370,7 +370,7 @@ def measured_speed(runs: SweepRuns, steps: int = 8) -> float:
     job = runs.planned[0].job
     prepare_process(torch.device("cpu"), deterministic=True, precision=job.recipe.precision)
     images = Images.from_dataset(runs.planned[0].dataset, loader="torch")
-    run = Run(job.recipe, images, None, World(), Execution())
+    run = Run(job.recipe, images, None, World(), Placement())
     run.network.train()
     backward = gradient_passes(run, job.recipe.method.phases(0, job.recipe.budget)[0])
     epochs = (run.training_epoch(Position(0, epoch)) for epoch in itertools.count())

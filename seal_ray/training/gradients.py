@@ -146,7 +146,7 @@ def _wrap(
     Which parameters share a bucket, which DDP decides anew after the first step, does not matter to it.
     """
     world, shards = run.world, run.recipe.shards
-    if run.execution.compile:
+    if run.placement.compile:
         # Cut at the buckets, the network would be another graph than the one of the shards before the last.
         torch._dynamo.config.optimize_ddp = False
     ddp = DistributedDataParallel(

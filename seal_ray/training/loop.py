@@ -29,13 +29,13 @@ from seal_ray.phases.schedule import Phase, Position, Row, learning_rate
 from seal_ray.runs.weights import pinned
 from seal_ray.training.averaging import average_epoch, averaged_network, averaged_parameters
 from seal_ray.training.optimizer import set_learning_rate, signed_rate
-from seal_ray.training.run import EVALUATION_BATCH, Evaluated, Execution, Run
+from seal_ray.training.run import EVALUATION_BATCH, Evaluated, Run
 from seal_ray.training.step import TrainStep, measured, training_step
 from seal_ray.training.world import World
 
 if TYPE_CHECKING:
     from seal_ray.metrics import Metric
-    from seal_ray.recipe import Recipe
+    from seal_ray.recipe import Placement, Recipe
     from seal_ray.runs.folder import Store
 
 
@@ -54,26 +54,29 @@ def fit(
     *,
     store: Store | None = None,
     world: World | None = None,
-    execution: Execution | None = None,
+    placement: Placement | None = None,
 ) -> Generator[EpochResult]:
     """Train `recipe` on `images` from wherever `store` says it stands; yield each epoch.
 
-    images: by default those prepared at recipe.data.path, read without FFCV. Every worker of `world` runs
-    this with the same arguments. Without a store nothing is saved. An epoch is being written when it is
+    images: by default those prepared at recipe.data.path, read by `placement.loader`. Every worker of `world`
+    runs this with the same arguments. Without a store nothing is saved. An epoch is being written when it is
     yielded, if it is due; one that was yielded is committed when the generator is closed. After a kill those
     that were not are computed and yielded again, to the same bits. A run that has finished yields nothing.
-    Epochs are computed with `execution.threads` threads an operation. Raises Diverged when a metric becomes
-    non-finite (the last checkpoint stays), ConfigError for a recipe that these workers cannot compute.
+    placement: by default `Placement(loader="torch")`, which needs no FFCV; what it says of processes, storage
+    and tracking is the caller's business. Raises Diverged when a metric becomes non-finite (the last
+    checkpoint stays), ConfigError for a recipe that these workers cannot compute.
     """
-    recipe, world = pinned(recipe), world or World()
-    images = images or Images.from_dataset(open_dataset(recipe.data.path), loader="torch")
-    execution = execution or Execution()
-    with intra_op_threads(execution.threads):  # not over the yield: the threads between are the caller's
-        run = Run(recipe, images, store, world, execution)
+    from seal_ray.recipe import Placement
+
+    recipe, world, placement = pinned(recipe), world or World(), placement or Placement(loader="torch")
+    images = images or Images.from_dataset(open_dataset(recipe.data.path), loader=placement.loader)
+    threads = placement.cpu_threads
+    with intra_op_threads(threads):  # not over the yield: the threads between are the caller's
+        run = Run(recipe, images, store, world, placement)
     epochs = _epochs(run)
     with run.leaving():
         while True:
-            with intra_op_threads(execution.threads):
+            with intra_op_threads(threads):
                 result = next(epochs, None)
             if result is None:
                 return
@@ -176,11 +179,11 @@ def _memorised(run: Run, position: Position, right: Tensor) -> float | None:
 def evaluate(run: Run) -> dict[str, Any]:
     """Plain cross entropy (nats) and accuracies (per cent) over the validation images, each counted once.
 
-    Then the metrics that the execution asks for, on the leader, and what averaged weights score, if there are
+    Then the metrics that the placement asks for, on the leader, and what averaged weights score, if there are
     any yet. Where validation images are held out of the training images, the last epoch of a run is evaluated
     on the data set's own val images too: `test_*`, and `test_averaged_*` of the averaged weights.
     """
-    started, metrics = time.perf_counter(), run.execution.metrics
+    started, metrics = time.perf_counter(), run.placement.metrics
     totals, logits = _judged(run, run.validation, logits=bool(metrics))
     run.right = totals[:, 1] > 0
     scores: dict[str, Any] = _means("val", totals)
@@ -219,7 +222,7 @@ def _judged(run: Run, split: Evaluated, *, logits: bool = False) -> tuple[Tensor
     results = torch.zeros(len(truths), 3, dtype=run.dtype, device=device)
     kept = results.new_zeros(len(truths), run.images.classes if logits else 0)
     order = torch.cat(mine) if mine else torch.arange(0)
-    if device.type == "cuda" or run.execution.compile:  # one shape, hence one graph: some images come again
+    if device.type == "cuda" or run.placement.compile:  # one shape, hence one graph: some images come again
         order = F.pad(order, (0, -len(order) % len(batches[0])))
     for indices, pixels in zip(mine, split.loader.batches(order.numpy()), strict=True):
         seen = slice(int(indices[0]), int(indices[-1]) + 1)
@@ -276,7 +279,7 @@ def describe(
         **{key: value for key, value in asdict(trained).items() if value is not None},
         **NOT_EVALUATED,
         **(NOT_AVERAGED if run.averages else {}),
-        **{f"val_{metric.name}": None for metric in run.execution.metrics},
+        **{f"val_{metric.name}": None for metric in run.placement.metrics},
         **scores,
         "weight_norm_early": _norm(run.parts.parameters(run.network, "early")),
         "weight_norm_late": _norm(run.parts.parameters(run.network, "late")),

@@ -51,45 +51,11 @@ from seal_ray.training.writer import Writer, copied
 
 if TYPE_CHECKING:
     from seal_ray.data.loaders import Loader
-    from seal_ray.metrics import Metric
-    from seal_ray.recipe import Recipe
+    from seal_ray.recipe import Placement, Recipe
     from seal_ray.runs.folder import Store
 
 EVALUATION_BATCH = 256
 """Images in an evaluation batch: the same for any number of workers, since it may decide last bits."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a process trains; never what it computes, beyond the last bits that a fingerprint explains.
-
-    threads: of an operation on the CPU. resident: whether a GPU's memory holds the images where they take a
-    quarter of it at most, or of its share `gpus_per_worker`. cuda_graphs: whether a GPU replays steps.
-    moments: which to keep. track_examples: whether to keep which validation images each evaluation had right.
-    metrics: what else each evaluation computes. checkpoint_epochs, checkpoint_seconds: how often epochs are
-    committed, by seconds unless they are None; see `recipe.CheckpointEvery`. overlap: whether training goes
-    on while a checkpoint is written.
-    """
-
-    threads: int = 1
-    loader: str = "torch"
-    channels_last: bool = True
-    compile: bool = False
-    deterministic: bool = True
-    resident: bool = True
-    cuda_graphs: bool = True
-    gpus_per_worker: float = 1.0
-    eval_every: int = 1
-    moments: tuple[str, ...] = ("ascended", "relearned")
-    track_examples: bool = False
-    metrics: tuple[Metric, ...] = ()
-    checkpoint_epochs: int = 1
-    checkpoint_seconds: float | None = None
-    overlap: bool = True
-
-
-EXECUTION = ("threads", "loader", "deterministic", "compile", "channels_last")
-"""What of the execution may decide last bits (the loader where images are JPEG)."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +75,14 @@ class Run:
     """The state of a run on one worker, from its last checkpoint or from its initial weights."""
 
     def __init__(
-        self, recipe: Recipe, images: Images, store: Store | None, world: World, execution: Execution
+        self, recipe: Recipe, images: Images, store: Store | None, world: World, placement: Placement
     ) -> None:
         self.recipe, self.images, self.store = recipe, images, store
-        self.world, self.execution = world, execution
+        self.world, self.placement = world, placement
         self.id = run_id(recipe, images.identity)
         self.accumulation = _accumulation(recipe.shards, world.workers)
         check_precision(recipe.precision, world.device)
-        self.memory_format = torch.channels_last if execution.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if placement.channels_last else torch.contiguous_format
 
         shard = recipe.batch_size // recipe.shards
         self.pairs = takes_partners(recipe.loss)
@@ -155,7 +121,7 @@ class Run:
 
         self.network = self._on_device(self._build(stream(recipe.seed, "init")))
         self.mask = FeatureMask(self.network) if recipe.model.dropout else None
-        compiled = torch.compile(self.network) if execution.compile else self.network
+        compiled = torch.compile(self.network) if placement.compile else self.network
         self.forward = cast("nn.Module", compiled)
         self.parts = Parts.of(self.network, recipe.method.split_at)
         self.carried: dict[str, dict[str, Tensor]] = {}
@@ -300,7 +266,7 @@ class Run:
     def evaluates(self, phase: Phase, position: Position) -> bool:
         """Whether this epoch is followed by an evaluation: every so many, and at the end of a phase."""
         done = position.epoch + 1
-        return done % self.execution.eval_every == 0 or done == self.first + phase.epochs
+        return done % self.placement.eval_every == 0 or done == self.first + phase.epochs
 
     def hash_weights(self) -> None:
         """Copy the weights as the epoch at hand leaves them; `weights_sha256` is of those."""
@@ -346,23 +312,25 @@ class Run:
         """The leader's part of a commit; returns whether a stop was asked for."""
         if self.store is None:
             return False
-        if self.execution.track_examples and self.right is not None:
+        if self.placement.track_examples and self.right is not None:
             self._examples.append((self._position(), self.right.cpu().numpy()))
         self.right = None
         self.writer.wait()
         stop = self.store.stop_requested()
         if stop or moments or self._is_due():
             self._commit(self.store, moments, generation)
-            if stop or moments or not self.execution.overlap:
+            # Elastic workers may be started anew after each epoch.
+            if stop or moments or not isinstance(self.placement.workers, int):
                 self.writer.wait()
         return stop
 
     def _is_due(self) -> bool:
         """Whether the last epoch is to be committed, wherever it is."""
-        seconds = self.execution.checkpoint_seconds
-        if seconds is not None:
-            return time.monotonic() - self._begun >= seconds
-        return bool((self.rows[-1]["epoch"] + 1) % self.execution.checkpoint_epochs == 0)
+        every = self.placement.checkpoint_every
+        if every.seconds is not None:
+            return time.monotonic() - self._begun >= every.seconds
+        assert every.epochs is not None  # one of the two is given
+        return bool((self.rows[-1]["epoch"] + 1) % every.epochs == 0)
 
     def _commit(self, store: Store, moments: list[str], generation: int) -> None:
         """Let the last epoch be written.
@@ -383,7 +351,7 @@ class Run:
             moment = replace(whole, carried={key: held for key, held in state.items() if key != AVERAGED})
             mean = replace(moment, weights=averaged(), weights_sha256=None)
             for name in moments:
-                if name in self.execution.moments:
+                if name in self.placement.keep.moments:
                     store.keep_moment(name, generation, mean if name == AVERAGED else moment)
             for position, right in examples:
                 store.keep_examples(position, right)
@@ -418,23 +386,27 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the last bits: bit-identical is claimed between equal fingerprints only."""
-        execution = asdict(self.execution)
+        placement = self.placement
         cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         cuda = self.world.device.type == "cuda"
         return {
             "workers": self.world.workers,
             "device": torch.cuda.get_device_name(self.world.device) if cuda else cpu,
             "torch": torch.__version__,
-            **{key: execution[key] for key in EXECUTION},
+            "threads": placement.cpu_threads,
+            "loader": self.images.loader,
+            "deterministic": placement.deterministic,
+            "compile": placement.compile,
+            "channels_last": placement.channels_last,
         }
 
     def _loaders(self, batch_size: int) -> tuple[Loader, Loader]:
         """Of the training images and of the validation images."""
         images, device = self.images, self.world.device
         train, val = images.open("train", batch_size), images.open("val", EVALUATION_BATCH)
-        if not (self.execution.resident and device.type == "cuda"):
+        if self.placement.resident == "off" or device.type != "cuda":
             return train, val
-        memory = torch.cuda.get_device_properties(device).total_memory * self.execution.gpus_per_worker
+        memory = torch.cuda.get_device_properties(device).total_memory * self.placement.gpus_per_worker
         if not resident_bytes(len(train.labels) + len(val.labels), images.size, memory):
             return train, val
         return (
@@ -530,7 +502,7 @@ class Run:
 
     def _keep(self, moments: list[str], generation: int) -> None:
         for name in moments:
-            if self.store and name in self.execution.moments:
+            if self.store and name in self.placement.keep.moments:
                 self.store.keep_moment(name, generation, self._snapshot(self.network.state_dict()))
 
 

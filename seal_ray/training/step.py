@@ -120,7 +120,7 @@ def is_captured(run: Run, phase: Phase) -> bool:
     recipe = run.recipe
     return (
         run.world.device.type == "cuda"
-        and run.execution.cuda_graphs
+        and run.placement.cuda_graphs == "auto"
         and run.world.workers == 1
         and isinstance(run.network, DRAWING_NOTHING)
         and isinstance(recipe.optimizer, Sgd)

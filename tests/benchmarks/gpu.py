@@ -28,11 +28,11 @@ from seal_ray.data.images import Images
 from seal_ray.device import prepare_process, usable_cores
 from seal_ray.errors import SealRayError
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.runs.folder import open_store
 from seal_ray.tracking.environment import git_commit
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.step import cuda_graph, is_captured
 from seal_ray.training.world import World
 from tests.benchmarks.measure import Result, Skipped, happened
@@ -72,11 +72,11 @@ class Bench:
             }
         )
 
-    def run(self, network: int, precision: str = "fp32", **execution: Any) -> Run:
+    def run(self, network: int, precision: str = "fp32", **placement: Any) -> Run:
         prepare_process(self.device, deterministic=True, precision=precision)
         images = Images.from_dataset(self.data.dataset, loader="torch")
         world = World(device=self.device)
-        return Run(self.recipe(network, precision), images, None, world, Execution(**execution))
+        return Run(self.recipe(network, precision), images, None, world, Placement.model_validate(placement))
 
     def images_per_second(self, epoch: Callable[[], float]) -> float:
         """The most of some turns, after one that is not measured."""
@@ -98,10 +98,10 @@ def replay(bench: Bench) -> Iterator[Line]:
     bench.needs_cuda("a replay")
     images = Images.from_dataset(bench.data.dataset, loader="torch")
     found = []
-    for graphs in (True, False):
+    for graphs in ("auto", "off"):
         prepare_process(bench.device, deterministic=True, precision="fp32")
-        execution = Execution(cuda_graphs=graphs)
-        epochs = fit(bench.recipe(-1), images, world=World(device=bench.device), execution=execution)
+        placement = Placement.model_validate({"cuda_graphs": graphs})
+        epochs = fit(bench.recipe(-1), images, world=World(device=bench.device), placement=placement)
         found.append([result.row["weights_sha256"] for result in epochs])
     same = sum(one == other for one, other in zip(*found, strict=True))
     yield Result("epochs of which a replay has the bits of single operations", same, "of 4", at_least=4)
@@ -114,12 +114,15 @@ def speeds(bench: Bench, network: int, precision: str) -> Iterator[Line]:
     yield Result(f"{name}: bare loop over batches on the device", bare, "images/s")
     if limit is not None:
         yield Result(f"{name}: the same, replayed", limit, "images/s")
-    ways = {"one operation after the other": {"cuda_graphs": False}, "as shipped": {}}
+    ways: dict[str, dict[str, Any]] = {
+        "one operation after the other": {"cuda_graphs": "off"},
+        "as shipped": {},
+    }
     if precision == "bf16" and bench.device.type == "cuda":
         ways["compiled"] = {"compile": True}
     shipped = 0.0
-    for way, execution in ways.items():
-        run = bench.run(network, precision, **execution)
+    for way, placement in ways.items():
+        run = bench.run(network, precision, **placement)
         ((_, phase),) = list(run.phases())[:1]
         captured = bench.device.type == "cuda" and way != "one operation after the other"
         happened(is_captured(run, phase) == captured, f"{name} {way}: captured is {not captured}")
@@ -137,7 +140,7 @@ def speeds(bench: Bench, network: int, precision: str) -> Iterator[Line]:
 
 def by_hand(bench: Bench, network: int, precision: str) -> tuple[float, float | None]:
     """Images a second of a loop over batches that lie on the device: as it is, and as a CUDA graph."""
-    run = bench.run(network, precision, cuda_graphs=False)
+    run = bench.run(network, precision, cuda_graphs="off")
     batches = [(x.clone(), y.clone()) for ((x, y, _),) in run.training_epoch(Position(0, 1))]
     model = run.network.train()
     fused = bench.device.type == "cuda"

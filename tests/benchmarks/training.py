@@ -26,10 +26,10 @@ from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.training.loop import Trained, evaluate, train_epoch
 from seal_ray.training.optimizer import set_learning_rate
-from seal_ray.training.run import EVALUATION_BATCH, Execution, Run
+from seal_ray.training.run import EVALUATION_BATCH, Run
 from seal_ray.training.step import training_step
 from seal_ray.training.world import World
 from tests.benchmarks.measure import Result, best_of
@@ -79,7 +79,7 @@ def recipe(width: int, shards: int = 1) -> Recipe:
 
 def open_run(data: BenchData, width: int, shards: int = 1, loader: Any = "ffcv") -> Run:
     images = Images.from_dataset(data.dataset, loader=loader)
-    return Run(recipe(width, shards), images, None, World.current(), Execution(loader=loader))
+    return Run(recipe(width, shards), images, None, World.current(), Placement())
 
 
 def epochs_of(run: Run) -> Callable[..., Trained]:
@@ -113,7 +113,7 @@ def torchvision_loader(data: BenchData, workers: int, batch_size: int = BATCH) -
 
 def loading(data: BenchData) -> Iterator[Result]:
     images = Images.from_dataset(data.dataset, loader="ffcv")
-    run = Run(recipe(16), images, None, World(), Execution(loader="ffcv"))
+    run = Run(recipe(16), images, None, World(), Placement())
     plain = torchvision_loader(data, 2)
 
     def ours() -> None:

@@ -20,8 +20,8 @@ from seal_ray.streams import stream
 from seal_ray.testing import on_ranks
 from tests.runs import (
     EVERYTHING,
-    Execution,
     checkpoint,
+    keeping,
     open_store,
     same_state,
     same_tensors,
@@ -32,7 +32,7 @@ from tests.runs import (
 )
 
 EMA, SWA = {"name": "ema", "decay": 0.7}, {"name": "swa", "share": 0.5}
-EXECUTION = Execution(moments=(*EVERYTHING, "averaged"))
+PLACEMENT = keeping((*EVERYTHING, "averaged"))
 IMAGES = tiny_images(train=600)
 ONE_STEP: dict[str, Any] = {
     "method": "llf",
@@ -74,7 +74,7 @@ def test_the_averaged_network_is_that_of_torch_and_what_is_evaluated(
 ) -> None:
     recipe = tiny_recipe(averaging=averaging, **ONE_STEP)
     store = open_store(recipe, tmp_path, images=IMAGES)
-    train_run(recipe, tmp_path, images=IMAGES, execution=EXECUTION)
+    train_run(recipe, tmp_path, images=IMAGES, placement=PLACEMENT)
     for generation in range(2):  # the second does not know of the first
         network = by_torch(store, recipe.model.build(3, torch.Generator()), averaging, generation)
         kept, parameters = store.moment("averaged", generation), dict(network.named_parameters())
@@ -113,7 +113,7 @@ def train_all(folder: str, interrupted: bool) -> None:
     for index, (method, averaging) in enumerate(CASES):
         recipe = recipe_of(method, averaging)
         for _ in range(6 if interrupted else 1):
-            train_run(recipe, f"{folder}/{index}", epochs=1 if interrupted else None, execution=EXECUTION)
+            train_run(recipe, f"{folder}/{index}", epochs=1 if interrupted else None, placement=PLACEMENT)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.sharing import Branch, branch
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
-from tests.runs import EVERYTHING, case_id, same_state, tiny_images, tiny_recipe, without_speeds
+from tests.runs import EVERYTHING, case_id, keeping, same_state, tiny_images, tiny_recipe, without_speeds
 
 SEAL = {"name": "seal", "ascent_rate": 0.3}
 RISING = {"name": "seal", "ascent_rate": {"rise": 0.5, "start": 0.1}}
@@ -45,8 +44,8 @@ def train_in(
     store.record_generations(generation_keys(recipe, IMAGES.identity), moments)
     store.mend()  # as a launch does
     taken = branch(store, recipe, IMAGES.identity, moments) if share else None
-    execution = Execution(moments=moments, threads=threads)
-    for trained, _ in enumerate(fit(recipe, IMAGES, store=store, execution=execution), start=1):
+    placement = keeping(moments, threads=threads)
+    for trained, _ in enumerate(fit(recipe, IMAGES, store=store, placement=placement), start=1):
         if trained == epochs:
             break
     return taken

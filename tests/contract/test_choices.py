@@ -10,9 +10,9 @@ import torch
 
 from seal_ray.augmentations import AUGMENTATIONS
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.testing import on_ranks
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
@@ -76,7 +76,7 @@ def test_one_result_for_any_number_of_workers() -> None:
 def test_mixed_images_have_mixed_targets_and_each_augmentation_has_its_own_draws() -> None:
     def epoch(*then: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         recipe = tiny_recipe(augment={"crop_padding": 2, "then": then}, batch_size=12)
-        run = Run(recipe, tiny_images(), None, World(), Execution())
+        run = Run(recipe, tiny_images(), None, World(), Placement())
         return [(x, y) for step in run.training_epoch(Position(0, 1)) for x, y, _ in step]
 
     plain, cut, both = epoch(), epoch("cutmix"), epoch("cutmix", "cutout")
@@ -90,7 +90,7 @@ def test_mixed_images_have_mixed_targets_and_each_augmentation_has_its_own_draws
 
 def test_the_way_through_floats_gives_the_images_of_the_way_through_bytes() -> None:
     plain, jittered = (
-        Run(tiny_recipe(augment={"crop_padding": 2, "then": then}), tiny_images(), None, World(), Execution())
+        Run(tiny_recipe(augment={"crop_padding": 2, "then": then}), tiny_images(), None, World(), Placement())
         for then in (
             [],
             [{"name": "colour_jitter", "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}],

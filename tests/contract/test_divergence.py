@@ -11,8 +11,9 @@ import pytest
 
 from seal_ray.errors import Diverged, SealRayError
 from seal_ray.phases.schedule import Position
+from seal_ray.recipe import Placement
 from seal_ray.testing import on_ranks
-from tests.runs import Execution, open_store, tiny_recipe, train_run, without_speeds
+from tests.runs import open_store, tiny_recipe, train_run, without_speeds
 
 LATER: dict[str, Any] = {"method": {"name": "seal", "ascent_rate": 1e30}}
 """Generation 0 goes well; the first ascent explodes."""
@@ -103,7 +104,7 @@ def test_weights_that_explode_in_the_last_step_are_noticed_in_the_same_epoch(
         optimizer={"lr": 3e38, "warmup_share": 0.0},
     )
     with pytest.raises(Diverged, match="generation 0, epoch 0"):
-        train_run(recipe, tmp_path, execution=Execution(eval_every=eval_every))
+        train_run(recipe, tmp_path, placement=Placement(eval_every=eval_every))
     status = open_store(recipe, tmp_path).status()
     assert status["metric"] != "train_loss"
     assert open_store(recipe, tmp_path).latest() is None

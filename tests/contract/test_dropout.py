@@ -15,11 +15,11 @@ from seal_ray.data.images import dropout_masks, epoch_order
 from seal_ray.networks import FeatureMask, build
 from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.streams import stream
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import case_id, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
@@ -160,7 +160,7 @@ def test_evaluation_and_teachers_drop_nothing() -> None:
 def test_scores_of_the_same_weights_do_not_depend_on_dropout() -> None:
     scores = []
     for p in (0.0, 0.9):
-        run = Run(dropping(p), tiny_images(), None, World(), Execution())
+        run = Run(dropping(p), tiny_images(), None, World(), Placement())
         scores.append({key: value for key, value in evaluate(run).items() if key != "seconds_eval"})
     assert scores[0] == scores[1]
 
@@ -174,7 +174,7 @@ def test_without_dropout_nothing_is_drawn_and_nothing_changes() -> None:
     assert unset == none
     assert open_store(unset, ".").run_id == open_store(none, ".").run_id
     assert open_store(unset, ".").run_id != open_store(dropping(0.5), ".").run_id
-    run = Run(none, tiny_images(), None, World(), Execution())
+    run = Run(none, tiny_images(), None, World(), Placement())
     assert all(keep is None for shards in run.training_epoch(Position(0, 0)) for _, _, keep in shards)
     # A chance of 1e-30 keeps every feature, times exactly 1: other code, the same bits.
     assert digests(unset) == digests(dropping(1e-30))

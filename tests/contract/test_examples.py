@@ -9,16 +9,15 @@ import pytest
 
 from seal_ray.errors import CheckpointError
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.sharing import branch
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
-from tests.runs import EVERYTHING, open_store, tiny_images, tiny_recipe, train_run
+from tests.runs import EVERYTHING, keeping, open_store, tiny_images, tiny_recipe, train_run
 
-TRACKING = Execution(moments=EVERYTHING, track_examples=True)
+TRACKING = keeping(EVERYTHING, track_examples=True)
 SEAL = {"name": "seal", "ascent_rate": 0.3}
 
 
@@ -34,14 +33,14 @@ def accuracies(store: Store) -> list[float | None]:
 def test_what_was_right_adds_up_to_the_accuracy_at_every_epoch_across_resumes(tmp_path: Path) -> None:
     recipe = tiny_recipe(SEAL)
     for _ in range(12):
-        train_run(recipe, tmp_path, epochs=1, execution=TRACKING)
+        train_run(recipe, tmp_path, epochs=1, placement=TRACKING)
     store = open_store(recipe, tmp_path)
     assert accuracies(store) == pytest.approx([row["val_top1"] for row in store.rows()])
     assert {len(store.examples(Position(g, e))) for g in range(3) for e in range(4)} == {17}  # type: ignore[arg-type]
 
 
 def track_on_a_rank(recipe: Recipe, folder: str) -> None:
-    train_run(recipe, folder, execution=TRACKING)
+    train_run(recipe, folder, placement=TRACKING)
 
 
 def test_two_ranks_keep_what_one_keeps(tmp_path: Path) -> None:
@@ -55,8 +54,8 @@ def test_two_ranks_keep_what_one_keeps(tmp_path: Path) -> None:
 
 def test_an_epoch_without_evaluation_keeps_nothing(tmp_path: Path) -> None:
     recipe = tiny_recipe("normal", budget={"epochs": 4, "generation_length": 4})
-    execution = Execution(eval_every=3, track_examples=True)
-    train_run(recipe, tmp_path, execution=execution)
+    placement = Placement(eval_every=3, track_examples=True)
+    train_run(recipe, tmp_path, placement=placement)
     kept = [accuracy is not None for accuracy in accuracies(open_store(recipe, tmp_path))]
     assert kept == [False, False, True, True]
 
@@ -75,7 +74,7 @@ def test_a_branched_run_has_those_of_the_shared_epochs(tmp_path: Path) -> None:
         store = Store(tmp_path / identity, identity)
         store.record_generations(generation_keys(recipe, images.identity), EVERYTHING)
         branch(store, recipe, images.identity, EVERYTHING)
-        list(fit(recipe, images, store=store, execution=TRACKING))
+        list(fit(recipe, images, store=store, placement=TRACKING))
         stores.append(store)
     normal, seal = stores
     assert accuracies(seal) == pytest.approx([row["val_top1"] for row in seal.rows()])
@@ -86,7 +85,7 @@ def test_a_branched_run_has_those_of_the_shared_epochs(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     recipe = tiny_recipe("normal")
-    train_run(recipe, tmp_path, epochs=1, execution=TRACKING)
+    train_run(recipe, tmp_path, epochs=1, placement=TRACKING)
     (path,) = (tmp_path / "examples").iterdir()
     for damage in ("", "{}", '{"count": 3, "right": "xy"}', "[1]"):
         path.write_text(damage)

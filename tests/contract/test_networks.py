@@ -20,7 +20,7 @@ from seal_ray.networks import Parts, loose_parameters, outline, residual_blocks,
 from seal_ray.phases.edits import EditContext, Reinit
 from seal_ray.phases.schedule import Position
 from seal_ray.plugins import PluginFile, using
-from seal_ray.recipe import Job, Recipe, check_images, dump_job
+from seal_ray.recipe import Job, Placement, Recipe, check_images, dump_job
 from seal_ray.runs.export import export
 from seal_ray.runs.lineage import run_id
 from seal_ray.streams import stream
@@ -28,7 +28,7 @@ from seal_ray.testing import CheckFailed, check_network, network_checks, on_rank
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.plugins import of_docs
-from tests.runs import Execution, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
+from tests.runs import checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
 
 CODE = '''
 from __future__ import annotations
@@ -247,7 +247,7 @@ FORGETTING = [{"name": name} for name in ("shrink_perturb", "layerwise", "dnr", 
 @every_network
 def test_every_way_to_forget_works_for_it(kind: str, method: dict[str, Any]) -> None:
     recipe = recipe_of(kind, method)
-    run = Run(recipe, images_of(), None, World(), Execution())
+    run = Run(recipe, images_of(), None, World(), Placement())
     run.first, run.next = 0, Position(1, 0)
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     run.edit(recipe.method.phases(1, recipe.budget)[0], 1)
@@ -259,7 +259,7 @@ def test_every_way_to_forget_works_for_it(kind: str, method: dict[str, Any]) -> 
 
 def test_what_a_network_draws_depends_on_seed_and_position_alone() -> None:
     recipe = recipe_of("mine", drop=0.5)
-    run = Run(recipe, images_of(), None, World(), Execution())
+    run = Run(recipe, images_of(), None, World(), Placement())
 
     def drawn(step: int, shard: int) -> torch.Tensor:
         run.step = step

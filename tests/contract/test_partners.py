@@ -13,10 +13,10 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from seal_ray.data.images import epoch_order, with_partners
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import (
     MAIN_CASES,
@@ -77,7 +77,7 @@ def test_partners_are_a_function_of_the_position_and_the_image_alone() -> None:
 @pytest.mark.parametrize("augment", [{"crop_padding": 0, "flip": False}, {"crop_padding": 2}], ids=str)
 def test_a_shard_is_followed_by_the_images_of_its_partners(augment: dict[str, Any]) -> None:
     images = tiny_images()
-    run = Run(paired(augment=augment), images, None, World(), Execution())
+    run = Run(paired(augment=augment), images, None, World(), Placement())
     own = run.epoch_order(Position(0, 1))
     order = with_partners(own, run.indices, run.labels, seed=0, generation=0, epoch=1)
     (step,) = run.training_epoch(Position(0, 1))
@@ -96,7 +96,7 @@ def test_a_shard_is_followed_by_the_images_of_its_partners(augment: dict[str, An
 def test_an_image_that_is_its_own_partner_is_cropped_anew() -> None:
     """Of three images of three classes each is its own partner."""
     changes: dict[str, Any] = {"data": {"path": "unused"}, "batch_size": 3, "shards": 1}
-    run = Run(paired(augment={"crop_padding": 8}, **changes), tiny_images(3), None, World(), Execution())
+    run = Run(paired(augment={"crop_padding": 8}, **changes), tiny_images(3), None, World(), Placement())
     ((own, labels, _), (other, again, _)) = next(run.training_epoch(Position(0, 1)))
     assert labels.tolist() == again.tolist()
     assert all(not torch.equal(a, b) for a, b in zip(own, other, strict=True))  # 17 x 17 places for each

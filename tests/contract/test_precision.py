@@ -15,11 +15,11 @@ from torch._dynamo.utils import counters
 from seal_ray.device import check_precision
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.phases.schedule import Position
-from seal_ray.recipe import Recipe, load_job
+from seal_ray.recipe import Placement, Recipe, load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import EpochResult, fit
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
@@ -37,16 +37,17 @@ ONE_EPOCH: dict[str, Any] = {
 IMAGES = tiny_images(size=32)
 
 
-def first_row(execution: Execution, **changes: Any) -> dict[str, Any]:
+def first_row(placement: Placement, **changes: Any) -> dict[str, Any]:
     """The metrics of one epoch."""
     recipe = tiny_recipe(**ONE_EPOCH, **changes)
-    return dict(train_run(recipe, None, images=IMAGES, execution=execution)[0].row)
+    return dict(train_run(recipe, None, images=IMAGES, placement=placement)[0].row)
 
 
-def train(recipe: Recipe, storage: Path, epochs: int | None = None, **execution: Any) -> Store:
+def train(recipe: Recipe, storage: Path, epochs: int | None = None, **placement: Any) -> Store:
     """Train in `storage`, for at most so many epochs."""
     store = open_store(storage, recipe, IMAGES, checkpoints=99)
-    for count, _ in enumerate(fit(recipe, IMAGES, store=store, execution=Execution(**execution)), start=1):
+    trained = fit(recipe, IMAGES, store=store, placement=Placement.model_validate(placement))
+    for count, _ in enumerate(trained, start=1):
         if count == epochs:
             break
     return store
@@ -67,14 +68,14 @@ def test_bf16_in_software_is_refused_at_the_start_and_not_in_the_recipe(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     recipe = tiny_recipe(precision="bf16")
     with pytest.raises(ConfigError, match=r"recipe\.precision: this cpu has no fast bf16; use fp32"):
-        Run(recipe, tiny_images(), None, World(), Execution())
+        Run(recipe, tiny_images(), None, World(), Placement())
     path = tmp_path / "job.yaml"
     path.write_text(
         "recipe:\n  data: {path: x}\n  method: seal\n  budget: {epochs: 8, generation_length: 4}\n"
         "  precision: bf16\n"
     )
     assert load_job(path).recipe.precision == "bf16"
-    Run(tiny_recipe(), tiny_images(), None, World(), Execution())  # fp32 needs nothing
+    Run(tiny_recipe(), tiny_images(), None, World(), Placement())  # fp32 needs nothing
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16"])
@@ -108,7 +109,7 @@ def test_tf32_on_a_cpu_is_refused_before_anything_is_written(tmp_path: Path) -> 
 @needs_bf16
 def test_bf16_is_close_to_fp32_and_keeps_its_state_in_fp32(tmp_path: Path) -> None:
     store = train(tiny_recipe(precision="bf16", **ONE_EPOCH), tmp_path)
-    (row,), plain = store.rows(), first_row(Execution())
+    (row,), plain = store.rows(), first_row(Placement())
     close(dict(row), plain, 0.05, ["train_loss", "weight_norm_early", "weight_norm_late"])
     assert row["train_loss"] != plain["train_loss"]
     saved = store.at(Position(0, 0))
@@ -125,7 +126,7 @@ def test_fp64_keeps_and_resumes_its_state_in_fp64_and_is_close_to_fp32(tmp_path:
     saved = whole.at(Position(1, 1))
     tensors = {**saved.weights, **saved.optimizer, **saved.carried["teacher"]}
     assert {t.dtype for name, t in tensors.items() if "num_batches" not in name} == {torch.float64}
-    one, plain = first_row(Execution(), precision="fp64"), first_row(Execution())
+    one, plain = first_row(Placement(), precision="fp64"), first_row(Placement())
     close(one, plain, rel=1e-4)
     assert one["train_loss"] != float(np.float32(one["train_loss"]))
 
@@ -146,7 +147,7 @@ def test_a_bf16_run_resumed_at_every_epoch_is_bit_identical(tmp_path: Path, meth
 
 
 def test_the_memory_format_changes_last_bits_at_most() -> None:
-    last, plain = (first_row(Execution(channels_last=flag)) for flag in (True, False))
+    last, plain = (first_row(Placement(channels_last=flag)) for flag in (True, False))
     close(last, plain, rel=1e-4)
 
 
@@ -177,7 +178,7 @@ def captured(recipe_changes: dict[str, Any]) -> list[str]:
     real = torch.compile
     torch.compile = lambda network: real(network, backend="aot_eager")
     try:
-        results = train_run(tiny_recipe(**recipe_changes), None, execution=Execution(compile=True))
+        results = train_run(tiny_recipe(**recipe_changes), None, placement=Placement(compile=True))
     finally:
         torch.compile = real
     assert counters["stats"]["unique_graphs"] > 0
@@ -212,7 +213,7 @@ def test_a_network_is_captured_anew_by_no_later_phase_nor_by_the_last_batch_of_a
     monkeypatch.setattr(torch, "compile", lambda network: real(network, backend="aot_eager"))
     recipe = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 6, "generation_length": 2})
     graphs = []
-    for result in fit(recipe, tiny_images(val=300), execution=Execution(compile=True)):
+    for result in fit(recipe, tiny_images(val=300), placement=Placement(compile=True)):
         graphs.append((result.row["phase"], counters["stats"]["unique_graphs"]))
     phases = ["learn", "learn", "ascend", "relearn", "ascend", "relearn"]
     assert graphs == [(phase, graphs[0][1]) for phase in phases]
@@ -228,5 +229,5 @@ def test_a_captured_network_trains_alike_on_two_ranks(compiler: None) -> None:
 @pytest.mark.faults
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains_close_to_the_plain_one(compiler: None) -> None:
-    compiled, plain = (first_row(Execution(compile=flag)) for flag in (True, False))
+    compiled, plain = (first_row(Placement(compile=flag)) for flag in (True, False))
     close(compiled, plain, rel=1e-2)

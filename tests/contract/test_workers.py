@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate, fit
@@ -17,7 +17,6 @@ from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import (
     CASES,
-    Execution,
     case_id,
     checkpoint,
     open_store,
@@ -133,7 +132,7 @@ def test_runs_that_take_turns_leave_each_other_and_the_caller_their_threads() ->
     alone = [result.row["weights_sha256"] for result in train_run(recipe, None, 3, images=images)]
     torch.set_num_threads(3)
     try:
-        first, second = (fit(recipe, images, execution=Execution(threads=n)) for n in (1, 2))
+        first, second = (fit(recipe, images, placement=Placement(threads=n)) for n in (1, 2))
         seen = []
         for _ in range(3):
             seen.append(next(first).row["weights_sha256"])
@@ -149,7 +148,7 @@ def test_runs_that_take_turns_leave_each_other_and_the_caller_their_threads() ->
 def test_going_on_with_threads_set_by_hand_is_warned_of(tmp_path: Path) -> None:
     train_run(tiny_recipe(), tmp_path, 1)
     with pytest.warns(SealRayWarning, match=r"another fingerprint \(threads 1 -> 2\)"):
-        train_run(tiny_recipe(), tmp_path, 1, execution=Execution(threads=2))
+        train_run(tiny_recipe(), tmp_path, 1, placement=Placement(threads=2))
 
 
 def trained(folder: str) -> None:
@@ -182,17 +181,17 @@ def test_two_shards_in_one_process_give_the_bits_of_two_ranks(
 
 def test_workers_that_do_not_divide_the_shards_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"placement\.workers: 3 workers cannot share 2 shards"):
-        Run(tiny_recipe(), tiny_images(), None, World(0, 3), Execution())
+        Run(tiny_recipe(), tiny_images(), None, World(0, 3), Placement())
 
 
 def scores(val: int) -> dict[str, Any]:
-    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World.current(), Execution())
+    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World.current(), Placement())
     return {key: value for key, value in evaluate(run).items() if key != "seconds_eval"}
 
 
 @pytest.mark.parametrize("val", [1, 17, 257, 600])
 def test_each_validation_image_counts_once_at_any_number_of_ranks(val: int) -> None:
-    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World(), Execution())
+    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World(), Placement())
     run.network.eval()
     pixels = torch.cat(list(run.validation.loader.batches(torch.arange(val).numpy())))
     x = (pixels.double() / 255 - torch.tensor(run.images.mean)) / torch.tensor(run.images.std)
@@ -222,7 +221,7 @@ def resumed_with_own_storage(folder: str) -> str:
     world = World.current()
     store = open_store(tiny_recipe(), f"{folder}/rank{world.rank}")
     try:
-        Run(tiny_recipe(), tiny_images(), store, world, Execution())
+        Run(tiny_recipe(), tiny_images(), store, world, Placement())
     except CheckpointError as error:
         return str(error)
     return "resumed"

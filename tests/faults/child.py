@@ -23,7 +23,7 @@ from seal_ray.recipe import Recipe
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
-from tests.runs import EVERYTHING, Execution, same_state, tiny_images, without_speeds
+from tests.runs import EVERYTHING, keeping, same_state, tiny_images, without_speeds
 
 IMAGES = 120
 """Training images: ten steps an epoch, so that a kill within one has somewhere to fall."""
@@ -39,8 +39,8 @@ def train(recipe: Recipe, folder: str, position: Position | None = None, point: 
     """Go on with the run in `folder` to its end, or to `point` of the epoch at `position`."""
     if position is not None:
         die_at(position, point)
-    store, execution = store_of(recipe, Path(folder)), Execution(moments=EVERYTHING)
-    for _ in seal_ray.training.loop.fit(recipe, tiny_images(train=IMAGES), store=store, execution=execution):
+    store, placement = store_of(recipe, Path(folder)), keeping(EVERYTHING)
+    for _ in seal_ray.training.loop.fit(recipe, tiny_images(train=IMAGES), store=store, placement=placement):
         pass
 
 

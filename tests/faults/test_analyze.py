@@ -19,8 +19,8 @@ from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import dump_job
 from seal_ray.storage.files import write_durably
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
 from tests.faults.conftest import environment, images_of, make_job, processes_marked
+from tests.runs import keeping
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 CHANGES = ["curvature.images=40", "curvature.steps=10", "curvature.top=2"]
@@ -55,8 +55,8 @@ def run(digits: Path, tmp_path: Path) -> Path:
     keep = {"moments": ["init", "ascended", "relearned"]}
     job = make_job(digits, tmp_path / "runs", {"name": "seal", "ascent_rate": 0.5}, keep=keep)
     planned = prepare_job(job)
-    execution = Execution(moments=("init", "ascended", "relearned"))
-    list(fit(planned.job.recipe, images_of(planned.job), store=planned.store, execution=execution))
+    placement = keeping(("init", "ascended", "relearned"))
+    list(fit(planned.job.recipe, images_of(planned.job), store=planned.store, placement=placement))
     write_durably(planned.store.folder / "job.yaml", dump_job(planned.job).encode())
     return planned.store.folder
 

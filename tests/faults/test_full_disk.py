@@ -17,7 +17,7 @@ from seal_ray.training.loop import EpochResult, fit
 from tests.faults.conftest import Launch, make_job, same_as_undisturbed
 from tests.runs import (
     EVERYTHING,
-    Execution,
+    keeping,
     open_store,
     same_state,
     tiny_images,
@@ -34,8 +34,8 @@ def test_from_a_write_that_fails_on_nothing_committed_is_lost(
     call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 6, "generation_length": 2})
-    execution = Execution(moments=EVERYTHING)
-    whole = train_run(recipe, tmp_path / "whole", execution=execution)
+    placement = keeping(EVERYTHING)
+    whole = train_run(recipe, tmp_path / "whole", placement=placement)
     calls, fsync = 0, os.fsync
 
     def full(descriptor: int) -> None:
@@ -49,10 +49,10 @@ def test_from_a_write_that_fails_on_nothing_committed_is_lost(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(CheckpointError, match=r"cannot save \(No space left on device\); everything com"):
-            done.extend(fit(recipe, tiny_images(), store=store, execution=execution))
+            done.extend(fit(recipe, tiny_images(), store=store, placement=placement))
     latest = store.latest()
     assert (len(latest.rows) if latest else 0) >= len(done) - 1  # the last one was being written
-    train_run(recipe, store.folder, execution=execution)
+    train_run(recipe, store.folder, placement=placement)
     assert without_speeds(store.rows()) == without_speeds([result.row for result in whole])
     same_state(store.at(whole[-1].position), open_store(recipe, tmp_path / "whole").at(whole[-1].position))
 

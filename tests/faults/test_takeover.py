@@ -14,7 +14,7 @@ from seal_ray.errors import CheckpointError
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import hold_lease, owns, take_lead
 from seal_ray.training.loop import fit
-from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run, without_speeds
+from tests.runs import keeping, open_store, tiny_images, tiny_recipe, train_run, without_speeds
 
 DRIVER = """
 import sys, time
@@ -44,7 +44,7 @@ def test_workers_of_a_killed_driver_cannot_commit_under_a_new_owner(tmp_path: Pa
             recipe,
             tiny_images(),
             store=Store(folder, run, 99, lambda: owns(folder, token)),
-            execution=Execution(moments=()),
+            placement=keeping(()),
         )
         for _ in range(3):
             next(left)
@@ -69,12 +69,12 @@ def test_workers_that_were_cut_off_cannot_commit_beside_those_started_in_their_p
     folder, run = tmp_path / "run", open_store(recipe, tmp_path).run_id
     with hold_lease(folder) as token:
         store = Store(folder, run, 99, take_lead(folder, token))
-        cut_off = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
+        cut_off = fit(recipe, tiny_images(), store=store, placement=keeping(()))
         for _ in range(3):
             next(cut_off)
         until_written(store, 3)
         store = Store(folder, run, 99, take_lead(folder, token))
-        begun = fit(recipe, tiny_images(), store=store, execution=Execution(moments=()))
+        begun = fit(recipe, tiny_images(), store=store, placement=keeping(()))
         assert next(begun).row["global_epoch"] == 3
         with pytest.raises(CheckpointError, match="taken this run over"):
             list(cut_off)

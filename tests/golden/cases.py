@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from seal_ray.data.images import Images
-from seal_ray.recipe import Recipe
-from seal_ray.training.run import Execution
+from seal_ray.recipe import Placement, Recipe
 
 CLASSES, WIDTH = 5, 8
 
-EXECUTION = Execution(threads=1, channels_last=False)  # as theirs, so that last bits agree
+PLACEMENT = Placement(channels_last=False)  # as theirs, so that last bits agree
 SHARED_FLAGS = {
     "num_generations": 3,
     "epochs": 8,

@@ -35,7 +35,7 @@ from seal_ray.training.world import World
 from tests.golden.cases import (
     CASES,
     CLASSES,
-    EXECUTION,
+    PLACEMENT,
     SHARED_FLAGS,
     WIDTH,
     golden_images,
@@ -113,7 +113,7 @@ def forgotten(run: Run) -> Iterator[Tensor]:
 def record(name: str, folder: str) -> list[dict[str, float]]:
     """Train a case by their code: for each epoch its losses and the size of the weights."""
     recipe, images = recipe_of(name), golden_images()
-    run, ours = (Run(recipe, images, None, World(), EXECUTION) for _ in range(2))
+    run, ours = (Run(recipe, images, None, World(), PLACEMENT) for _ in range(2))
     drawn, seen, rows = list(forgotten(ours)), validation(run), []
     flags = {**SHARED_FLAGS, **CASES[name][1], "num_cls": CLASSES, "val_interval": 1, "no_wandb": 1}
     arguments = [f"--{flag}={value}" for flag, value in {**flags, "exp_dir": folder}.items()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from seal_ray.training.loop import fit
-from tests.golden.cases import CASES, EXECUTION, golden_images, recipe_of
+from tests.golden.cases import CASES, PLACEMENT, golden_images, recipe_of
 
 AUTHORS = json.loads(Path(__file__).with_name("authors.json").read_text())
 
@@ -26,7 +26,7 @@ def test_every_case_was_recorded() -> None:
 def test_every_epoch_is_the_authors(name: str) -> None:
     recipe = recipe_of(name)
     tolerance = 1e-4 if recipe.model.arch == "resnet50" else 1e-8
-    epochs = fit(recipe, golden_images(), execution=EXECUTION)
+    epochs = fit(recipe, golden_images(), placement=PLACEMENT)
     for epoch, theirs in zip(epochs, AUTHORS[name], strict=True):
         ours = {metric: epoch.row[metric] for metric in theirs}
         assert ours == pytest.approx(theirs, rel=tolerance, abs=0), epoch.position

@@ -120,6 +120,17 @@ def test_fit_with_a_storage_keeps_the_run_where_the_command_line_would(
         next(sr.fit(recipe, sr.Images.from_dataset(planned.dataset, loader="torch"), storage=tmp_path))
 
 
+def test_fit_does_of_a_placement_what_one_process_can(recipe: sr.Recipe, tmp_path: Path) -> None:
+    fields = {"loader": "torch", "eval_every": 2, "keep": {"moments": ["init"]}}
+    asked = sr.Placement.model_validate({**fields, "workers": 2, "storage": "elsewhere"})
+    rows = [epoch.row for epoch in sr.fit(recipe, storage=tmp_path, placement=asked)]
+    assert [row["val_top1"] is None for row in rows] == [True, False, True, False]
+    run = sr.load(tmp_path / rows[0]["run_id"])
+    assert run.moments == ("g000-init",)
+    held = run.job.placement
+    assert (held.workers, held.storage, held.tracking.wandb) == (1, str(tmp_path), "off")
+
+
 def test_analyses_are_found_by_moment(recipe: sr.Recipe, tmp_path: Path) -> None:
     list(sr.fit(recipe, storage=tmp_path))
     (folder,) = tmp_path.glob("llf-*")

@@ -25,7 +25,7 @@ from seal_ray.runs.cleanup import find_litter
 from seal_ray.runs.folder import Store
 from seal_ray.runs.summary import list_runs
 from seal_ray.storage.lease import lease_holder
-from tests.runs import EVERYTHING, Execution, open_store, same_state, tiny_recipe, train_run
+from tests.runs import EVERYTHING, keeping, open_store, same_state, tiny_recipe, train_run
 
 RECIPE = tiny_recipe(
     "ban", model={"arch": "resnet18", "width": 1}, budget={"epochs": 4, "generation_length": 2}
@@ -94,7 +94,7 @@ def test_a_damaged_job_file_is_a_config_error_or_another_job(damages: Any) -> No
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with two checkpoints, which carry a teacher, and all of its moments."""
     storage = tmp_path_factory.mktemp("trained")
-    train_run(RECIPE, storage / RUN, checkpoints=2, execution=Execution(moments=EVERYTHING))
+    train_run(RECIPE, storage / RUN, checkpoints=2, placement=keeping(EVERYTHING))
     job = Job(name="trial", recipe=RECIPE, placement=Placement.model_validate({"keep": {"checkpoints": 1}}))
     (storage / RUN / "job.yaml").write_text(dump_job(job))
     lease = {"host": "elsewhere", "boot": "x", "pid": 12, "started": 3.5, "token": "t", "beat": 0.0}

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from seal_ray.errors import ConfigError, SealRayError, SealRayWarning
 from seal_ray.metrics import BalancedAccuracy, CalibrationError, metric
-from seal_ray.recipe import Job, check_sendable, load_job, received_job
+from seal_ray.recipe import Job, Placement, check_sendable, load_job, received_job
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.sharing import branch
 from seal_ray.testing import check_metric, on_ranks, tiny_images, tiny_recipe
 from seal_ray.training.loop import evaluate, fit
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.plugins import of_docs, write_job
-from tests.runs import EVERYTHING, open_store, train_run
+from tests.runs import EVERYTHING, keeping, open_store, train_run
 from tests.unit.test_plugins import forget_files as forget_files
 from tests.unit.test_plugins import refused
 
@@ -80,7 +80,7 @@ def test_calibration_error_by_hand_is_in_per_cent() -> None:
 def test_rows_have_each_metric_and_the_run_is_the_same() -> None:
     recipe = tiny_recipe("normal", budget={"epochs": 4, "generation_length": 4})
     plain, rows = (
-        [epoch.row for epoch in train_run(recipe, None, execution=Execution(eval_every=3, metrics=metrics))]
+        [epoch.row for epoch in train_run(recipe, None, placement=Placement(eval_every=3, metrics=metrics))]
         for metrics in ((), (*BOTH, Mean()))
     )
     for before, row in zip(plain, rows, strict=True):
@@ -101,7 +101,7 @@ def test_logits_are_those_of_all_images_in_index_order() -> None:
             kept.extend((logits, labels))
             return 0.0
 
-    run = Run(tiny_recipe(), tiny_images(val=600), None, World(), Execution(metrics=(Keeps(),)))
+    run = Run(tiny_recipe(), tiny_images(val=600), None, World(), Placement(metrics=(Keeps(),)))
     scores = evaluate(run)
     logits, labels = kept
     assert labels.tolist() == [i % 3 for i in range(600)]
@@ -112,8 +112,8 @@ def test_logits_are_those_of_all_images_in_index_order() -> None:
 
 
 def values(val: int) -> dict[str, Any]:
-    execution = Execution(metrics=(*BOTH, Mean()))
-    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World.current(), execution)
+    placement = Placement(metrics=(*BOTH, Mean()))
+    run = Run(tiny_recipe(shards=6), tiny_images(val=val), None, World.current(), placement)
     return {key: value for key, value in evaluate(run).items() if key != "seconds_eval"}
 
 
@@ -124,22 +124,18 @@ def test_values_are_bit_for_bit_the_same_on_any_number_of_workers(val: int) -> N
     assert one["val_mean"] != 0
 
 
-def divide() -> float:
-    raise ZeroDivisionError("division by zero")
-
-
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         (float("nan"), "is nan"),
         (float("inf"), "is inf"),
-        (divide, "fails: ZeroDivisionError: division by zero"),
+        ("much", "fails: ValueError: could not convert string to float: 'much'"),
     ],
 )
 def test_what_fails_or_is_not_finite_is_null_with_a_warning(value: Any, said: str, tmp_path: Path) -> None:
-    recipe, execution = tiny_recipe("normal", budget=SHORT), Execution(metrics=(Gives(value), *BOTH))
+    recipe, placement = tiny_recipe("normal", budget=SHORT), Placement(metrics=(Gives(value), *BOTH))
     with pytest.warns(SealRayWarning, match=f"^the metric gives {said}; val_gives is null there$"):
-        results = train_run(recipe, tmp_path, execution=execution)
+        results = train_run(recipe, tmp_path, placement=placement)
     assert results[-1].status == "finished"
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["val_gives"] for row in rows] == [None, None]
@@ -153,8 +149,8 @@ def test_generations_that_another_run_has_trained_lack_what_that_did_not_compute
         store = open_store(recipe, tmp_path / run_id(recipe, images.identity))
         store.record_generations(generation_keys(recipe, images.identity), EVERYTHING)
         branch(store, recipe, images.identity, EVERYTHING)
-        execution = Execution(moments=EVERYTHING, metrics=metrics)  # type: ignore[arg-type]
-        list(fit(recipe, images, store=store, execution=execution))
+        placement = keeping(EVERYTHING, metrics=metrics)
+        list(fit(recipe, images, store=store, placement=placement))
         rows = store.rows()
     assert ["val_ece" in row for row in rows] == [False] * 4 + [True] * 8
 
@@ -179,7 +175,7 @@ def test_a_metric_of_a_plugin_file_goes_where_a_run_goes(tmp_path: Path) -> None
     logits, labels = torch.randn(40, 3, dtype=torch.float64), torch.arange(40) % 3
     expected = brier_score_loss(labels, logits.softmax(dim=1), labels=[0, 1, 2], scale_by_half=False)
     assert brier(logits, labels) == pytest.approx(expected)
-    row = next(fit(loaded.recipe, tiny_images(), execution=Execution(metrics=loaded.placement.metrics))).row
+    row = next(fit(loaded.recipe, tiny_images(), placement=Placement(metrics=loaded.placement.metrics))).row
     assert 0 < row["val_brier"] < 2
     assert Job.model_validate(loaded.model_dump() | {"placement": {}}).placement.metrics == ()
 
@@ -224,7 +220,7 @@ def test_what_is_no_metric_is_refused() -> None:
         (Gives(float("nan")), "is nan and no finite float"),
         (Gives(lambda: float(torch.rand(()))), "of the same logits is "),
         (InPlace(), "changes the logits or labels"),
-        (Gives(divide), "ZeroDivisionError: division by zero"),
+        (Gives(lambda: 1 / 0), "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_broken_promise_is_named(broken: Gives, said: str) -> None:

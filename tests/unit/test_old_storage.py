@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 from seal_ray.data.images import Images
 from seal_ray.data.staging import open_dataset
 from seal_ray.distributed.launch import begin, prepare_job
-from seal_ray.recipe import load_job
+from seal_ray.recipe import Placement, load_job
 from seal_ray.storage.lease import hold_lease
 from seal_ray.training.loop import fit
-from seal_ray.training.run import Execution
 from tests.unit.conftest import Command
 
 NORMAL, SEAL = "normal-s0-7716547bab", "seal-s0-6ecee1c593"
@@ -82,7 +81,7 @@ def test_its_recipes_are_trained_anew_and_take_nothing_over(storage: Path, digit
     with hold_lease(planned.store.folder):
         begin(planned, notes.append)
     images = Images.from_dataset(open_dataset(str(digits)), loader="torch")
-    trained = list(fit(planned.job.recipe, images, store=planned.store, execution=Execution()))
+    trained = list(fit(planned.job.recipe, images, store=planned.store, placement=Placement()))
     assert len(trained) == 4
     assert notes == []
     assert {row["trained_by"] for row in planned.store.rows()} == {planned.run_id}

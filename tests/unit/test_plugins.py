@@ -45,6 +45,7 @@ from seal_ray.sweeps.file import load_sweep
 from seal_ray.testing import tiny_images, tiny_recipe
 from seal_ray.training.loop import fit
 from tests.plugins import FOCAL, method_of_docs, of_docs, plain_method, write_job
+from tests.runs import keeping
 
 
 @pytest.fixture(autouse=True)
@@ -492,10 +493,9 @@ def test_weights_are_changed_as_the_formula_says(noisy: Path) -> None:
     store = seal_ray.open_store(noisy.parent / "runs", recipe, images)
     from seal_ray.networks import build
     from seal_ray.streams import stream
-    from seal_ray.training.run import Execution
 
     names = [name for name, _ in build("resnet18", classes=3, generator=stream(0, "")).named_parameters()]
-    list(fit(recipe, images, store=store, execution=Execution(moments=("forgotten", "relearned"))))
+    list(fit(recipe, images, store=store, placement=keeping(("forgotten", "relearned"))))
     for generation in (1, 2):
         before = store.moment("relearned", generation - 1).weights
         after = store.moment("forgotten", generation).weights

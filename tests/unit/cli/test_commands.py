@@ -26,7 +26,7 @@ from seal_ray.distributed.launch import prepare_job
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store
 from seal_ray.training.loop import fit
-from tests.runs import Execution
+from tests.runs import keeping
 from tests.sweeps import small_sweep
 from tests.unit.runs.test_summary import make_run
 
@@ -376,7 +376,7 @@ def test_a_plan_says_that_a_run_would_go_on(run: Any, digits: Path, tmp_path: Pa
     options = [f"recipe.data.path={digits}", "recipe.model.width=4", "recipe.batch_size=1000"]
     planned = prepare_job(load_job(SEAL, [*options, f"placement.storage={tmp_path}"]))
     images = Images.from_dataset(planned.dataset, loader="torch")
-    next(iter(fit(planned.job.recipe, images, store=planned.store, execution=Execution(moments=()))))
+    next(iter(fit(planned.job.recipe, images, store=planned.store, placement=keeping(()))))
     sets = [text for option in options for text in ("--set", option)]
     ended = run("plan", SEAL, *sets, "--storage", tmp_path)
     assert ended.code == 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from seal_ray.data.subset import noisy_labels, training_indices
 from seal_ray.errors import ConfigError
-from seal_ray.training.run import Execution, Run
+from seal_ray.recipe import Placement
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import tiny_images, tiny_recipe
 
@@ -80,7 +81,7 @@ def test_more_noise_keeps_the_wrong_images_of_less() -> None:
 def test_every_seed_and_method_trains_on_the_same_images_and_labels(method: str, seed: int) -> None:
     data = {"path": "unused", "per_class": 8, "label_noise": 0.3}
     recipe = tiny_recipe(method, seed=seed, data=data)
-    run = Run(recipe, tiny_images(), None, World(), Execution())
+    run = Run(recipe, tiny_images(), None, World(), Placement())
     clean = np.arange(30) % 3
     assert run.indices.tolist() == training_indices(clean, 8).tolist()
     assert run.labels.tolist() == noisy_labels(clean, 3, 0.3).tolist()
@@ -91,4 +92,4 @@ def test_every_seed_and_method_trains_on_the_same_images_and_labels(method: str,
 def test_a_subset_smaller_than_a_batch_is_a_config_error() -> None:
     recipe = tiny_recipe(data={"path": "unused", "per_class": 3})
     with pytest.raises(ConfigError, match=r"recipe\.batch_size: 12 images, but the training set has only 9"):
-        Run(recipe, tiny_images(), None, World(), Execution())
+        Run(recipe, tiny_images(), None, World(), Placement())

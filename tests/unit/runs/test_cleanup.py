@@ -17,8 +17,7 @@ from seal_ray.recipe import Job, Placement, dump_job
 from seal_ray.runs.cleanup import find_litter, remove
 from seal_ray.runs.folder import Store
 from seal_ray.storage.lease import hold_lease
-from seal_ray.training.run import Execution
-from tests.runs import EVERYTHING, open_store, tiny_recipe, train_run
+from tests.runs import EVERYTHING, keeping, open_store, tiny_recipe, train_run
 
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, "generation_length": 2})
 RUN = open_store(RECIPE, "unused").run_id
@@ -28,7 +27,7 @@ RUN = open_store(RECIPE, "unused").run_id
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that kept each of its four checkpoints and every moment."""
     folder = tmp_path_factory.mktemp("trained") / RUN
-    train_run(RECIPE, folder, execution=Execution(moments=EVERYTHING))
+    train_run(RECIPE, folder, placement=keeping(EVERYTHING))
     return folder
 
 

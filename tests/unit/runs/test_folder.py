@@ -20,7 +20,7 @@ from seal_ray.phases.schedule import Position
 from seal_ray.runs.checkpoint import Snapshot, read_snapshot, to_line, weights_sha256
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.storage.files import write_durably
-from tests.runs import EVERYTHING, Execution, same_state, tiny_images, tiny_recipe, train_run, without_speeds
+from tests.runs import EVERYTHING, keeping, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 from tests.runs import open_store as tiny_store
 
 RUN = "normal-s0-0123456789"
@@ -452,11 +452,11 @@ def test_training_that_crashed_at_a_write_ends_with_the_same_bits(tmp_path: Path
     recipe = tiny_recipe(
         {"name": "seal", "forget": "llf", "ascent_share": 0.5}, budget={"epochs": 4, "generation_length": 2}
     )
-    execution = Execution(moments=EVERYTHING)
-    whole = train_run(recipe, tmp_path / "whole", execution=execution)
+    placement = keeping(EVERYTHING)
+    whole = train_run(recipe, tmp_path / "whole", placement=placement)
     with pytest.raises(CrashError), crash_at(call):
-        train_run(recipe, tmp_path / "crashed", checkpoints=2, execution=execution)
-    train_run(recipe, tmp_path / "crashed", checkpoints=2, execution=execution)
+        train_run(recipe, tmp_path / "crashed", checkpoints=2, placement=placement)
+    train_run(recipe, tmp_path / "crashed", checkpoints=2, placement=placement)
     store = tiny_store(recipe, tmp_path / "crashed")
     assert without_speeds(store.rows()) == without_speeds([result.row for result in whole])
     for moment in sorted((tmp_path / "whole" / "moments").iterdir()):

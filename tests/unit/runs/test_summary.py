@@ -17,22 +17,22 @@ from seal_ray.recipe import Job, dump_job
 from seal_ray.runs.folder import Store
 from seal_ray.runs.summary import ascents, generation_ends, list_runs, summarise
 from seal_ray.storage.lease import hold_lease
-from tests.runs import Execution, open_store, tiny_recipe, train_run
+from tests.runs import keeping, open_store, tiny_recipe, train_run
 
-MOMENTS = Execution(moments=())
+MOMENTS = keeping(())
 
 
 def make_run(storage: Path, method: Any = "normal", epochs: int | None = None, **changes: Any) -> Store:
     """A run of 2 generations of 2 epochs in the storage, trained for `epochs` of them."""
     changes.setdefault("budget", {"epochs": 4, "generation_length": 2})
-    execution = changes.pop("execution", MOMENTS)
+    placement = changes.pop("placement", MOMENTS)
     recipe = tiny_recipe(method, **changes)
     name = open_store(recipe, storage).run_id
     folder = storage / name
     folder.mkdir(parents=True)
     (folder / "job.yaml").write_text(dump_job(Job(name="trial", recipe=recipe)))
     if epochs != 0:
-        train_run(recipe, folder, epochs, 2, execution=execution)
+        train_run(recipe, folder, epochs, 2, placement=placement)
     return Store(folder, name)
 
 
@@ -104,12 +104,12 @@ def test_a_run_that_was_asked_to_stop_is_stopped(tmp_path: Path) -> None:
     store = make_run(tmp_path, epochs=2)
     store.request_stop("Ctrl-C")
     recipe = tiny_recipe(budget={"epochs": 4, "generation_length": 2})
-    results = train_run(recipe, store.folder, execution=MOMENTS)
+    results = train_run(recipe, store.folder, placement=MOMENTS)
     assert [(r.row["global_epoch"], r.status) for r in results] == [(2, "stopped")]
     assert status(store) == "stopped"
     assert summarise(store.folder)["reason"] == "Ctrl-C; the same command goes on"
     store.clear_stop()
-    train_run(recipe, store.folder, execution=MOMENTS)
+    train_run(recipe, store.folder, placement=MOMENTS)
     assert status(store) == "finished"
     assert summarise(store.folder)["reason"] == ""
 
@@ -118,7 +118,7 @@ def test_a_run_that_a_file_stops_says_that(tmp_path: Path) -> None:
     store = make_run(tmp_path, epochs=1)
     (store.folder / "stop").touch()
     recipe = tiny_recipe(budget={"epochs": 4, "generation_length": 2})
-    train_run(recipe, store.folder, execution=MOMENTS)
+    train_run(recipe, store.folder, placement=MOMENTS)
     reason = summarise(store.folder)["reason"]
     assert reason == "there is a file `stop` in its folder; the same command goes on"
 
@@ -217,7 +217,7 @@ def test_each_ascent_is_measured_from_the_epoch_before_it() -> None:
 def test_a_run_in_the_middle_of_an_ascent_can_be_listed(tmp_path: Path) -> None:
     seal = {"name": "seal", "ascent_share": 0.5, "ascent_rate": 0.5}
     budget = {"epochs": 16, "generation_length": 8}
-    make_run(tmp_path, seal, epochs=9, budget=budget, execution=Execution(moments=(), eval_every=4))
+    make_run(tmp_path, seal, epochs=9, budget=budget, placement=keeping((), eval_every=4))
     runs = list_runs(tmp_path)
     assert [run["ascents"] for run in runs] == [[]]
     runs_table(runs, "runs")

@@ -22,7 +22,7 @@ from seal_ray.runs.folder import Store
 from seal_ray.sweeps.plan import PlannedPhase, RunPlan, make_plan
 from seal_ray.sweeps.results import passes_of
 from seal_ray.training.loop import fit
-from tests.runs import EVERYTHING, Execution, tiny_images, tiny_recipe, train_run
+from tests.runs import EVERYTHING, keeping, tiny_images, tiny_recipe, train_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -219,7 +219,7 @@ def test_what_a_run_keeps_is_what_was_planned(
     changes = {"optimizer": {"momentum": momentum}, "budget": {"epochs": 6, "generation_length": 3}}
     plan = tiny_plan(prepared("raw"), tmp_path, method, placement={"keep": keep}, **changes)
     recipe = tiny_recipe(method, **changes)
-    train_run(recipe, tmp_path / "run", checkpoints=2, execution=Execution(moments=EVERYTHING))
+    train_run(recipe, tmp_path / "run", checkpoints=2, placement=keeping(EVERYTHING))
     checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [tensor_bytes(path) for path in checkpoints] == [plan.checkpoint_bytes] * 2
     # A born-again run has no teacher yet in generation 0: its two moments there are smaller.
@@ -236,7 +236,7 @@ def test_what_an_average_keeps_is_what_was_planned(
     placement = {"keep": {"moments": moments, "checkpoints": 2}}
     plan = tiny_plan(prepared("raw"), tmp_path, "seal", placement=placement, **changes)
     recipe = tiny_recipe("seal", **changes)
-    train_run(recipe, tmp_path / "run", checkpoints=2, execution=Execution(moments=moments))
+    train_run(recipe, tmp_path / "run", checkpoints=2, placement=keeping(moments))
     checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
     average = 4 * plan.parameters  # which ends with a generation, and so with the run
     assert [tensor_bytes(path) for path in checkpoints] == [

@@ -20,7 +20,7 @@ from seal_ray.storage.lease import hold_lease
 from seal_ray.tracking import wandb as tracking
 from seal_ray.tracking.sync import Synced, sync_storage
 from seal_ray.tracking.wandb import open_tracker
-from tests.runs import Execution, open_store, tiny_recipe, train_run
+from tests.runs import keeping, open_store, tiny_recipe, train_run
 from tests.wandb_server import Server
 
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, "generation_length": 2})
@@ -34,7 +34,7 @@ def job(wandb: str = "offline") -> Job:
 
 def train(storage: Path, epochs: int | None = None, wandb: str = "offline", name: str = RUN) -> Store:
     """Go on with the run in `storage` for some epochs, W&B left out."""
-    train_run(RECIPE, storage / name, epochs, checkpoints=2, execution=Execution(moments=()))
+    train_run(RECIPE, storage / name, epochs, checkpoints=2, placement=keeping(()))
     (storage / name / "job.yaml").write_text(dump_job(job(wandb)))
     return open_store(RECIPE, storage / name)
 
@@ -128,7 +128,7 @@ def test_moments_come_with_their_generation_once_and_their_files_when_asked(
     server: Server, tmp_path: Path
 ) -> None:
     folder = tmp_path / RUN
-    train_run(RECIPE, folder, 3, checkpoints=2, execution=Execution(moments=("ascended", "relearned")))
+    train_run(RECIPE, folder, 3, checkpoints=2, placement=keeping(("ascended", "relearned")))
     (folder / "job.yaml").write_text(dump_job(job()))
     list(sync_storage(tmp_path))
     list(sync_storage(tmp_path))
@@ -142,7 +142,7 @@ def test_moments_come_with_their_generation_once_and_their_files_when_asked(
     }
     assert first.files == {}
 
-    train_run(RECIPE, folder, checkpoints=2, execution=Execution(moments=("ascended", "relearned")))
+    train_run(RECIPE, folder, checkpoints=2, placement=keeping(("ascended", "relearned")))
     list(sync_storage(tmp_path, moments=True))
     sent = {artifact.name: artifact for artifact in server.artifacts[1:]}
     assert len(server.artifacts) == 4

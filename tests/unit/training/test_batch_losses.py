@@ -11,8 +11,9 @@ import torch
 
 from seal_ray.data.images import Shard
 from seal_ray.phases.schedule import Position
+from seal_ray.recipe import Placement
 from seal_ray.training.batch_losses import batch_losses
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import tiny_images, tiny_recipe
 
@@ -44,7 +45,7 @@ def test_they_are_the_losses_of_the_first_batches_of_the_epoch_to_come(
     changes: dict[str, Any], batches: int
 ) -> None:
     recipe = tiny_recipe(**changes)
-    run = Run(recipe, tiny_images(), None, World(), Execution())
+    run = Run(recipe, tiny_images(), None, World(), Placement())
     run.next = Position(1, 0)
     network = copy.deepcopy(run.network)
     found = [loss.item() for loss in batch_losses(run, batches)]
@@ -59,7 +60,7 @@ def test_they_are_the_losses_of_the_first_batches_of_the_epoch_to_come(
 
 
 def test_asking_moves_nothing() -> None:
-    run = Run(tiny_recipe(), tiny_images(), None, World(), Execution())
+    run = Run(tiny_recipe(), tiny_images(), None, World(), Placement())
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     torch.manual_seed(5)
     state = torch.get_rng_state()

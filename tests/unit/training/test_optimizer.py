@@ -21,7 +21,7 @@ from seal_ray.training.optimizer import (
     signed_rate,
     state_copies,
 )
-from tests.runs import Execution, open_store, tiny_images, tiny_recipe, train_run
+from tests.runs import keeping, open_store, tiny_images, tiny_recipe, train_run
 
 PARTS = Parts(("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"), "layer3")
 SEAL = (Group("early", lr=0.01, weight_decay=0.0, ascend=True), Group("late"))
@@ -223,7 +223,7 @@ def first_update(folder: Path, clip_norm: float | None) -> tuple[float, float, f
         budget={"epochs": 1, "generation_length": 1},
         optimizer={"momentum": 0.0, "weight_decay": 0.0, "clip_norm": clip_norm, "warmup_share": 0.0},
     )
-    row = train_run(recipe, folder, execution=Execution(moments=("init", "relearned")))[0].row
+    row = train_run(recipe, folder, placement=keeping(("init", "relearned")))[0].row
     from seal_ray.runs.checkpoint import read_snapshot
 
     run_id = open_store(recipe, folder).run_id

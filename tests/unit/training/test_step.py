@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_leaves
 from seal_ray.data.images import Batch
 from seal_ray.data.loaders import ResidentLoader
 from seal_ray.phases.schedule import Phase, Position
-from seal_ray.recipe import Recipe
+from seal_ray.recipe import Placement, Recipe
 from seal_ray.streams import stream
 from seal_ray.training.averaging import AVERAGED, averaged_parameters
 from seal_ray.training.optimizer import build_optimizer, optimizer_state, set_learning_rate
-from seal_ray.training.run import Execution, Run
+from seal_ray.training.run import Run
 from seal_ray.training.step import is_captured, replayed, training_step, undone
 from seal_ray.training.world import World
 from tests.runs import MAIN_CASES, case_id, same_tensors, tiny_images, tiny_recipe
@@ -67,7 +67,7 @@ class Log(TorchDispatchMode):
 
 
 def run_of(recipe: Recipe, device: torch.device) -> Run:
-    run = Run(recipe, tiny_images(), None, World(device=device), Execution())
+    run = Run(recipe, tiny_images(), None, World(device=device), Placement())
     run.carried["teacher"] = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     run.network.train()
     run.first = 0
@@ -260,6 +260,6 @@ def test_what_a_gpu_replays_is_what_the_documentation_says(changes: dict[str, An
     assert not any(is_captured(run, phase) for phase in phases_of(run))
     run.world = World(device=CUDA)
     assert [is_captured(run, phase) for phase in phases_of(run)] == [expected] * len(phases_of(run))
-    for world, graphs in ((World(workers=2, device=CUDA), True), (World(device=CUDA), False)):
-        run.world, run.execution = world, Execution(cuda_graphs=graphs)
+    for world, graphs in ((World(workers=2, device=CUDA), "auto"), (World(device=CUDA), "off")):
+        run.world, run.placement = world, Placement.model_validate({"cuda_graphs": graphs})
         assert not any(is_captured(run, phase) for phase in phases_of(run))

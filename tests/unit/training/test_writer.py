@@ -15,13 +15,14 @@ import torch
 import seal_ray.training.loop
 from seal_ray.errors import CheckpointError
 from seal_ray.phases.schedule import Position
+from seal_ray.recipe import Placement
 from seal_ray.runs.checkpoint import Snapshot, weights_sha256
 from seal_ray.runs.folder import Store
 from seal_ray.training.loop import fit
 from seal_ray.training.writer import Writer, copied
 from tests.runs import (
     EVERYTHING,
-    Execution,
+    keeping,
     open_store,
     same_state,
     tiny_images,
@@ -32,7 +33,11 @@ from tests.runs import (
 
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3})
 """Three generations of four epochs, of which the second and the third ascend in their first."""
-SELDOM: list[dict[str, Any]] = [{"checkpoint_epochs": 3}, {"checkpoint_seconds": 1e9}]
+SELDOM: list[dict[str, float]] = [{"epochs": 3}, {"seconds": 1e9}]
+
+
+def committing(**every: float) -> Placement:
+    return Placement.model_validate({"checkpoint_every": every})
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +85,16 @@ def test_an_epoch_is_trained_while_the_one_before_is_written(
 @pytest.mark.parametrize(
     ("seldom", "expected"),
     [
-        ({"checkpoint_epochs": 3}, [(0, 2), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 2), (2, 3)]),
-        ({"checkpoint_seconds": 1e9}, [(0, 3), (1, 0), (1, 3), (2, 0), (2, 3)]),
-        ({"checkpoint_seconds": 1e-9}, [(g, e) for g in range(3) for e in range(4)]),
+        ({"epochs": 3}, [(0, 2), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 2), (2, 3)]),
+        ({"seconds": 1e9}, [(0, 3), (1, 0), (1, 3), (2, 0), (2, 3)]),
+        ({"seconds": 1e-9}, [(g, e) for g in range(3) for e in range(4)]),
     ],
     ids=str,
 )
 def test_what_is_not_due_is_committed_with_what_is_and_every_epoch_is_there_once(
-    seldom: dict[str, Any], expected: list[tuple[int, int]], whole: Store, tmp_path: Path
+    seldom: dict[str, float], expected: list[tuple[int, int]], whole: Store, tmp_path: Path
 ) -> None:
-    rows = [result.row for result in train_run(RECIPE, tmp_path, execution=Execution(**seldom))]
+    rows = [result.row for result in train_run(RECIPE, tmp_path, placement=committing(**seldom))]
     store = open_store(RECIPE, tmp_path)
     assert committed(store) == [f"g{g:03d}-e{e:03d}" for g, e in expected]
     assert store.rows() == rows
@@ -99,7 +104,7 @@ def test_what_is_not_due_is_committed_with_what_is_and_every_epoch_is_there_once
 
 
 def test_a_kill_before_the_first_lines_leaves_no_metrics_yet(tmp_path: Path) -> None:
-    train_run(RECIPE, tmp_path, 3, execution=Execution(checkpoint_epochs=3))
+    train_run(RECIPE, tmp_path, 3, placement=committing(epochs=3))
     store = open_store(RECIPE, tmp_path)
     assert (committed(store), len(store.rows())) == (["g000-e002"], 3)
     for text, damaged in ((b"", False), (b"{}\n", True)):
@@ -110,11 +115,11 @@ def test_a_kill_before_the_first_lines_leaves_no_metrics_yet(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seldom", SELDOM, ids=str)
 def test_who_leaves_in_between_and_comes_again_loses_nothing(
-    seldom: dict[str, Any], whole: Store, tmp_path: Path
+    seldom: dict[str, float], whole: Store, tmp_path: Path
 ) -> None:
-    execution, store = Execution(moments=EVERYTHING, track_examples=True, **seldom), None
+    placement, store = keeping(EVERYTHING, track_examples=True, checkpoint_every=seldom), None
     for _ in range(6):
-        train_run(RECIPE, tmp_path, epochs=2, execution=execution)
+        train_run(RECIPE, tmp_path, epochs=2, placement=placement)
         store = open_store(RECIPE, tmp_path)
     assert store is not None
     assert without_speeds(store.rows()) == without_speeds(whole.rows())
@@ -136,12 +141,12 @@ def test_a_writer_that_fails_at_any_step_is_heard_and_a_resume_computes_the_same
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    execution = Execution(checkpoint_epochs=2)
+    placement = committing(epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(CheckpointError, match=r"cannot save \(No space left on device\); everything com"):
-            train_run(RECIPE, tmp_path, execution=execution)
-    train_run(RECIPE, tmp_path, execution=execution)
+            train_run(RECIPE, tmp_path, placement=placement)
+    train_run(RECIPE, tmp_path, placement=placement)
     store = open_store(RECIPE, tmp_path)
     assert without_speeds(store.rows()) == without_speeds(whole.rows())
     same_state(store.at(Position(2, 3)), whole.at(Position(2, 3)))
@@ -152,7 +157,7 @@ def test_a_failure_that_nobody_waited_for_is_raised_when_the_run_is_left(
 ) -> None:
     mine = True
     store = Store(tmp_path, open_store(RECIPE, tmp_path).run_id, owned=lambda: mine)
-    epochs = fit(RECIPE, tiny_images(), store=store, execution=Execution(checkpoint_epochs=4))
+    epochs = fit(RECIPE, tiny_images(), store=store, placement=committing(epochs=4))
     next(epochs)
     mine = False
     with pytest.raises(CheckpointError, match="another launch has taken this run over; nothing written"):
@@ -163,7 +168,8 @@ def test_a_failure_that_nobody_waited_for_is_raised_when_the_run_is_left(
 def test_a_stop_is_committed_at_once(whole: Store, tmp_path: Path) -> None:
     store = open_store(RECIPE, tmp_path)
     found = []
-    with contextlib.closing(fit(RECIPE, tiny_images(), store=store, execution=Execution(**SELDOM[1]))) as run:
+    seldom = committing(seconds=1e9)
+    with contextlib.closing(fit(RECIPE, tiny_images(), store=store, placement=seldom)) as run:
         for result in run:
             found.append((result.position.epoch, result.status))
             store.request_stop()
