@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from seal_ray.config.document import read, stored_in
+from seal_ray.config.document import stored_in
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
 from seal_ray.phases.schedule import Budget, Position, moments_of
 from seal_ray.recipe import Job, MomentName, load_job
 from seal_ray.runs.checkpoint import State, read_manifest
-from seal_ray.runs.folder import Store
+from seal_ray.runs.folder import MOMENT, Store, epoch_label, moment_label
 from seal_ray.runs.lineage import run_id
 from seal_ray.storage.paths import AnyPath, check_outlives_job, listed, storage_path
 
@@ -27,7 +26,6 @@ NAMES: tuple[str, ...] = get_args(MomentName)
 """The moments of a generation, in the order in which they come."""
 LAST = "last"
 """What stands for the last `relearned` moment of each run."""
-LABEL = re.compile(r"g(\d{3,})-([a-z]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Moment:
     @property
     def label(self) -> str:
         """`g001-relearned`, the name of its folder."""
-        return f"g{self.generation:03d}-{self.name}"
+        return moment_label(self.name, self.generation)
 
     @property
     def path(self) -> AnyPath:
@@ -84,7 +82,7 @@ class AnalysedRun:
         """The moments that are there, in the order in which the run reached them."""
         found = []
         for path in (self.folder / "moments").glob("*/manifest.json"):
-            named = LABEL.fullmatch(path.parent.name)
+            named = MOMENT.fullmatch(path.parent.name)
             if named and named[2] in NAMES:
                 found.append(Moment(self.folder, int(named[1]), named[2]))
         return sorted(found, key=lambda moment: moment.place)
@@ -112,7 +110,7 @@ def tracked_epochs(folder: AnyPath, budget: Budget, epochs: int) -> list[Positio
     """Those of the run's first epochs of which it was kept which validation images were right."""
     positions = (Position(*divmod(epoch, budget.length)) for epoch in range(epochs))
     kept = {path.stem for path in (folder / "examples").glob("*.json")}
-    return [p for p in positions if f"g{p.generation:03d}-e{p.epoch:03d}" in kept]
+    return [p for p in positions if epoch_label(p) in kept]
 
 
 def trained_on(folder: AnyPath, job: Job) -> Dataset:
@@ -143,11 +141,15 @@ def find_runs(place: str | AnyPath, storage: str | None = None) -> RunSet:
     storage that is not asked of a file; CheckpointError when there is no run.
     """
     path = storage_path(place)
-    of_file = isinstance(path, Path) and path.is_file()
-    if storage is not None and not of_file:
-        raise ConfigError(f"--storage: {path} is no YAML file, so it says itself where its runs are")
+    if (runs := sweep_at(path, storage)) is not None:
+        return sweep_runs(runs)
     if isinstance(path, Path) and path.is_file():
-        return _of_file(path, storage)
+        from seal_ray.distributed.launch import prepare_job
+
+        folder = prepare_job(load_job(path, stored_in(storage))).store.folder
+        return _run_set(folder.name, folder, [folder])
+    if storage is not None:
+        raise ConfigError(f"--storage: {path} is no YAML file, so it says itself where its runs are")
     check_outlives_job(path, "the folder of runs")
     if (path / "job.yaml").is_file():
         folder = path.resolve()
@@ -160,16 +162,14 @@ def find_runs(place: str | AnyPath, storage: str | None = None) -> RunSet:
     return _run_set(path.resolve().name, path.resolve(), folders)
 
 
-def _of_file(path: Path, storage: str | None) -> RunSet:
-    from seal_ray.distributed.launch import prepare_job
-    from seal_ray.sweeps.file import load_sweep
+def sweep_at(path: AnyPath, storage: str | None) -> SweepRuns | None:
+    """The sweep whose file this is; None for anything else."""
+    from seal_ray.sweeps.file import is_sweep, load_sweep
     from seal_ray.sweeps.results import prepare_sweep
 
-    overrides = stored_in(storage)
-    if "axes" not in read(path).value:
-        folder = prepare_job(load_job(path, overrides)).store.folder
-        return _run_set(folder.name, folder, [folder])
-    return sweep_runs(prepare_sweep(load_sweep(path, overrides)))
+    if not isinstance(path, Path) or not path.is_file() or not is_sweep(path):
+        return None
+    return prepare_sweep(load_sweep(path, stored_in(storage)))
 
 
 def sweep_runs(runs: SweepRuns) -> RunSet:

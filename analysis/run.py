@@ -27,7 +27,7 @@ from seal_ray.analysis.compute import made_by
 from seal_ray.analysis.evaluations import COMMANDS, Destination, Evaluation, find_destination
 from seal_ray.analysis.figures import write_figures
 from seal_ray.analysis.finetune import finetune, model_in
-from seal_ray.analysis.moments import LAST, AnalysedRun, Moment, RunSet, find_runs, sweep_runs
+from seal_ray.analysis.moments import LAST, AnalysedRun, Moment, RunSet, find_runs, sweep_at, sweep_runs
 from seal_ray.analysis.numbers import numbers_tables
 from seal_ray.analysis.pool import Done, Working, compute_here, compute_on_ray
 from seal_ray.analysis.scores import moments_table, weights_table, widen_results, write_scores
@@ -47,7 +47,6 @@ from seal_ray.analysis.tasks import (
     read_result_at,
 )
 from seal_ray.analysis.track import track
-from seal_ray.config.document import stored_in
 from seal_ray.config.plugin_files import given_files
 from seal_ray.data.beton import Dataset
 from seal_ray.data.staging import open_dataset
@@ -61,10 +60,9 @@ from seal_ray.runs.export import Loaded, load_weights
 from seal_ray.runs.folder import ENDED, Store
 from seal_ray.storage.files import saving, write_durably
 from seal_ray.storage.paths import AnyPath
-from seal_ray.sweeps.file import is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import notes, to_table
 from seal_ray.sweeps.progress import clock
-from seal_ray.sweeps.results import SweepRuns, prepare_sweep, track_results, write_results
+from seal_ray.sweeps.results import SweepRuns, track_results, write_results
 from seal_ray.sweeps.tune import concurrency
 
 ComputeTasks = Callable[[Sequence[Task]], Generator[Done | Working]]
@@ -532,7 +530,7 @@ def score_moments(
     anything starts, for what cannot be asked.
     """
     check_placement(workers, address, in_process)
-    runs = _sweep_at(path, storage)
+    runs = sweep_at(path, storage)
     run_set = find_runs(path, storage) if runs is None else sweep_runs(runs)
     destinations, unprepared = _destinations(evaluation, data)
     planned = plan_evaluations(run_set, evaluation, destinations, moments)
@@ -699,10 +697,3 @@ def _destinations(evaluation: Evaluation, data: Path) -> tuple[list[Destination]
             )
         found[one.label] = one
     return list(found.values()), failed
-
-
-def _sweep_at(path: AnyPath, storage: str | None) -> SweepRuns | None:
-    """The sweep whose file this is; None for anything else."""
-    if not isinstance(path, Path) or not path.is_file() or not is_sweep(path):
-        return None
-    return prepare_sweep(load_sweep(path, stored_in(storage)))

@@ -90,7 +90,7 @@ class Store:
 
     def at(self, position: Position) -> Snapshot:
         """The checkpoint at a position. CheckpointError when it is not usable."""
-        return self._read(self.folder / "checkpoints" / _name(position))
+        return self._read(self.folder / "checkpoints" / epoch_label(position))
 
     def open(self, snapshot: Snapshot | None) -> None:
         """Make the folder agree with the state that training goes on from."""
@@ -104,7 +104,7 @@ class Store:
         Those of later epochs (damaged ones that were skipped) are not counted, only overwritten in time.
         """
         assert snapshot.position is not None
-        written = self.folder / "checkpoints" / _name(snapshot.position)
+        written = self.folder / "checkpoints" / epoch_label(snapshot.position)
         with self._saving():
             write_snapshot(written, snapshot)
         # Asked again, since writing takes a while: an equal checkpoint does no harm, a doubled line would.
@@ -132,7 +132,7 @@ class Store:
         if not self._completed():
             self.open(snapshot)  # first, so that nobody finds a checkpoint without its metrics
         with self._saving():
-            write_snapshot(self.folder / "checkpoints" / _name(snapshot.position), snapshot)
+            write_snapshot(self.folder / "checkpoints" / epoch_label(snapshot.position), snapshot)
         self.open(snapshot)
 
     def keep_moment(self, name: str, generation: int, snapshot: Snapshot) -> None:
@@ -313,7 +313,7 @@ class Store:
         (self.folder / "stop").unlink(missing_ok=True)
 
     def _examples(self, position: Position) -> AnyPath:
-        return self.folder / "examples" / f"{_name(position)}.json"
+        return self.folder / "examples" / f"{epoch_label(position)}.json"
 
     def _moment(self, name: str, generation: int) -> AnyPath:
         return self.folder / "moments" / moment_label(name, generation)
@@ -322,7 +322,7 @@ class Store:
         snapshot = read_snapshot(folder, self.run_id)
         if snapshot.moment is not None:
             raise CheckpointError(f"{folder}: is a moment, which lacks the optimizer; it was copied here")
-        if snapshot.position is None or _name(snapshot.position) != folder.name:
+        if snapshot.position is None or epoch_label(snapshot.position) != folder.name:
             raise CheckpointError(f"{folder}: holds the state of another epoch; it was copied or renamed")
         return snapshot
 
@@ -334,7 +334,7 @@ class Store:
                 manifest = read_manifest(folder)
                 found.add(manifest["files"]["metrics.jsonl"]["sha256"])
                 first = manifest.get("epochs", 1)
-        if found and [folder.name for folder in folders] == [_name(Position(0, first - 1))]:
+        if found and [folder.name for folder in folders] == [epoch_label(Position(0, first - 1))]:
             found.add(hashlib.sha256(b"").hexdigest())
         return found
 
@@ -368,7 +368,8 @@ def moment_label(name: str, generation: int) -> str:
     return f"g{generation:03d}-{name}"
 
 
-def _name(position: Position) -> str:
+def epoch_label(position: Position) -> str:
+    """What the folder of a checkpoint is called: `gGGG-eEEE`."""
     return f"g{position.generation:03d}-e{position.epoch:03d}"
 
 
