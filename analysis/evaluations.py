@@ -77,9 +77,7 @@ class FineTune(BaseModel):
 
 
 class FewShot(BaseModel):
-    """Few-shot episodes on frozen features: see `seal_ray.analysis.fewshot` and
-    `seal_ray.analysis.fewshot`.
-    """
+    """Few-shot episodes on frozen features: see `seal_ray.analysis.fewshot`."""
 
     model_config = STRICT
 

@@ -111,6 +111,12 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def _line_style(i: int) -> dict[str, Any]:
+    """Of the line of setting `i`."""
+    dashes, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": dashes, "marker": marker, "markersize": 5}
+
+
 def _labels(found: Sequence[MomentResults]) -> list[str]:
     return list(dict.fromkeys(one.label for one in found))
 
@@ -233,10 +239,7 @@ def _lines(axis: Axes, found: Sequence[MomentResults], value: Callable[[MomentRe
         axis.plot(
             [epochs + aside for epochs in ends],
             [np.mean(values) for values in ends.values()],
-            color=colour,
-            linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=5,
+            **_line_style(i),
         )
         for epochs, values in ends.items():
             if len(values) > 1:
@@ -294,18 +297,8 @@ def _by_epoch(
 
 def _key(figure: Figure, found: Sequence[MomentResults]) -> None:
     """The legend beside the panels: settings, then the moments that have markers of their own."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=PALETTE[i % len(PALETTE)],
-            linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=5,
-        )
-        for i in range(len(_labels(found)))
-    ]
     names = _labels(found)
+    handles = [Line2D([], [], **_line_style(i)) for i in range(len(names))]
     kept = {one.moment.name for one in found}
     for name, marker in OPEN.items():
         if name in kept:

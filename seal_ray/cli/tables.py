@@ -182,13 +182,12 @@ def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     if not jobs:
         return Text(f"{title}: no jobs")
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    for key in ("id", "kind", "file", "status", "started", "last"):
+    keys = ("id", "kind", "file", "status", "started", "last")
+    for key in keys:
         whole = key in ("id", "kind", "status")
         table.add_column(key, overflow="fold" if whole else "ellipsis", no_wrap=True)
     for job in jobs:
-        table.add_row(
-            *(Text(str(job[key] or "-")) for key in ("id", "kind", "file", "status", "started", "last"))
-        )
+        table.add_row(*(Text(str(job[key] or "-")) for key in keys))
     return table
 
 
