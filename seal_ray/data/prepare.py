@@ -69,13 +69,15 @@ def prepare(
         raise ConfigError(f"--name {called!r}: give at most {LONGEST_NAME} printable characters")
     chosen = _select(source, Subset(classes, per_class, seed), called)
     _warn_of_sizes(chosen.source)
-    if to.exists() and not _is_empty_folder(to):
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         return _existing(to, chosen, name, "jpeg" if jpeg else "raw", progress)
     scratch = to.parent / f".{to.name}.{secrets.token_hex(4)}.partial"
     try:
         scratch.mkdir(parents=True)
         dataset = _write(chosen, scratch, jpeg, progress)
-        _rename(scratch, to)
+        sync_folder(scratch)
+        scratch.rename(to)
+        sync_folder(to.parent)
     except OSError as error:
         raise DataError(f"{to} cannot be written: {error.strerror or error}") from error
     finally:
@@ -308,16 +310,6 @@ def _existing(
         raise DataError(f"{to} holds another data set: its {', '.join(differing)} differ; {remedy}")
     beton.verify(dataset)
     return dataset
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _rename(scratch: Path, to: Path) -> None:
-    sync_folder(scratch)
-    scratch.rename(to)
-    sync_folder(to.parent)
 
 
 def _sync(path: Path) -> None:

@@ -64,11 +64,7 @@ def open_files(path: Path, archives: Sequence[str]) -> Tree:
     readers = {name: tree.read for tree in trees for name in tree.names if not is_clutter(name)}
     if not readers:
         raise DataError(f"{path} holds no files; give the official archive or the folder that holds it")
-    return Tree(str(path), frozenset(readers), partial(_read_from, readers))
-
-
-def _read_from(readers: dict[str, Callable[[str], bytes]], name: str) -> bytes:
-    return readers[name](name)
+    return Tree(str(path), frozenset(readers), lambda name: readers[name](name))
 
 
 def _archive(path: Path) -> Tree:

@@ -64,7 +64,7 @@ def digits() -> Source:
         classes=tuple(ClassName(str(digit), str(digit)) for digit in range(10)),
         train=[sample for sample, val in zip(samples, held_out, strict=True) if not val],
         val=[sample for sample, val in zip(samples, held_out, strict=True) if val],
-        size=32,
+        size=SIZE,
     )
 
 
@@ -134,8 +134,7 @@ def _drawn(file: Path, letter: str, turn: int) -> Pixels:
     at = (x - (left + right) / 2, y - (top + bottom) / 2)
     ImageDraw.Draw(canvas).text(at, letter, fill=255, font=font)
     turned = canvas.rotate(angle, Image.Resampling.BILINEAR, center=(x, y))
-    gray = np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BOX))
-    return np.repeat(gray[..., None], 3, axis=2)
+    return _rgb(np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BOX)))
 
 
 @source(
