@@ -274,8 +274,7 @@ def describe(
         "epoch": position.epoch,
         "global_epoch": position.global_epoch(run.recipe.budget),
         "phase": phase.name,
-        "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
-        "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
+        **_rates(run, optimizer, phase),
         **{key: value for key, value in asdict(trained).items() if value is not None},
         **NOT_EVALUATED,
         **(NOT_AVERAGED if run.averages else {}),
@@ -296,10 +295,7 @@ def diverged(
     run: Run, optimizer: torch.optim.Optimizer, phase: Phase, position: Position, metric: str
 ) -> Diverged:
     """Record and describe a non-finite metric: where it happened and at which learning rates."""
-    rates = {
-        "lr_early": signed_rate(optimizer, phase, run.parts, run.parts.stages[0]),
-        "lr_late": signed_rate(optimizer, phase, run.parts, run.parts.split_at),
-    }
+    rates = _rates(run, optimizer, phase)
     at = {"generation": position.generation, "epoch": position.epoch, "phase": phase.name}
     reason = (
         f"{metric} is not finite in generation {position.generation}, epoch {position.epoch}, phase "
@@ -308,6 +304,11 @@ def diverged(
     )
     run.set_status("diverged", reason=reason, metric=metric, **at, **rates)
     return Diverged(f"run {run.id}: {reason}")
+
+
+def _rates(run: Run, optimizer: torch.optim.Optimizer, phase: Phase) -> dict[str, float]:
+    firsts = {"lr_early": run.parts.stages[0], "lr_late": run.parts.split_at}
+    return {name: signed_rate(optimizer, phase, run.parts, stage) for name, stage in firsts.items()}
 
 
 def _norm(parameters: list[nn.Parameter]) -> float:

@@ -178,7 +178,7 @@ class Run:
         # What looks at data is not the same on every worker where a GPU's kernels may add in any order.
         self.world.from_leader(self.network.state_dict().values())
         if self.first == 0:
-            self.world.lead(lambda: self._keep(["forgotten"], generation))
+            self.world.lead(lambda: self._keep("forgotten", generation))
 
     def optimizer_for(self, phase: Phase) -> torch.optim.Optimizer:
         """The phase's optimizer: its state fresh, or as it was after the last epoch."""
@@ -468,7 +468,7 @@ class Run:
             return
         self.store.open(snapshot)
         if snapshot is None:
-            self._keep(["init"], 0)
+            self._keep("init", 0)
 
     def _newest_snapshot(self) -> Snapshot | None:
         """The leader's choice, read by every worker from the shared storage."""
@@ -500,10 +500,9 @@ class Run:
             fingerprint=self.fingerprint(),
         )
 
-    def _keep(self, moments: list[str], generation: int) -> None:
-        for name in moments:
-            if self.store and name in self.placement.keep.moments:
-                self.store.keep_moment(name, generation, self._snapshot(self.network.state_dict()))
+    def _keep(self, moment: str, generation: int) -> None:
+        if self.store and moment in self.placement.keep.moments:
+            self.store.keep_moment(moment, generation, self._snapshot(self.network.state_dict()))
 
 
 def _accumulation(shards: int, workers: int) -> int:
