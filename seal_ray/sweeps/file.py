@@ -114,7 +114,16 @@ class Search(BaseModel):
 
 SCORES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
 """The numbers of every evaluation, and what is better."""
-NOT_OF_A_SEARCH = ("mode", "samples", "sample_seed", "exclude", "seeds", "baseline", "early_stopping")
+NOT_OF_A_SEARCH = {
+    "mode": "search.algorithm says how settings are made",
+    "samples": "write search.samples",
+    "sample_seed": "write search.sample_seed",
+    "exclude": "remove it",
+    "seeds": "write search.seeds",
+    "baseline": "remove it",
+    "early_stopping": "write search.stop",
+}
+"""Fields that a sweep with a search cannot have, and what to do instead."""
 
 
 class SweepFile(BaseModel):
@@ -177,20 +186,11 @@ class SweepFile(BaseModel):
         for field in sorted({"samples", "sample_seed"} & self.model_fields_set):
             if self.mode != "random":
                 problems.append(f"{field}: mode {self.mode} draws nothing; remove it, or set mode: random")
-        for field in NOT_OF_A_SEARCH if self.search else ():
+        for field, instead in NOT_OF_A_SEARCH.items() if self.search else ():
             if field in self.model_fields_set:
-                problems.append(f"{field}: is not for a search; {_INSTEAD.get(field, 'remove it')}")
+                problems.append(f"{field}: is not for a search; {instead}")
         refuse("SweepFile", problems)
         return self
-
-
-_INSTEAD = {
-    "samples": "write search.samples",
-    "sample_seed": "write search.sample_seed",
-    "seeds": "write search.seeds",
-    "early_stopping": "write search.stop",
-    "mode": "search.algorithm says how settings are made",
-}
 
 
 def _is_conditional(held: Any) -> bool:
