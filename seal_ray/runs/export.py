@@ -92,10 +92,9 @@ def export(
     label, snapshot = _read_moment(folder, moment)
     job, weights = load_job(folder / "job.yaml"), snapshot.weights
     dataset = _dataset(folder, job)
-    network = _network(job, weights) if file_format == "onnx" else None
     difference = None
-    if network is not None:
-        data, difference = _to_onnx(network, dataset.size if dataset else DEFAULT_SIZE)
+    if file_format == "onnx":
+        data, difference = _to_onnx(_network(job, weights), dataset.size if dataset else DEFAULT_SIZE)
     else:
         data = save(weights, {"format": "pt"}) if file_format == "safetensors" else _to_torch(weights)
     exported = Exported(
