@@ -23,9 +23,9 @@ REFUSED = {
     "sparseadam": "SparseAdam needs sparse gradients, which networks for images do not have",
 }
 """Classes of torch.optim that cannot be used, and why."""
-BETAS = (0.9, 0.999)
+_ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 TORCH: Mapping[str, Mapping[str, Any]] = {
-    "AdamW": {"lr": 1e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+    "AdamW": {"lr": 1e-3, **_ADAM, "weight_decay": 1e-2, "amsgrad": False},
     "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0},
     "Adafactor": {"lr": 1e-2, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
     "Adagrad": {
@@ -35,31 +35,11 @@ TORCH: Mapping[str, Mapping[str, Any]] = {
         "initial_accumulator_value": 0.0,
         "eps": 1e-10,
     },
-    "Adam": {
-        "lr": 1e-3,
-        "betas": BETAS,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "amsgrad": False,
-        "decoupled_weight_decay": False,
-    },
-    "Adamax": {"lr": 2e-3, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.0},
+    "Adam": {"lr": 1e-3, **_ADAM, "amsgrad": False, "decoupled_weight_decay": False},
+    "Adamax": {"lr": 2e-3, **_ADAM},
     "ASGD": {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0},
-    "NAdam": {
-        "lr": 2e-3,
-        "betas": BETAS,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "momentum_decay": 4e-3,
-        "decoupled_weight_decay": False,
-    },
-    "RAdam": {
-        "lr": 1e-3,
-        "betas": BETAS,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "decoupled_weight_decay": False,
-    },
+    "NAdam": {"lr": 2e-3, **_ADAM, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
+    "RAdam": {"lr": 1e-3, **_ADAM, "decoupled_weight_decay": False},
     "RMSprop": {
         "lr": 1e-2,
         "alpha": 0.99,
