@@ -117,6 +117,7 @@ class Curvature(Analysis):
         images, labels = torch.cat(batches).to(inputs.device), labels.to(inputs.device)
         before = inputs.others["before"].weights() if "before" in inputs.others else None
         room = psutil.virtual_memory().available // (4 * inputs.processes)
+        asked = settings.model_dump(include={"steps", "probes", "top", "seed", "batch"})
         numbers: dict[str, dict[str, Any]] = {}
         arrays: dict[str, Any] = {}
         for part in settings.parts:
@@ -128,13 +129,9 @@ class Curvature(Analysis):
                     parts=Parts.of(network, recipe.method.split_at),
                     part=part,
                     label_smoothing=smoothing_of(recipe.loss),
-                    steps=settings.steps,
-                    probes=settings.probes,
-                    top=settings.top,
-                    seed=settings.seed,
-                    batch=settings.batch,
                     graph_bytes=min(GRAPH_BYTES, room),
                     make=make,
+                    **asked,
                 )
             numbers[part] = found.to_json()
             density = numbers[part].pop("density")
