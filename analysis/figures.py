@@ -276,14 +276,9 @@ def _beside(
             [epochs], [drawn], OPEN[name], color=colour, markerfacecolor="white", clip_on=False, zorder=3
         )
         if drawn != mean:
-            aside = (6, -3 if mean > drawn else 3)
-            axis.annotate(
-                _brief(mean), (epochs, drawn), aside, textcoords="offset points", fontsize=7.5, color=colour
-            )
-
-
-def _brief(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+            said = f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.3g}"
+            where: dict[str, Any] = {"xytext": (6, -3 if mean > drawn else 3), "textcoords": "offset points"}
+            axis.annotate(said, (epochs, drawn), **where, fontsize=7.5, color=colour)
 
 
 def _by_epoch(

@@ -243,11 +243,6 @@ class TraceEstimate:
     standard_error: float
 
 
-def _estimate(samples: Tensor) -> TraceEstimate:
-    """The mean of samples (n,), n >= 2."""
-    return TraceEstimate(samples.mean().item(), samples.std().item() / len(samples) ** 0.5)
-
-
 def trace(operator: Symmetric, probes: Tensor, basis: Tensor, inside: float) -> TraceEstimate:
     """The trace of A: exact on the span of `basis`, Hutchinson's estimate on the rest.
 
@@ -257,14 +252,9 @@ def trace(operator: Symmetric, probes: Tensor, basis: Tensor, inside: float) -> 
     Lanczos run as Q, which costs nothing: `inside` is the sum of its alpha.
     """
     rest = probes - (probes @ basis.T) @ basis
-    estimate = _estimate(_dots(rest, operator.products(rest)))
-    return TraceEstimate(inside + estimate.value, estimate.standard_error)
-
-
-def _dots(first: Tensor, second: Tensor) -> Tensor:
-    """Row by row inner products (k,), in float64."""
-    dots = [(a.double() @ b.double()).item() for a, b in zip(first, second, strict=True)]
-    return torch.tensor(dots, dtype=torch.float64)
+    pairs = zip(rest, operator.products(rest), strict=True)
+    dots = torch.tensor([(a.double() @ b.double()).item() for a, b in pairs], dtype=torch.float64)
+    return TraceEstimate(inside + dots.mean().item(), dots.std().item() / len(dots) ** 0.5)
 
 
 @dataclass(frozen=True, eq=False)
