@@ -18,7 +18,7 @@ from seal_ray.recipe import Recipe
 from seal_ray.runs.lineage import generation_keys, run_id
 from seal_ray.runs.summary import averaged_top1
 from seal_ray.training.loop import fit
-from tests.runs import Execution, open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
+from tests.runs import keeping, open_store, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
 LABELS = np.repeat([0, 1, 2, 3], [10, 15, 20, 5])
 
@@ -127,8 +127,8 @@ def test_averaged_weights_are_tested_once_too_and_the_table_is_of_the_test(
     averaging: dict[str, object], tmp_path: Path
 ) -> None:
     images, recipe = tiny_images(train=60), recipe_of(averaging)
-    execution = Execution(moments=("relearned", "averaged"))
-    rows = [one.row for one in train_run(recipe, tmp_path, images=images, execution=execution)]
+    placement = keeping(["relearned", "averaged"])
+    rows = [one.row for one in train_run(recipe, tmp_path, images=images, placement=placement)]
     weights = open_store(recipe, tmp_path, images=images).moment("averaged", 1).weights
     logits, truth = logits_of(weights, images, "val", np.arange(17))
     top1 = 100 * (logits.argmax(1) == truth).double().mean().item()
