@@ -252,6 +252,10 @@ class Recipe(BaseModel):
     )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="from which every random draw comes")
 
+    def __hash__(self) -> int:
+        """As text, since fields of networks and plugins may be lists and mappings."""
+        return hash(self.model_dump_json())
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe of a job file; see load_job."""

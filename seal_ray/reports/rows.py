@@ -14,8 +14,8 @@ from seal_ray.storage.paths import AnyPath
 
 SINGLE = ("top1", "best_top1", "held_top1", "averaged_top1")
 COUNTS = ("epochs", "epochs_trained", "images", "passes", "seconds")
-AT_END = ("val_loss", "train_loss", "train_memorised")
-"""Metrics of the last epoch; docs/guide.md has their units."""
+METRICS = ("train_", "val_", "test_")
+"""How the names of the metrics of an epoch begin; docs/guide.md has their units."""
 MADE_WITH = ("device", "torch")
 
 
@@ -32,17 +32,18 @@ def to_csv(study: Study) -> str:
 
     Columns: run, an axis each, seed, status; top1 after the last epoch (% of the validation images), of the
     best epoch, held out, averaged; `after_<g>`: at the end of g generations; what it cost, as the leaderboard
-    has it; metrics of the last epoch; `<moment>:<scalar>` of depth, curvature, calibration and plugins'
-    analyses at the last moment of that name, the scalar as W&B has it; weights_sha256: digest of the last
-    weights; data: identity of the data set; device, torch.
+    has it; metrics of the last epoch, those of `placement.metrics` among them; `<moment>:<scalar>` of depth,
+    curvature, calibration and plugins' analyses at the last moment of that name, the scalar as W&B has it;
+    weights_sha256: digest of the last weights; data: identity of the data set; device, torch.
     """
     rows = [_row(run) for run in study.runs]
     ends = max((len(run.result.generation_top1) for run in study.runs), default=0)
     axes = dict.fromkeys(axis for run in study.runs for axis in run.result.setting)
+    metrics = dict.fromkeys(name for row in rows for name in row if name.startswith(METRICS))
     found = dict.fromkeys(name for row in rows for name in row if ":" in name)
     columns = (
         *("run", *axes, "seed", "status", *SINGLE, *(f"after_{g + 1}" for g in range(ends))),
-        *(*COUNTS, *AT_END, *found, "weights_sha256", "data", *MADE_WITH),
+        *(*COUNTS, *metrics, *found, "weights_sha256", "data", *MADE_WITH),
     )
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -64,7 +65,7 @@ def _row(run: RunFacts) -> Mapping[str, object]:
         **result.setting,
         **{name: getattr(result, name) for name in ("seed", "status", *SINGLE, *COUNTS)},
         **{f"after_{g}": top1 for g, top1 in enumerate(result.generation_top1, start=1)},
-        **{name: last.get(name) for name in (*AT_END, "weights_sha256")},
+        **{name: value for name, value in last.items() if name.startswith((*METRICS, "weights_sha256"))},
         **found,
         "data": run.data,
         **({name: run.moments[-1].fingerprint[name] for name in MADE_WITH} if run.moments else {}),

@@ -483,3 +483,11 @@ def test_importing_recipes_starts_neither_ray_nor_wandb_nor_ffcv():
     code = "import sys, seal_ray.recipe; print(sorted({'ray', 'wandb', 'ffcv'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+def test_recipes_whose_network_has_lists_are_told_apart(tmp_path):
+    """Sweeps and plans look recipes up."""
+    model = "  model: {{arch: timm/convnext_atto, depths: [1, 1, 1, {last}], dims: [8, 16, 32, 64]}}\n"
+    one, other = (load_job(minimal(tmp_path, model.format(last=last))).recipe for last in (1, 2))
+    assert {one: "one", other: "other"}[one.model_copy(update={"seed": 0})] == "one"
+    assert one != other
