@@ -11,7 +11,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seal_ray.errors import ConfigError
-from seal_ray.sweeps.statistics import INTERVAL_FROM, Difference, Estimate, estimate, paired
+from seal_ray.sweeps.statistics import INTERVAL_FROM, Difference, Estimate, estimate, holm, paired
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,6 +117,8 @@ def leaderboard(
             averaged=_mean([run.averaged_top1 for run in runs if run.averaged_top1 is not None]),
         )
         lines.append(line)
+    if len(lines) > 1 and all(line.is_baseline for line in lines):  # there is none to compare with
+        lines = [replace(line, is_baseline=False) for line in lines]
     return tuple(lines)
 
 
@@ -418,8 +420,11 @@ def notes(lines: Sequence[Line]) -> list[str]:
     for n, floor in sorted({(d.n, d.smallest_p) for _, d in compared if d.significant is None}):
         if floor is not None:
             said.append(f"p cannot fall below {floor:.3g} with {n} seeds")
-    if sum(difference.p is not None for _, difference in compared) > 1:
-        said.append("each p is of one comparison: none is corrected for their number")
+    tested = [(_name(line, axes), difference.p) for line, difference in compared if difference.p is not None]
+    if len(tested) > 1:
+        corrected = zip(tested, holm([p for _, p in tested]), strict=True)
+        each = ", ".join(f"{name} {p:.3g}" for (name, _), p in corrected)
+        said.append(f"each p is of one comparison; corrected for all {len(tested)} (Holm): {each}")
     for line, difference in compared:
         if difference.n < line.finished:
             pairs = f"{difference.n} of its {line.finished} seeds"

@@ -180,11 +180,19 @@ def test_the_smallest_p_is_said_where_it_is_too_large_to_decide() -> None:
     assert notes(leaderboard(six, NORMAL)) == []
 
 
-def test_several_comparisons_are_said_to_be_uncorrected() -> None:
-    results = [*runs("normal", [50.0, 51.0]), *runs("seal", [51.0, 53.0]), *runs("llf", [52.0, 53.0])]
-    corrected = "each p is of one comparison: none is corrected for their number"
-    assert corrected in notes(leaderboard(results, NORMAL))
-    assert corrected not in notes(leaderboard(results[:4], NORMAL))
+def test_several_comparisons_are_said_corrected() -> None:
+    """Of six seeds all above: p = 2 / 2^6, twice that for two comparisons; the other's p is 1 already."""
+    above = runs("seal", [51.0, 52.0, 53.0, 54.0, 55.0, 56.0])
+    results = [*runs("normal", [50.0] * 6), *above, *runs("llf", [51.0, 49.0] * 3)]
+    said = "each p is of one comparison; corrected for all 2 (Holm): method=seal 0.0625, method=llf 1"
+    assert said in notes(leaderboard(results, NORMAL))
+    assert not any("Holm" in one for one in notes(leaderboard(results[:12], NORMAL)))
+
+
+def test_where_every_setting_would_be_its_own_baseline_there_is_none() -> None:
+    lines = leaderboard([*runs("seal", [51.0]), *runs("llf", [52.0])], {})
+    assert [line.is_baseline for line in lines] == [False, False]
+    assert [row[4] for row in markdown_cells(to_markdown(lines))[2:4]] == ["-", "-"]
 
 
 def test_unequal_budgets_are_said() -> None:
