@@ -25,7 +25,9 @@ from seal_ray.sweeps.file import is_sweep, load_sweep
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "identity.json"
 JOBS = sorted(
-    p.relative_to(ROOT).as_posix() for kind in ("runs", "sweeps") for p in ROOT.glob(f"jobs/{kind}/**/*.yaml")
+    p.relative_to(ROOT).as_posix()
+    for kind in ("runs", "sweeps", "studies")
+    for p in ROOT.glob(f"jobs/{kind}/**/*.yaml")
 )
 
 

@@ -27,7 +27,8 @@ from seal_ray.tracking.workspace import project_view as view_of_project
 from seal_ray.tracking.workspace import sweep_view as view_of_sweep
 from tests.wandb_server import Server
 
-SWEEPS = sorted((Path(__file__).parents[3] / "jobs" / "sweeps").rglob("*.yaml"))
+JOBS = Path(__file__).parents[3] / "jobs"
+SWEEPS = sorted([*(JOBS / "sweeps").glob("*.yaml"), *(JOBS / "studies").glob("*.yaml")])
 ANALYSED = [kind.section for kind in ANALYSES.values() if kind.section]
 SECTIONS = (*TRAINING, *ANALYSED, *FURTHER)
 project_view = functools.partial(view_of_project, ANALYSED)
