@@ -188,11 +188,11 @@ def moments_needed(
     Who branched from a run that has not kept them would lack them. A run without an ascent, an average or
     forgetting needs no moments of these, and neither does the first generation of one that has them later.
     """
-    had = itertools.accumulate(
-        (frozenset(recipe.moments(generation)).intersection(moments) for generation in range(len(keys))),
-        frozenset.union,
-    )
-    return dict(zip(keys, had, strict=True))
+    needed, had = dict[str, frozenset[str]](), frozenset[str]()
+    for generation, key in enumerate(keys):
+        had = had.union(recipe.moments(generation)).intersection(moments)
+        needed[key] = had
+    return needed
 
 
 class RunIndex:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from seal_ray.data.beton import BetonFile, Dataset
 from seal_ray.data.staging import open_dataset
@@ -175,7 +176,7 @@ def run_result(member: Member, job: Job | None, images: int) -> tuple[RunResult,
     job: None where it cannot be read; images: in an epoch, 0 where that is not known.
     """
     run_id, begun = member.folder.name, (member.folder / "job.yaml").exists()
-    found = summarise(member.folder, job) if begun else {"status": "new"}
+    found: dict[str, Any] = summarise(member.folder, job) if begun else {"status": "new"}
     whole = begun and job is not None and found["status"] != "damaged"
     rows = tuple(Store(member.folder, run_id).rows()) if whole else ()
     own = sum(row["trained_by"] == run_id for row in rows)
