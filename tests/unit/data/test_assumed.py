@@ -14,9 +14,12 @@ from seal_ray import cli
 from seal_ray.data.assumed import assumed_labels, assumption, open_or_assume
 from seal_ray.data.sources import open_source
 from seal_ray.errors import DataError
+from seal_ray.sweeps.file import load_sweep
 
 JOBS = Path(__file__).parents[3] / "jobs"
-SHIPPED = sorted([*(JOBS / "runs").glob("*/*.yaml"), *(JOBS / "sweeps").glob("*.yaml")])
+RUNS = sorted((JOBS / "runs").glob("*/*.yaml"))
+SWEEPS = sorted((JOBS / "sweeps").glob("*.yaml"))
+STUDIES = sorted((JOBS / "studies").glob("*.yaml"))
 PAPER = JOBS / "sweeps/paper-tiny-imagenet.yaml"
 SEAL = JOBS / "runs/tiny-imagenet/seal.yaml"
 RUN_ID = r"-s\d+-[0-9a-f]{10}"
@@ -94,13 +97,60 @@ def test_what_is_prepared_is_not_assumed(digits: Path, tmp_path: Path) -> None:
         open_or_assume(str(damaged))
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_job_can_be_planned_without_its_data(run: Command, file: Path, tmp_path: Path) -> None:
-    code, out, err = run("plan", file)
+def first_lines(file: Path) -> str:
+    """The comment on top of a file, as one line."""
+    return re.sub(r"\n# *", " ", file.read_text().split("\nname:")[0])
+
+
+def planned(run: Command, file: Path, *options: str) -> str:
+    """The plan of a file, without its data; what the file says of images is what the plan says."""
+    code, out, err = run("plan", file, *options)
     assert (code, err) == (0, "")
     assert re.search(r"^data      \S+ is not prepared: assumed [\d,]+ training images in", out, re.MULTILINE)
     assert not re.search(RUN_ID, out)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(Path.cwd().iterdir())
+    for said, unit in re.findall(r"([\d.]+) (million|billion) images(?! pass)", first_lines(file)):
+        found = re.search(r"^images +([\d,]+)$|, ([\d,]+) images$", out, re.MULTILINE)
+        assert found is not None
+        count = int((found[1] or found[2]).replace(",", "")) / {"million": 1e6, "billion": 1e9}[unit]
+        assert f"{count:.{len(said.partition('.')[2])}f}" == said
+    return out
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_run_can_be_planned_without_its_data(run: Command, file: Path) -> None:
+    assert "warning" not in planned(run, file)
+
+
+@pytest.mark.parametrize("file", [*SWEEPS, *STUDIES], ids=lambda path: path.stem)
+def test_every_shipped_sweep_can_be_planned_without_its_data_and_says_what_its_plan_says(
+    run: Command, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs, epochs, and at the speed that it names the time on two cores. A study need not estimate."""
+    head = first_lines(file)
+    monkeypatch.setattr("seal_ray.sweeps.plan.usable_cores", lambda: 2)
+    speed = re.search(r"Estimate: (?:at most )?(\d+) (minutes|hours)\b[^.]*? at ([\d,]+) images/s", head)
+    out = planned(run, file, *(["--images-per-second", speed[3].replace(",", "")] if speed else []))
+    epochs = re.search(r"^epochs +([\d,]+) asked for, ([\d,]+) after sharing$", out, re.MULTILINE)
+    assert epochs is not None
+    said = re.findall(r"(\d+) runs\b", head), re.findall(r"([\d,]+) of ([\d,]+) epochs", head)
+    assert set(said[0]) <= {str(len(load_sweep(file).runs))}
+    assert set(said[1]) <= {(epochs[2], epochs[1])}
+    if file in SWEEPS or "Estimate" in head:
+        assert "Estimate" in head
+        assert all(said)
+        assert "warning" not in out or file.stem == "ascent-tuning"  # which draws weak ascents, too
+    if speed:
+        time = re.search(r"^time +(?:(\d+):)?(\d+):(\d+)$", out, re.MULTILINE)
+        assert time is not None
+        hours = int(time[1] or 0) + int(time[2]) / 60 + int(time[3]) / 3600
+        assert round(hours * {"minutes": 60, "hours": 1}[speed[2]]) == int(speed[1])
+
+
+@pytest.mark.parametrize(("name", "steps"), [("gpu-hour", "6,248"), ("cifar100", "3,120")])
+def test_the_studies_of_an_hour_ascend_as_far_as_the_paper(run: Command, name: str, steps: str) -> None:
+    _, out, _ = run("plan", JOBS / f"studies/{name}.yaml")
+    assert re.search(rf"1-2 +ascend +0-7 .* {steps} +94\.[0-9]\b", out)
 
 
 def test_the_papers_sweep_shows_phases_cost_and_tree(run: Command) -> None:

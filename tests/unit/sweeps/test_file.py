@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from seal_ray.sweeps.draws import Random, sample
 from seal_ray.sweeps.file import EarlyStopping, Sweep, is_sweep, load_sweep
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = sorted((ROOT / "jobs/sweeps").glob("*.yaml"))
+SHIPPED = sorted([*(ROOT / "jobs/sweeps").glob("*.yaml"), *(ROOT / "jobs/studies").glob("*.yaml")])
 RUN = """\
 recipe:
   data: {path: x}
@@ -421,22 +422,17 @@ def test_a_path_that_leads_nowhere_leads_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_sweeps_load_and_have_as_many_runs_as_they_say(path: Path) -> None:
+def test_shipped_sweeps_are_called_after_their_file_and_begin_with_their_command(path: Path) -> None:
     found = load_sweep(path)
     assert found.name == path.stem
-    comment = path.read_text().split("name:")[0]
-    alone = f"# seal-ray sweep {path.relative_to(ROOT)}\n#\n# "
-    assert comment.startswith("# make quickstart" if path.stem.startswith("quickstart") else alone)
-    assert re.findall(r"(\d+) runs\b", comment) == [str(len(found.runs))]
-    asked = sum(run.job.recipe.budget.epochs for run in found.runs)
-    said = re.search(r"\d(?:\n#)? of ([\d,]+)(?:\n#)? epochs", comment)
-    assert said is not None
-    assert int(said[1].replace(",", "")) == asked
+    alone = f"seal-ray sweep {path.relative_to(ROOT)}"
+    command = "make quickstart" if path.stem.startswith("quickstart") else alone
+    assert re.match(rf"# {command}\b", path.read_text())
     assert len({run.job.recipe for run in found.runs}) == len(found.runs)
 
 
 def test_shipped_sweeps_start_from_shipped_runs() -> None:
-    for path in SHIPPED:
+    for path in (ROOT / "jobs/sweeps").glob("*.yaml"):
         base = path.parent / yaml.safe_load(path.read_text())["base"]
         assert base.resolve().is_relative_to(ROOT / "jobs/runs")
 
@@ -448,6 +444,20 @@ def test_the_papers_sweep_is_the_papers_runs() -> None:
         alone = load_job(runs / f"{run.setting['method']}.yaml", [f"recipe.seed={run.job.recipe.seed}"])
         assert run.job.recipe == alone.recipe
     assert len(found.runs) == 12
+
+
+def test_the_papers_study_holds_its_sweep_and_every_schedule_warms_up_for_20_epochs() -> None:
+    found = load_sweep(ROOT / "jobs/studies/paper.yaml").runs
+    table = load_sweep(ROOT / "jobs/sweeps/paper-tiny-imagenet.yaml").runs
+    assert {run.job.recipe for run in table} < {run.job.recipe for run in found}
+    lengths = {"normal": (160, 480, 1600), "long": (480, 1600), "llf": (480, 1600), "seal": (480, 1600)}
+    assert Counter((run.setting["method"], run.job.recipe.budget.epochs) for run in found) == {
+        (method, epochs): 2 * 2 * 3 for method, many in lengths.items() for epochs in many
+    }
+    for run in found:
+        budget, whole = run.job.recipe.budget, run.setting["method"] == "long"
+        cycle = budget.epochs if whole else budget.generation_length
+        assert round(run.job.recipe.optimizer.warmup_share * cycle, 3) == 20
 
 
 def test_the_quickstarts_sweep_is_its_runs_with_fresh_seeds_and_a_control() -> None:
