@@ -134,6 +134,11 @@ class Phase:
         """Whether something is being forgotten by gradient steps during this phase."""
         return any(group.forgets for group in self.groups)
 
+    @property
+    def rise(self) -> Rise | None:
+        """The measured rate of a group of it; None where every rate is fixed."""
+        return next((group.lr for group in self.groups if isinstance(group.lr, Rise)), None)
+
     def passes(self, recipe_loss: RecipeLoss) -> int:
         """How often as many images as a batch has pass through the network in a step: its compute.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
+from seal_ray.methods import Method
 from seal_ray.networks import Parts
 from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.optimizers import Sgd
@@ -252,12 +254,27 @@ def _caution(recipe: Recipe, phases: Sequence[PlannedPhase]) -> str:
             f"{method.name} forgets at the start of each generation but the first, and there is one; lower "
             "budget.generation_length"
         )
-    sums = [phase.ascent[1] for phase in phases if phase.ascent]
-    if not sums or max(sums) >= FAINT_ASCENT or not isinstance(recipe.optimizer, Sgd):  # others scale steps
+    climbs = [(phase.ascent[1], phase) for phase in phases if phase.ascent]
+    most, climb = max(climbs, key=lambda one: one[0], default=(FAINT_ASCENT, None))
+    if climb is None or most >= FAINT_ASCENT or not isinstance(recipe.optimizer, Sgd):  # others scale steps
         return ""
     return (
-        f"its ascent's rates add up to {max(sums):.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too "
-        "little to forget anything; raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
+        f"its ascent's rates add up to {most:.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too little to "
+        f"forget anything; {_stronger(method, recipe.budget, climb)}"
+    )
+
+
+def _stronger(method: Method, budget: Budget, climb: PlannedPhase) -> str:
+    """What lets an ascent climb further, in words."""
+    phases = method.phases(climb.generation, budget)
+    rise = next(phase.rise for phase in phases if phase.name == climb.phase)
+    if rise is None:
+        return "raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
+    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap / rise.start)
+    binding = [f"start, {rise.start:g}"] * (rise.start < rise.cap) + [f"cap, {rise.cap:g}"] * capped
+    return (
+        f"raise {' and '.join(binding)}, of method.ascent_rate, or method.ascent_share, for more than "
+        f"{climb.epochs} epoch{'s' * (climb.epochs > 1)}"
     )
 
 

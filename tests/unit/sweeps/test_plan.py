@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,34 @@ def test_the_sum_of_a_measured_ascent_is_a_range(prepared: Callable[[str], Datas
     assert ascent(start=0.8, cap=0.5) == pytest.approx((0.2 * 0.5 * 1.5, 0.2 * 0.5 * 2))
     fixed = phases(prepared("raw"), tmp_path)[0].ascent
     assert fixed == pytest.approx((0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("rise", "length", "said"),
+    [
+        # Of 8 epochs 2 ascend, two steps each at 0.1: 0.2 * (start + 2 * start).
+        (
+            {},
+            8,
+            "add up to 0.006, .*; raise start, 0.01, of method.ascent_rate, or .*, for more than 2 epochs",
+        ),
+        ({"cap": 0.01}, 8, "add up to 0.004, .*; raise cap, 0.01, of method"),  # no room to begin higher
+        ({"cap": 0.012}, 8, "add up to 0.004, .*; raise start, 0.01 and cap, 0.012, of method"),
+        ({"cap": 0.0001, "factor": 1e30}, 400, "; raise cap, 0.0001, of method.*, for more than 100 epochs"),
+    ],
+)
+def test_a_measured_ascent_that_is_too_weak_says_what_binds_it(
+    prepared: Callable[[str], Dataset], tmp_path: Path, rise: dict[str, float], length: int, said: str
+) -> None:
+    plan = tiny_plan(
+        prepared("raw"),
+        tmp_path,
+        {"name": "seal", "ascent_rate": {"rise": 0.5, **rise}},
+        budget={"epochs": 2 * length, "generation_length": length},
+        optimizer={"schedule": "constant", "warmup_share": 0.125},
+    )
+    assert re.search(said, plan.caution)
+    assert "write {rise" not in plan.caution
 
 
 def test_a_long_measured_ascent_can_be_planned(prepared: Callable[[str], Dataset], tmp_path: Path) -> None:
