@@ -45,7 +45,9 @@ CONTROLS = {
     "stopped": "plain training stopped after its first generation",
     "best": "plain training's best epoch",
 }
-"""What every method is compared with."""
+"""What every method's end is compared with."""
+AVERAGE = "average"
+"""The comparison of the average at the end with the best that plain training's was after any epoch."""
 WHY = {
     "depth/val_mean": "prediction depth",
     "curvature/top": "largest eigenvalue",
@@ -172,6 +174,9 @@ def compare_noise(study: Study) -> Found:
             if method != "normal":
                 controls = study.controls(where).items()
                 asked |= {(noise, method, control): (top1[method], held) for control, held in controls}
+                average = study.scores("averaged_top1", {**where, "method": method})
+                best = study.scores("best_averaged_top1", {**where, "method": "normal"})
+                asked[noise, method, AVERAGE] = (average, best)
             if method.startswith("random"):
                 seal = method.replace("random", "seal")
                 asked[noise, seal, method] = (top1[seal], top1[method])
@@ -185,7 +190,7 @@ def in_short(*names: str) -> str:
         found = compare_noise(study)
         for noise in study.labels("data.label_noise"):
             said = []
-            for control, words in CONTROLS.items():
+            for control, words in {**CONTROLS, AVERAGE: "its best average, by their own"}.items():
                 ways = {m: one.way for (n, m, c), one in found.items() if (n, c) == (noise, control)}
                 up = [called(method) for method, way in ways.items() if way > 0]
                 said.append(f"{len(up) or 'none'} above {words}" + f" ({listed(up)})" * (0 < len(up) < 4))
@@ -194,7 +199,7 @@ def in_short(*names: str) -> str:
             lines += [
                 f"- {where}: {called(method)} against {called(other)}: {one}: {ASCENT[one.way]}.\n"
                 for (n, method, other), one in found.items()
-                if n == noise and other not in CONTROLS
+                if n == noise and other not in (*CONTROLS, AVERAGE)
             ]
     return "".join(lines)
 
@@ -220,7 +225,7 @@ def noise_verdicts(study: Study, found: Found) -> str:
     """What can be told, a line for each noise and control."""
     lines = []
     for share in study.labels("data.label_noise"):
-        for control, words in CONTROLS.items():
+        for control, words in {**CONTROLS, AVERAGE: "its best average (averages at the end)"}.items():
             against = {method: one for (n, method, c), one in found.items() if (n, c) == (share, control)}
             said = []
             for way, verb in ((1, "above"), (-1, "below"), (0, "not told apart")):
@@ -236,19 +241,22 @@ def noise_table(study: Study, found: Found, share: str) -> str:
     plain = sum(study.scores("passes", {**where, "method": "normal"}).values())
     controls = study.controls(where)
     rows = [
-        [f"*{words}*", "", mean(controls[control]), *[""] * 5]
+        [f"*{words}*", "", mean(controls[control]), *[""] * 6]
         for control, words in CONTROLS.items()
         if control != "last"
     ]
     for method in study.labels("method"):
         own = {**where, "method": method}
         cost = sum(study.scores("passes", own).values()) / plain
-        against = [str(found.get((share, method, control), "")) for control in CONTROLS]
-        held = [study.scores(column, own) for column in ("averaged_top1", "train_memorised")]
-        others = [mean(scores) if scores else "" for scores in held]
-        rows.append([called(method), f"{cost:.2g}", mean(study.scores("top1", own)), *against, *others])
+        last, average, wrong = (study.scores(c, own) for c in ("top1", "averaged_top1", "train_memorised"))
+        *against, averages = (
+            str(found.get((share, method, control), "")) for control in (*CONTROLS, AVERAGE)
+        )
+        cells = [f"{cost:.2g}", mean(last), *against, mean(average), averages, mean(wrong) if wrong else ""]
+        rows.append([called(method), *cells])
     differences = ("to its end", "to stopping", "to its best epoch")
-    return table(["", "passes", "last top-1 %", *differences, "average", "memorised %"], rows)
+    heads = ["", "passes", "last top-1 %", *differences, "average %", "to its best average", "memorised %"]
+    return table(heads, rows)
 
 
 def draw_noise(study: Study, found: Found, file: Path) -> None:

@@ -30,11 +30,12 @@ def write_rows(study: Study, file: AnyPath) -> None:
 def to_csv(study: Study) -> str:
     """One row a run, setting by setting; numbers unrounded, empty where there is none.
 
-    Columns: run, an axis each, seed, status; top1 after the last epoch (% of the validation images), of the
-    best epoch, held out, averaged; `after_<g>`: at the end of g generations; what it cost, as the leaderboard
-    has it; metrics of the last epoch, those of `placement.metrics` among them; `<moment>:<scalar>` of depth,
-    curvature, calibration and plugins' analyses at the last moment of that name, the scalar as W&B has it;
-    weights_sha256: digest of the last weights; data: identity of the data set; device, torch.
+    Columns: run, an axis each, seed, status; top1 after the last epoch (% of the validation images), of
+    the best epoch, held out, averaged, the best average after any epoch; `after_<g>`: at the end of g
+    generations; what it cost, as the leaderboard has it; metrics of the last epoch, those of
+    `placement.metrics` among them; `<moment>:<scalar>` of depth, curvature, calibration and plugins'
+    analyses at the last moment of that name, the scalar as W&B has it; weights_sha256: digest of the last
+    weights; data: identity of the data set; device, torch.
     """
     rows = [_row(run) for run in study.runs]
     ends = max((len(run.result.generation_top1) for run in study.runs), default=0)
@@ -42,7 +43,15 @@ def to_csv(study: Study) -> str:
     metrics = dict.fromkeys(name for row in rows for name in row if name.startswith(METRICS))
     found = dict.fromkeys(name for row in rows for name in row if ":" in name)
     columns = (
-        *("run", *axes, "seed", "status", *SINGLE, *(f"after_{g + 1}" for g in range(ends))),
+        *(
+            "run",
+            *axes,
+            "seed",
+            "status",
+            *SINGLE,
+            "best_averaged_top1",
+            *(f"after_{g + 1}" for g in range(ends)),
+        ),
         *(*COUNTS, *metrics, *found, "weights_sha256", "data", *MADE_WITH),
     )
     text = io.StringIO()
@@ -64,6 +73,8 @@ def _row(run: RunFacts) -> Mapping[str, object]:
         "run": run.id,
         **result.setting,
         **{name: getattr(result, name) for name in ("seed", "status", *SINGLE, *COUNTS)},
+        "best_averaged_top1": max((row.get("val_averaged_top1") or 0.0 for row in run.rows), default=0.0)
+        or None,
         **{f"after_{g}": top1 for g, top1 in enumerate(result.generation_top1, start=1)},
         **{name: value for name, value in last.items() if name.startswith((*METRICS, "weights_sha256"))},
         **found,
