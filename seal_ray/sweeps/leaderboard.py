@@ -54,6 +54,7 @@ class Line:
 
     setting: Mapping[str, str]
     runs: int  # asked for
+    begun: int  # of them, those that have an epoch
     finished: int
     top1: Estimate | None  # over the finished runs
     difference: Difference | None  # to the baseline, paired by seed
@@ -95,6 +96,7 @@ def leaderboard(
         line = Line(
             setting=runs[0].setting,
             runs=len(runs),
+            begun=sum(run.epochs_trained + run.epochs_shared > 0 for run in runs),
             finished=len(scores[key]),
             top1=_mean([*scores[key].values()]),
             difference=difference,
@@ -342,19 +344,22 @@ def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequen
 COMPUTE = ("epochs", "images", "passes", "seconds")
 """What heads the cells of `compute`."""
 COMPUTE_MEANING = (
-    "of one run, mean over seeds, shared epochs among them; passes: images, each as often as a step goes "
-    "over it forward and backward (SAM: twice); seconds: of all epochs, evaluation included"
+    "of one run, mean over the seeds that have begun, shared epochs among them; passes: images, each as "
+    "often as a step goes over it forward and backward (SAM: twice); seconds: of all epochs, evaluation "
+    "included"
 )
 
 
 def compute(lines: Sequence[Line]) -> list[tuple[str, ...]]:
-    """What a run of each line has cost so far, the mean over its seeds, as cells."""
+    """What a run of each line has cost so far, the mean over those that have begun, as cells."""
     return [
         (
-            f"{round((line.epochs_trained + line.epochs_shared) / line.runs, 1):,}".removesuffix(".0"),
-            *(f"{total / line.runs:,.0f}" for total in (line.images, line.passes)),
-            f"{line.seconds / line.runs:,.1f}",
+            f"{round((line.epochs_trained + line.epochs_shared) / line.begun, 1):,}".removesuffix(".0"),
+            *(f"{total / line.begun:,.0f}" for total in (line.images, line.passes)),
+            f"{line.seconds / line.begun:,.1f}",
         )
+        if line.begun
+        else ("-",) * len(COMPUTE)
         for line in lines
     ]
 

@@ -463,19 +463,22 @@ def test_what_accuracy_has_cost_is_of_finished_runs() -> None:
     assert [line.cost for line in lines] == [24_000, None, None]
 
 
-def test_what_a_run_costs_is_the_mean_over_the_seeds_that_were_asked_for() -> None:
-    lines = leaderboard([*runs("sam", [50.0, None]), run("normal", 0, 50.0, epochs_trained=3)], NORMAL)
+def test_what_a_run_costs_is_the_mean_over_the_seeds_that_have_begun() -> None:
+    new = {"epochs_trained": 0, "epochs_shared": 0, "images": 0, "passes": 0, "seconds": 0.0, "status": "new"}
+    begun = [*runs("sam", [50.0, None]), run("normal", 0, 50.0, epochs_trained=3)]
+    lines = leaderboard([*begun, run("sam", 2, None, **new), run("ban", 0, None, **new)], NORMAL)
     heads, _, *rows = markdown_cells(to_markdown(lines), 3)
     assert heads == ["method", "epochs", "images", "passes", "seconds"]
     assert rows == [
         ["sam", "16", "12,000", "24,000", "30.5"],
         ["normal", "7", "12,000", "24,000", "30.5"],
+        ["ban", "-", "-", "-", "-"],
     ]
     console = Console(width=80, file=io.StringIO(), color_system=None)
     console.print(to_compute_table(lines))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(cell in text for row in rows for cell in row)
-    assert [(line.passes, line.seconds) for line in lines] == [(48_000, 61.0), (24_000, 30.5)]
+    assert [(line.passes, line.seconds) for line in lines] == [(48_000, 61.0), (24_000, 30.5), (0, 0.0)]
 
 
 @pytest.mark.parametrize(
