@@ -15,7 +15,9 @@ from rich.console import Console, RenderableType
 from seal_ray.errors import ConfigError
 from seal_ray.storage.paths import storage_path, with_home
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+WIDE = 10_000
+"""Cells that a table may take where nothing is as narrow as a terminal."""
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 Set = Annotated[
     list[str] | None,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
+
+from seal_ray.tracking.table import Column, FittedTable
 
 if TYPE_CHECKING:
     from seal_ray.data.sources import SourceInfo
@@ -36,21 +36,16 @@ def runs_table(runs: Sequence[dict[str, Any]], title: str) -> RenderableType:
         )
         for run in runs
     ]
-    ascents = "val loss before -> after each ascent"
-    headings = ("run", "epochs", "status", "top1 %", "best", ascents, "images/s")
-    return _table(title, headings, rows, right={"epochs", "top1 %", "best", "images/s"})
-
-
-def _table(
-    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
-) -> Table:
-    """A table whose cells are shown as they are, on one line; right: headings of columns of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+    columns = (
+        Column("run"),
+        Column("epochs", right=True),
+        Column("status", folds_to=14),
+        Column("top1 %", right=True),
+        Column("best", right=True, leaves=2),
+        Column("val loss before -> after each ascent", folds_to=13, leaves=3),
+        Column("images/s", right=True, leaves=1),
+    )
+    return FittedTable(title, columns, rows)
 
 
 UNKNOWN = (
@@ -95,8 +90,12 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     return [_phase_table(title, plan.phases), Text("\n".join(totals))]
 
 
-def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> Table:
-    headings = ("gen", "phase", "epochs", "edit", "lr early", "lr late", "steps", "sum of ascent rates")
+def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> FittedTable:
+    columns = (
+        *(Column("gen"), Column("phase"), Column("epochs"), Column("edit", folds_to=14)),
+        *(Column("lr early"), Column("lr late"), Column("steps", leaves=2)),
+        Column("sum of ascent rates", leaves=1),
+    )
     rows = [
         (
             label,
@@ -110,7 +109,7 @@ def _phase_table(title: str, phases: Sequence[PlannedPhase]) -> Table:
         )
         for label, phase in _merged(phases)
     ]
-    return _table(title, headings, rows)
+    return FittedTable(title, columns, rows)
 
 
 PHASES = 12
@@ -128,8 +127,11 @@ def sweep_plan_table(plan: SweepPlan, runs: SweepRuns) -> list[RenderableType]:
     for run, unknown in zip(plan.runs, assumed, strict=True):
         name, status = ("-", "-") if unknown else (run.run_id, run.status)
         rows.append((name, run.setting, str(run.seed), f"{run.epochs:,}", f"{run.trains:,}", status))
-    headings = ("run", "setting", "seed", "epochs", "trains", "status")
-    table = _table(runs.sweep.name, headings, rows, right={"seed", "epochs", "trains"})
+    columns = (
+        *(Column("run"), Column("setting", folds_to=14), Column("seed", right=True)),
+        *(Column("epochs", right=True), Column("trains", right=True), Column("status")),
+    )
+    table = FittedTable(runs.sweep.name, columns, rows)
     placement = runs.planned[0].job.placement
     needed = f"{placement.workers} worker{'s' * (placement.max_workers > 1)} a run"
     fits = f"{plan.at_once} run{'s' * (plan.at_once > 1)} at once on this machine's {plan.cores} cores"
@@ -181,14 +183,11 @@ def jobs_table(jobs: Sequence[dict[str, Any]], title: str) -> RenderableType:
     """The jobs of a cluster: what each runs, how it stands, and what it said last."""
     if not jobs:
         return Text(f"{title}: no jobs")
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    keys = ("id", "kind", "file", "status", "started", "last")
-    for key in keys:
-        whole = key in ("id", "kind", "status")
-        table.add_column(key, overflow="fold" if whole else "ellipsis", no_wrap=True)
-    for job in jobs:
-        table.add_row(*(Text(str(job[key] or "-")) for key in keys))
-    return table
+    columns = (
+        *(Column("id"), Column("kind"), Column("file", folds_to=14, leaves=3), Column("status")),
+        *(Column("started", leaves=1), Column("last", folds_to=24, leaves=2)),
+    )
+    return FittedTable(title, columns, [[job[one.heading] or "-" for one in columns] for job in jobs])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from seal_ray.errors import ConfigError
 from seal_ray.sweeps.statistics import INTERVAL_FROM, Difference, Estimate, estimate, holm, paired
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from seal_ray.tracking.table import FittedTable
 
 NO_INTERVAL = f"no interval below {INTERVAL_FROM} seeds"
 WithInterval = TypeVar("WithInterval", Estimate, Difference)
@@ -301,13 +301,13 @@ def _aligned(table: Sequence[Sequence[str]], words: int) -> str:
     return "".join(map(row_text, [rows[0], rules, *rows[1:]]))
 
 
-def to_table(lines: Sequence[Line], title: str) -> Table:
+def to_table(lines: Sequence[Line], title: str) -> FittedTable:
     """The same table for the terminal; long labels are folded, numbers never."""
     axes = _shown_axes(lines)
     return _table(title, axes, _NUMBERS, [_cells(line, axes) for line in lines])
 
 
-def to_other_table(lines: Sequence[Line]) -> Table | None:
+def to_other_table(lines: Sequence[Line]) -> FittedTable | None:
     """`other_top1` for the terminal, each interval below its mean; None where there is none."""
     axes, times = _shown_axes(lines), other_top1(lines)
     rows = [
@@ -318,27 +318,21 @@ def to_other_table(lines: Sequence[Line]) -> Table | None:
     return _table("top1 of other epochs", axes, headings, rows) if times else None
 
 
-def to_compute_table(lines: Sequence[Line]) -> Table:
+def to_compute_table(lines: Sequence[Line]) -> FittedTable:
     """`compute` for the terminal."""
     axes = _shown_axes(lines)
     rows = [[*_labels(line, axes), *cells] for line, cells in zip(lines, compute(lines), strict=True)]
     return _table("compute of a run", axes, COMPUTE, rows)
 
 
-def _table(title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _table(
+    title: str, axes: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]
+) -> FittedTable:
+    from seal_ray.tracking.table import Column, FittedTable
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
-    table.padding = (0, 1, 0, 0)  # two axes and their numbers fit in 120 columns
-    for heading in headings(axes):
-        table.add_column(Text(heading), overflow="fold", max_width=17)
-    for heading in numbers:
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: markup in a label is not obeyed
-    return table
+    labels = [Column(heading, folds_to=8) for heading in headings(axes)]
+    columns = [Column(heading, right=True, leaves=_LEAVE.get(heading, 0)) for heading in numbers]
+    return FittedTable(title, [*labels, *columns], rows)
 
 
 COMPUTE = ("epochs", "images", "passes", "seconds")
@@ -451,6 +445,8 @@ _NUMBERS = (
     *("difference", "its 95 %\ninterval", "p"),
     *("epochs\ntrained", "epochs\nshared"),
 )
+_LEAVE = {"epochs\nshared": 1, "epochs\ntrained": 2}
+"""Which columns a terminal that is too narrow is not shown, in which order."""
 
 
 def _cells(line: Line, axes: Sequence[str]) -> list[str]:

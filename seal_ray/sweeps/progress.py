@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Sequence
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from seal_ray.distributed.launch import Planned
@@ -16,9 +14,15 @@ from seal_ray.errors import CheckpointError, StorageError
 from seal_ray.phases.schedule import Row
 from seal_ray.runs.folder import ENDED
 from seal_ray.storage.paths import folders_in
+from seal_ray.tracking.table import Column, FittedTable
 
 MOST_ROWS = 24
 """Runs in the live table; those that have ended the longest ago go first."""
+COLUMNS = (
+    *(Column("run"), Column("setting", folds_to=14), Column("epoch"), Column("phase")),
+    *(Column("top1 %"), Column("images/s", leaves=1), Column("left")),
+)
+"""Of the live table; `_cells` fills them."""
 
 
 class Watched:
@@ -126,14 +130,11 @@ class SweepProgress:
         return f"sweep: {left} epochs left" + (f", about {clock(eta)}" if left and done else "")
 
     def _table(self) -> Group:
-        table = Table(box=box.SIMPLE_HEAD)
-        for heading in ("run", "setting", "epoch", "phase", "top1 %", "images/s", "left"):
-            table.add_column(heading, no_wrap=True)
         begun = [run for run in self._runs if run.rows or run.status != "new"]
         ended = [run for run in begun if run.ended]
         going = [run for run in begun if not run.ended]
-        for run in [*ended[-max(0, MOST_ROWS - len(going)) :], *going][-MOST_ROWS:]:
-            table.add_row(*(Text(cell) for cell in _cells(run)))
+        shown = [*ended[-max(0, MOST_ROWS - len(going)) :], *going][-MOST_ROWS:]
+        table = FittedTable("", COLUMNS, list(map(_cells, shown)))
         waiting = len(self._runs) - len(begun)
         return Group(table, Text(f"{self._left()}; {len(ended)} runs ended, {waiting} not begun"))
 

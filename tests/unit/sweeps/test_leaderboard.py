@@ -288,16 +288,26 @@ def test_the_terminal_table_shows_what_the_markdown_shows() -> None:
         assert " ".join(row).split() in shown
 
 
-def test_two_axes_fit_in_120_columns_whatever_the_terminal() -> None:
+def test_two_axes_fit_in_120_columns() -> None:
     name = "a-method-with-a-name-of-more-than-twenty-letters"
     results = [
         *runs("normal", [50.0, 62.0, 55.0], epochs_trained=1_600, epochs_shared=1_600),
         *runs(name, [58.0, 54.0, 68.0], length="160"),
         *runs(name, [58.0, 54.0, 68.0, None]),
     ]
-    text = printed(leaderboard(results, NORMAL), width=300)
+    text = printed(leaderboard(results, NORMAL), width=120)
     assert "-22.92 … +31.58" in text
+    assert "shared" in text
     assert max(map(len, text.splitlines())) <= 120
+    assert name in printed(leaderboard(results, NORMAL), width=300)
+
+
+def test_at_80_columns_epochs_are_left_out_and_every_number_is_whole() -> None:
+    text = printed(leaderboard(THREE_SEEDS, NORMAL), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for row in markdown_cells(to_markdown(leaderboard(THREE_SEEDS, NORMAL)))[2:]:
+        assert set(" ".join(row[:-2]).split()) <= set(text.split())
+    assert "shared" not in text
 
 
 def test_a_narrow_terminal_folds_labels_and_keeps_numbers_whole() -> None:
