@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, Strict, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, Strict, model_validator
 
 from seal_ray.config.document import Document, Keys, at, check_kind, dotted, override, put, put_over, read
-from seal_ray.config.messages import BOOLEANS, STRICT, parse, refuse
+from seal_ray.config.messages import BOOLEANS, CONFIG_ERROR, STRICT, parse, refuse
 from seal_ray.config.plugin_files import by_name, given_files, named_files
 from seal_ray.config.run_file import base_of, read_base
 from seal_ray.errors import ConfigError
@@ -126,6 +126,16 @@ NOT_OF_A_SEARCH = {
 """Fields that a sweep with a search cannot have, and what to do instead."""
 
 
+def _as_labels(value: object) -> object:
+    """For validators: the value, which must be a mapping."""
+    if value is None or isinstance(value, dict):
+        return value
+    given = value if isinstance(value, str) and re.fullmatch(NAME, value) else "normal"
+    raise ConfigError(
+        f"labels: must be axes with a value of each, such as {{method: {given}}}, not {value!r:.60}"
+    )
+
+
 class SweepFile(BaseModel):
     """The fields of a sweep file beside its base, which is a job's."""
 
@@ -150,9 +160,13 @@ class SweepFile(BaseModel):
         description="mode random: settings to draw; one drawn again is the same",
     )
     sample_seed: int = Field(default=0, ge=0, description="mode random: which settings are drawn")
-    exclude: list[dict[str, Any]] = Field(default=[], description="settings to leave out")
+    exclude: list[Annotated[dict[str, Any], BeforeValidator(_as_labels), CONFIG_ERROR]] = Field(
+        default=[], description="settings to leave out"
+    )
     seeds: int = Field(default=1, ge=1, le=1000, description="runs of each setting, from recipe.seed on")
-    baseline: dict[str, Any] | None = Field(default=None, description="what differences are taken to")
+    baseline: Annotated[dict[str, Any] | None, BeforeValidator(_as_labels), CONFIG_ERROR] = Field(
+        default=None, description="what differences are taken to"
+    )
     after_generations: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)] = Field(
         default=(),
         description="leaderboard: also the accuracy at the end of so many generations, the first included",

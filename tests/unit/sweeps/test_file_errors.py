@@ -71,6 +71,16 @@ BAD = {
         "baseline",
         "matches no setting; did you mean 'no'? axes are augment.flip: on, no",
     ),
+    "baseline that is a word": (
+        "axes: {method: [normal, llf]}\nbaseline: llf #!\n",
+        "baseline",
+        "must be axes with a value of each, such as {method: llf}, not 'llf'",
+    ),
+    "rule that is a list": (
+        "axes: {method: [normal, llf]}\nexclude:\n- [llf] #!\n",
+        "exclude.0",
+        "must be axes with a value of each, such as {method: normal}, not ['llf']",
+    ),
     "nearly a label": (
         "axes: {method: [normal, llf]}\nexclude:\n- method: noraml #!\n",
         "exclude.0",
