@@ -183,6 +183,11 @@ def epochs_of(share: float, length: int, field: str) -> int:
     if share == 0:
         return 0
     whole = max(1, math.floor(Fraction(str(share)) * length + Fraction(1, 2)))
+    if length == 1 and share < 1:
+        raise ConfigError(
+            f"{field}: {share:g} of one epoch is rounded up to one, which leaves nothing for the rest; a "
+            "generation of it needs two, see budget.generation_length"
+        )
     if whole >= length:
         raise ConfigError(
             f"{field}: {share:g} of {length} epochs is {whole}, which leaves nothing of them for the rest; "

@@ -470,6 +470,14 @@ BAD = {
         "recipe.method.ascent_share",
         "0.95 of 8 epochs is 8, which leaves nothing of them for the rest; lower the share",
     ),
+    "no epoch is left of a generation of one": (
+        job(
+            method="method:\n    name: seal\n    ascent_share: 0.25 #!",
+            budget="budget: {epochs: 2, generation_length: 1}",
+        ),
+        "recipe.method.ascent_share",
+        "0.25 of one epoch is rounded up to one, which leaves nothing for the rest; a generation of it needs",
+    ),
     "shares fill the generation": (
         job(method="method: {name: dsd, dense_share: 0.5, sparse_share: 0.5} #!"),
         "recipe.method",
