@@ -7,6 +7,7 @@ mappings with text keys. Anchors, aliases and merge keys work; tags do not, and 
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import re
@@ -63,10 +64,33 @@ TAKEN_BY = {
 """What takes a file of each kind; `validate` takes all."""
 
 
+OF_SWEEPS = (
+    *("axes", "search", "mode", "samples", "sample_seed", "exclude", "seeds", "baseline"),
+    *("after_generations", "early_stopping"),
+)
+"""Fields that a sweep has and a run has not."""
+MEANT = ("axis", "grid", "matrix", "parameters", "space", "sweep", "values")
+"""What other tools call axes."""
+
+
 def check_kind(document: Document, path: str | AnyPath, wanted: str) -> None:
-    """ConfigError for a file that is clearly of another kind: says of which, and what takes it."""
+    """ConfigError for a file that is clearly of another kind: says of which, and what takes it.
+
+    And for a run's file over a base that has what else only sweeps have: says what it would need to be one.
+    """
     marks = {"evaluation": "kind", "sweep": "axes", "run": "recipe"}
     found = next((kind for kind, key in marks.items() if key in document.value), wanted)
+    if found == "run" and "base" in document.value:
+        for key in document.value:
+            if key in OF_SWEEPS:
+                what = "is a field of sweeps, which need `axes` as well"
+            elif difflib.get_close_matches(key.lower(), [*MEANT, "axes", "search"], n=1, cutoff=0.75):
+                what = "is no field of a run; those of a sweep are called `axes`"
+            else:
+                continue
+            form = "axes: {method: [normal, seal]}"
+            remedy = f"for a sweep over this base write `{form}`, for a run over it remove {key}"
+            raise ConfigError(f"{document.places[(key,)]}: {key}: {what}; {remedy}")
     if found != wanted:
         has = f"has {marks[found]}" if wanted == "run" else f"has no {marks[wanted]} but {marks[found]}"
         place = document.places[(marks[found],)]

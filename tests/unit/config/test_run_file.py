@@ -9,10 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from seal_ray.cli import app
+from seal_ray.config.document import OF_SWEEPS
 from seal_ray.errors import ConfigError
 from seal_ray.jobs import training_spec
 from seal_ray.recipe import Job, dump_job, load_job
-from seal_ray.sweeps.file import load_sweep
+from seal_ray.sweeps.file import SweepFile, load_sweep
 from tests.plugins import FOCAL, plain_method
 
 BASE = """\
@@ -152,3 +153,25 @@ def test_a_base_is_sent_with_the_run() -> None:
     changes = ["placement.storage=/mnt/runs", "recipe.data.path=/mnt/digits"]
     spec = training_spec("train", Path("over.yaml"), changes)
     assert {str(file) for file in spec.files} == {"over.yaml", "bases/base.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("grid: {seed: [1, 2]}", "grid: is no field of a run; those of a sweep are called `axes`"),
+        ("axs: {seed: [1, 2]}", "axs: is no field of a run; those of a sweep are called `axes`"),
+        ("serach: {samples: 3}", "serach: is no field of a run; those of a sweep are called `axes`"),
+        ("seeds: 3", "seeds: is a field of sweeps, which need `axes` as well"),
+    ],
+)
+@pytest.mark.parametrize("command", ["validate", "train", "plan"])
+def test_a_sweep_without_axes_is_told_what_it_lacks(command: str, field: str, said: str) -> None:
+    Path("over.yaml").write_text(f"base: bases/base.yaml\n{field}\n")
+    error = CliRunner().invoke(app, [command, "over.yaml"]).exception
+    name = field.partition(":")[0]
+    remedy = "for a sweep over this base write `axes: {method: [normal, seal]}`, for a run over it remove"
+    assert str(error) == f"over.yaml:2: {said}; {remedy} {name}"
+
+
+def test_the_fields_that_only_sweeps_have_are_known() -> None:
+    assert set(OF_SWEEPS) == SweepFile.model_fields.keys() - Job.model_fields.keys() - {"base", "tracking"}
