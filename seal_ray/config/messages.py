@@ -231,7 +231,12 @@ class Choice:
         if not isinstance(value, dict):
             raise _wrong("model_type", value, class_name="Choice")
         option = self._option(value, value)
+        value = {key: one for key, one in value.items() if one is not None or not self._unset(key, option)}
         return option.model_validate_json(_as_json({self.key: self.default, **value}))  # type: ignore[attr-defined]
+
+    def _unset(self, field: str, option: type) -> bool:
+        """Whether a null is a field's of other options only: that is how one of a base is taken back."""
+        return field not in _fields(option) and bool(self.owners(field))
 
     def _option(self, mapping: Mapping[str, object], value: object) -> type:
         """The class that a mapping names."""
@@ -379,7 +384,10 @@ def _unknown(model: type[BaseModel], path: Keys, document: Document) -> str:
     owners = choice.owners(name) if choice else []
     if choice and owners:
         known = f"(fields: {', '.join(fields)})"
-        return f"is a field of {_listed(owners)}, not of {choice.name(holder)}; remove it {known}"
+        chosen = choice.name(holder)
+        unset = f", or unset that of a base by `{name}: null`"
+        over = unset if issubclass(choice.options[chosen], BaseModel) else ""
+        return f"is a field of {_listed(owners)}, not of {chosen}; remove it{over} {known}"
     wanted = name.lower().replace("-", "_")
     wanted = SYNONYMS.get(wanted, wanted)
     elsewhere: dict[str, str] = {}

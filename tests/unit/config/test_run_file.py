@@ -175,3 +175,19 @@ def test_a_sweep_without_axes_is_told_what_it_lacks(command: str, field: str, sa
 
 def test_the_fields_that_only_sweeps_have_are_known() -> None:
     assert set(OF_SWEEPS) == SweepFile.model_fields.keys() - Job.model_fields.keys() - {"base", "tracking"}
+
+
+def test_a_field_of_a_network_is_unset_over_a_base() -> None:
+    over = "base: bases/base.yaml\nrecipe:\n  model: {arch: timm/test_convnext%s}\n"
+    Path("over.yaml").write_text(over % "")
+    [only] = complaint("over.yaml")
+    assert only.startswith("bases/base.yaml:4: recipe.model.width: is a field of ")
+    assert "; remove it, or unset that of a base by `width: null` (fields: " in only
+    Path("over.yaml").write_text(over % ", width: null")
+    assert "width" not in load_job("over.yaml").recipe.model.arguments
+    Path("over.yaml").write_text(over % "")
+    assert load_job("over.yaml", ["recipe.model.width=null"]).recipe.model.arch == "timm/test_convnext"
+    Path("over.yaml").write_text(over % ", width: null, widht: null")
+    assert "widht: unknown field" in complaint("over.yaml")[0]
+    Path("over.yaml").write_text("base: bases/base.yaml\nrecipe: {model: {width: null}}\n")
+    assert "must be a whole number" in complaint("over.yaml")[0]
