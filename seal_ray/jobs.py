@@ -345,7 +345,8 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
     """Environment variables for a job: of files first, then those given as NAME=VALUE, or NAME as it is here.
 
     A file has one such line a variable; values are taken as they stand, and # begins a comment line.
-    ConfigError says which one is wrong, and never what stands there: it may be a secret.
+    ConfigError says which one is wrong, and of what stands there no more than the NAME of a command line: the
+    rest may be a secret.
     """
     lines = [(f"--env-file: {file}:{number}", line) for file in files for number, line in _lines(file)]
     found = {}
@@ -354,9 +355,8 @@ def job_environment(given: Sequence[str] = (), files: Sequence[Path] = ()) -> di
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ConfigError(f"{where}: is not NAME=VALUE, or NAME of a variable that is set here")
         if not equals and name not in os.environ:
-            raise ConfigError(
-                f"{where}: no variable of that name is set here; give NAME=VALUE, or set it first"
-            )
+            said = name if where.startswith("--env ") else "of that name"  # a file's line may be half a key
+            raise ConfigError(f"{where}: no variable {said} is set here; give NAME=VALUE, or set it first")
         if name == "RAY_ADDRESS":
             raise ConfigError(f"{where}: RAY_ADDRESS is set by Ray in its jobs; leave it out")
         found[name] = value if equals else os.environ[name]

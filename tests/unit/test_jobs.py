@@ -268,7 +268,7 @@ def test_an_environment_is_of_files_and_of_what_is_given(here: Path, monkeypatch
         (["A=1", "my key=sesame"], "", "--env 2: is not NAME=VALUE"),
         (["=sesame"], "", "--env 1: is not NAME=VALUE"),
         (["sesame-opens"], "", "--env 1: is not NAME=VALUE"),
-        (["sesame_opens"], "", "--env 1: no variable of that name is set here"),
+        (["A=1", "NOT_SET"], "", "--env 2: no variable NOT_SET is set here; give NAME=VALUE"),
         ([], "A=1\n\nexport B=sesame\n", "keys.env:3: is not NAME=VALUE"),
         ([], "sesame_opens\n", "keys.env:1: no variable of that name is set here"),
         ([], "A=\udcff", "keys.env cannot be read: it is not UTF-8"),
