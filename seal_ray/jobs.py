@@ -32,7 +32,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import HTTPError
@@ -60,6 +60,9 @@ STATUS_INTERVAL = 1.0
 """Seconds between two questions to the cluster."""
 TRIES = 5
 """How often a connection that carries a job's log may break without having carried anything."""
+VERSION_BYTES = 2**16
+"""Of what is said of a version, how much is read."""
+OTHER = "not as Ray's dashboard, which is usually at port 8265; see --address"
 JOB_ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 METADATA_KEY = "seal_ray"
 """The key of a job's metadata that holds its kind."""
@@ -290,24 +293,26 @@ def _token() -> str | None:
 
 
 def _check_answers(address: str, headers: dict[str, str]) -> None:
-    """Ask for the version, to see that somebody answers."""
+    """Ask for the version, to see that Ray's dashboard answers, whatever else listens there."""
     # `connect` has seen to it that this is http or https.
     request = urllib.request.Request(f"{address}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT):  # nosec B310
-            pass
+        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT) as answer:  # nosec B310
+            said = answer.read(VERSION_BYTES)
     except HTTPError as error:
         if error.code in (401, 403):
             raise _refused(address) from None
-        raise ClusterError(
-            f"{address}: answers {error.code}, it is no Ray dashboard; see --address"
-        ) from None
-    except (OSError, HTTPException, ValueError) as error:
+        raise ClusterError(f"{address}: answers {error.code}, but {OTHER}") from None
+    except (OSError, InvalidURL, ValueError) as error:
         raise ClusterError(
             f"{address}: no Ray dashboard answers ({error}); see that the head runs, with --dashboard-host, "
             "and that its port is reachable from here: on Kubernetes by `kubectl port-forward`, elsewhere "
             "through an SSH tunnel"
         ) from None
+    except HTTPException:  # its text is what was sent
+        raise ClusterError(f"{address}: answers, but {OTHER}") from None
+    if b'"ray_version"' not in said:
+        raise ClusterError(f"{address}: answers, but {OTHER}")
 
 
 def _refused(address: str) -> ClusterError:
@@ -328,7 +333,13 @@ def _cluster_errors(address: str) -> Iterator[None]:
         raise _refused(address) from None
     except (OSError, RuntimeError) as error:
         said = (str(error).strip(" .\n") or type(error).__name__).splitlines()[-1]
-        raise ClusterError(f"{address}: {said}; jobs that run are not affected") from error
+        raise ClusterError(f"{address}: {_printable(said)}; jobs that run are not affected") from error
+
+
+def _printable(text: str) -> str:
+    """What somebody else sent, without colours, and with a space for what would steer a terminal."""
+    plain = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
+    return "".join(one if one.isprintable() else " " for one in plain)
 
 
 @contextlib.contextmanager
@@ -388,7 +399,8 @@ def submit(
                 found = running[-1]
                 kept = "; its environment stays as it is" if environment else ""
                 if found.entrypoint != spec.entrypoint:
-                    kept += f"; it has other options: {found.entrypoint.partition('seal_ray ')[2]}"
+                    other = _printable(found.entrypoint.partition("seal_ray ")[2])
+                    kept += f"; it has other options: {other}"
                 note(f"{found.submission_id}: is {_status(found)} already, so nothing was submitted{kept}")
                 return str(found.submission_id)
             attempt = f"{spec.name}-a{max(held, default=0) + 1}"
@@ -554,18 +566,19 @@ def _printed(client: Any, job: Any) -> str:
 def _described(client: Any, job: Any) -> dict[str, Any]:
     said = _printed(client, job) if job.status == "RUNNING" else job.message or ""
     return {
-        "id": job.submission_id,
+        "id": _printable(job.submission_id),
         "kind": _kind(job),
-        "file": (job.metadata or {}).get("file", job.entrypoint),
+        "file": _printable((job.metadata or {}).get("file", job.entrypoint)),
         "status": _status(job),
         "started": _time(job.start_time),
         "ended": _time(job.end_time),
-        "last": (said.strip().splitlines() or [""])[-1].strip(),
+        "last": _printable((said.strip().splitlines() or [""])[-1]).strip(),
     }
 
 
 def _kind(job: Any) -> str | None:
-    return (job.metadata or {}).get(METADATA_KEY) or None
+    kind = (job.metadata or {}).get(METADATA_KEY)
+    return _printable(kind) if kind else None
 
 
 def _status(job: Any) -> str:

@@ -432,6 +432,51 @@ def test_a_head_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch
         connect(address)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # HTTP/2's settings frame, which Ray's own port (gRPC) begins with, padded to a line
+        b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x7f\xff\xff\xff\x1b[31m\x07\r\n",
+        b"SSH-2.0-x\x1b]0;sesame\x07\r\n",
+        b"HTTP/1.1 200 \x1b[2J\r\n\r\nwelcome\x1b[31m",
+        b"HTTP/1.1 404 \x1b[2J\r\n\r\n",
+    ],
+)
+def test_what_answers_and_is_no_dashboard_is_called_that(answer: bytes) -> None:
+    def serve(listening: socket.socket) -> None:
+        asker, _ = listening.accept()
+        asker.recv(2**16)
+        asker.sendall(answer)
+        asker.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        with pytest.raises(ClusterError, match=r"answers.*, but not as Ray's dashboard.* 8265") as error:
+            connect(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+    assert str(error.value).isprintable()
+
+
+def test_what_a_server_sends_does_not_steer_the_terminal() -> None:
+    status = SimpleNamespace(value="FAILED")
+    job = SimpleNamespace(
+        **{"submission_id": "x-a1", "status": status, "entrypoint": "rm\x1b]0;x\x07 y", "metadata": None},
+        **{"message": "one\n\x1b[32mtwo\x1b[0m\tthree\x07\n", "start_time": None, "end_time": None},
+    )
+    client = SimpleNamespace(list_jobs=lambda: [job], get_address=lambda: "http://h:1")
+    [found] = jobs.list_jobs(client)
+    assert found["last"] == "two three"
+    assert all(str(value).isprintable() for value in found.values())
+
+    def failing() -> list[object]:
+        raise RuntimeError("Request failed with status code 500: \x1b[2Jgone\x07.")
+
+    with pytest.raises(ClusterError, match="status code 500") as error:
+        jobs.list_jobs(SimpleNamespace(list_jobs=failing, get_address=lambda: "http://h:1"))
+    assert str(error.value).isprintable()
+
+
 def test_an_address_before_the_command_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*words: str) -> None:
         assert CliRunner().invoke(app, ["jobs", *words]).exit_code
