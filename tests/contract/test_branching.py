@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from tests.runs import EVERYTHING, case_id, keeping, same_state, tiny_images, ti
 
 SEAL = {"name": "seal", "ascent_rate": 0.3}
 RISING = {"name": "seal", "ascent_rate": {"rise": 0.5, "start": 0.1}}
+SHORT = {"epochs": 8, "generation_length": 4}
 BRANCHES: list[dict[str, Any]] = [SEAL, RISING, {**SEAL, "forget": "llf"}, {"name": "llf"}, {"name": "ke"}]
 IMAGES = tiny_images()
 
@@ -51,6 +55,27 @@ def train_in(
     return taken
 
 
+Storage = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """The storage in which a run was trained by itself, for at most so many epochs; not to be changed."""
+
+    @functools.cache
+    def trained(recipe: Recipe, epochs: int = 99) -> Path:
+        storage = tmp_path_factory.mktemp("alone")
+        train_in(storage, recipe, share=False, epochs=epochs)
+        return storage
+
+    return trained
+
+
+def copied(storage: Path, to: Path) -> None:
+    """Put the runs of a storage into another."""
+    shutil.copytree(storage, to, dirs_exist_ok=True)
+
+
 def same_run(recipe: Recipe, branched: Path, alone: Path, *, optimizer: bool = True) -> None:
     """Assert that a finished run is the same in both storages, but for who trained an epoch."""
     ours, theirs = store_of(recipe, branched), store_of(recipe, alone)
@@ -72,16 +97,17 @@ def same_snapshot(one: Snapshot, other: Snapshot, optimizer: bool = True) -> Non
 
 
 @pytest.mark.parametrize("method", BRANCHES, ids=case_id)
-def test_a_branched_run_equals_the_same_run_trained_alone(method: dict[str, Any], tmp_path: Path) -> None:
+def test_a_branched_run_equals_the_same_run_trained_alone(
+    method: dict[str, Any], alone: Storage, tmp_path: Path
+) -> None:
     leader, recipe = tiny_recipe(), tiny_recipe(method)
-    train_in(tmp_path / "shared", leader, epochs=6)  # and dies in the middle of generation 1
-    leading = store_of(leader, tmp_path / "shared").run_id
+    copied(alone(leader, epochs=6), tmp_path)  # it died in the middle of generation 1
+    leading = store_of(leader, tmp_path).run_id
 
-    assert train_in(tmp_path / "shared", recipe) == Branch(leading, 0)
-    train_in(tmp_path / "alone", recipe, share=False)
-    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
-    rows = store_of(recipe, tmp_path / "shared").rows()
-    own = store_of(recipe, tmp_path / "shared").run_id
+    assert train_in(tmp_path, recipe) == Branch(leading, 0)
+    same_run(recipe, tmp_path, alone(recipe))
+    rows = store_of(recipe, tmp_path).rows()
+    own = store_of(recipe, tmp_path).run_id
     assert [row["trained_by"] for row in rows] == [leading] * 4 + [own] * 8
     assert {row["run_id"] for row in rows} == {own}
 
@@ -103,30 +129,27 @@ def test_a_branched_run_takes_over_averaged_networks(averaging: str, tmp_path: P
     "method", [*BRANCHES, {"name": "normal"}, {"name": "ban"}, {"name": "dsd"}], ids=case_id
 )
 def test_a_larger_budget_goes_on_from_what_a_smaller_one_has_trained(
-    method: dict[str, Any], tmp_path: Path
+    method: dict[str, Any], alone: Storage, tmp_path: Path
 ) -> None:
-    short = tiny_recipe(method, budget={"epochs": 8, "generation_length": 4})
-    train_in(tmp_path / "shared", short)
-    recipe = tiny_recipe(method)
-    assert train_in(tmp_path / "shared", recipe) == Branch(store_of(short, tmp_path / "shared").run_id, 1)
-    train_in(tmp_path / "alone", recipe, share=False)
-    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+    short, recipe = tiny_recipe(method, budget=SHORT), tiny_recipe(method)
+    copied(alone(short), tmp_path)
+    assert train_in(tmp_path, recipe) == Branch(store_of(short, tmp_path).run_id, 1)
+    same_run(recipe, tmp_path, alone(recipe))
 
 
-def test_a_smaller_budget_is_found_in_a_larger_one_and_trains_nothing(tmp_path: Path) -> None:
-    train_in(tmp_path / "shared", tiny_recipe(SEAL))
-    short = tiny_recipe(SEAL, budget={"epochs": 8, "generation_length": 4})
-    taken = train_in(tmp_path / "shared", short)
+def test_a_smaller_budget_is_found_in_a_larger_one_and_trains_nothing(alone: Storage, tmp_path: Path) -> None:
+    copied(alone(tiny_recipe(SEAL)), tmp_path)
+    short = tiny_recipe(SEAL, budget=SHORT)
+    taken = train_in(tmp_path, short)
     assert taken is not None
     assert taken.generation == 1
-    train_in(tmp_path / "alone", short, share=False)
-    same_run(short, tmp_path / "shared", tmp_path / "alone", optimizer=False)
-    assert store_of(short, tmp_path / "shared").status()["status"] == "finished"
+    same_run(short, tmp_path, alone(short), optimizer=False)
+    assert store_of(short, tmp_path).status()["status"] == "finished"
 
 
-def test_a_branch_of_a_branch_says_who_trained_each_epoch(tmp_path: Path) -> None:
-    train_in(tmp_path, tiny_recipe(), epochs=4)
-    train_in(tmp_path, tiny_recipe(SEAL, budget={"epochs": 8, "generation_length": 4}))
+def test_a_branch_of_a_branch_says_who_trained_each_epoch(alone: Storage, tmp_path: Path) -> None:
+    copied(alone(tiny_recipe(), epochs=6), tmp_path)
+    train_in(tmp_path, tiny_recipe(SEAL, budget=SHORT))
     recipe = tiny_recipe(SEAL)
     train_in(tmp_path, recipe)
     makers = [row["trained_by"] for row in store_of(recipe, tmp_path).rows()]
@@ -137,7 +160,7 @@ def test_a_branch_of_a_branch_says_who_trained_each_epoch(tmp_path: Path) -> Non
 def test_momentum_that_lives_on_across_the_border_is_never_cut(tmp_path: Path) -> None:
     constant = {"optimizer": {"schedule": "constant", "warmup_share": 0.0}}
     long = {"name": "normal", "schedule": "long"}
-    short = tiny_recipe(long, budget={"epochs": 8, "generation_length": 4}, **constant)
+    short = tiny_recipe(long, budget=SHORT, **constant)
     train_in(tmp_path / "shared", short)
     recipe = tiny_recipe(long, **constant)
     keys = [generation_keys(one, IMAGES.identity) for one in (short, recipe)]
@@ -147,28 +170,26 @@ def test_momentum_that_lives_on_across_the_border_is_never_cut(tmp_path: Path) -
     same_run(recipe, tmp_path / "shared", tmp_path / "alone")
 
 
-def test_a_run_that_began_takes_over_only_what_is_further_on(tmp_path: Path) -> None:
+def test_a_run_that_began_takes_over_only_what_is_further_on(alone: Storage, tmp_path: Path) -> None:
     recipe = tiny_recipe(SEAL)
-    train_in(tmp_path / "shared", recipe, epochs=2)  # interrupted in generation 0
-    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
-    taken = train_in(tmp_path / "shared", recipe, epochs=1)
+    train_in(tmp_path, recipe, epochs=2)  # interrupted in generation 0
+    copied(alone(tiny_recipe(), epochs=6), tmp_path)
+    taken = train_in(tmp_path, recipe, epochs=1)
     assert taken is not None
     assert taken.generation == 0
-    assert train_in(tmp_path / "shared", recipe) is None  # now in generation 1 by itself
-    train_in(tmp_path / "alone", recipe, share=False)
-    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+    assert train_in(tmp_path, recipe) is None  # now in generation 1 by itself
+    same_run(recipe, tmp_path, alone(recipe))
 
 
-def test_a_damaged_moment_is_named_and_the_generation_trained(tmp_path: Path) -> None:
-    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
-    leader = store_of(tiny_recipe(), tmp_path / "shared")
+def test_a_damaged_moment_is_named_and_the_generation_trained(alone: Storage, tmp_path: Path) -> None:
+    copied(alone(tiny_recipe(), epochs=6), tmp_path)
+    leader = store_of(tiny_recipe(), tmp_path)
     damaged = leader.folder / "moments" / "g000-relearned" / "weights.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-8] + bytes(8))
     recipe = tiny_recipe(SEAL)
     with pytest.warns(SealRayWarning, match=rf"not branching from {leader.run_id}: .*truncated or altered"):
-        assert train_in(tmp_path / "shared", recipe) is None
-    train_in(tmp_path / "alone", recipe, share=False)
-    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+        assert train_in(tmp_path, recipe) is None
+    same_run(recipe, tmp_path, alone(recipe))
 
 
 def test_a_source_that_lacks_a_moment_the_run_keeps_is_not_used(tmp_path: Path) -> None:
@@ -203,9 +224,9 @@ def test_other_seeds_data_and_damaged_lists_are_never_taken_for_the_same(tmp_pat
 
 
 def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_in(tmp_path / "shared", tiny_recipe(), epochs=4)
+    copied(alone(tiny_recipe(), epochs=6), tmp_path)
     recipe = tiny_recipe(SEAL)
     for survived in range(5):  # dies before each of the writes in turn
         writes = iter(range(99))
@@ -219,13 +240,12 @@ def test_a_kill_while_taking_over_leaves_the_run_as_it_was(
                 real = getattr(Store, name)
                 patch.setattr(Store, name, lambda *a, real=real: (dying(), real(*a))[1])
             with pytest.raises(KeyboardInterrupt):
-                train_in(tmp_path / "shared", recipe)
-    train_in(tmp_path / "shared", recipe)
-    train_in(tmp_path / "alone", recipe, share=False)
-    same_run(recipe, tmp_path / "shared", tmp_path / "alone")
+                train_in(tmp_path, recipe)
+    train_in(tmp_path, recipe)
+    same_run(recipe, tmp_path, alone(recipe))
 
 
-def test_sharing_what_was_computed_with_other_threads_is_warned_of(tmp_path: Path) -> None:
-    train_in(tmp_path, tiny_recipe("normal"))
+def test_sharing_what_was_computed_with_other_threads_is_warned_of(alone: Storage, tmp_path: Path) -> None:
+    copied(alone(tiny_recipe(), epochs=6), tmp_path)
     with pytest.warns(SealRayWarning, match=r"another fingerprint \(threads 1 -> 2\)"):
         train_in(tmp_path, tiny_recipe(SEAL), epochs=1, threads=2)

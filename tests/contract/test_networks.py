@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,18 @@ from seal_ray.data.images import Images
 from seal_ray.errors import ConfigError
 from seal_ray.networks import Parts, loose_parameters, outline, residual_blocks, stage_parameters, stages
 from seal_ray.phases.edits import EditContext, Reinit
-from seal_ray.phases.schedule import Position
+from seal_ray.phases.schedule import Position, Row
 from seal_ray.plugins import PluginFile, using
 from seal_ray.recipe import Job, Placement, Recipe, check_images, dump_job
 from seal_ray.runs.export import export
+from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
 from seal_ray.streams import stream
 from seal_ray.testing import CheckFailed, check_network, network_checks, on_ranks
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.plugins import of_docs
-from tests.runs import checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
+from tests.runs import open_store, same_state, tiny_images, tiny_recipe, train_run
 
 CODE = '''
 from __future__ import annotations
@@ -99,10 +103,10 @@ MIDDLES = {
     "mobilenet": "blocks.3",
     "mine": "more",
 }
-METHODS: list[dict[str, Any]] = [
-    {"name": "seal", "ascent_rate": 0.1, "ascent_share": 0.5},
-    {"name": "llf"},
-]
+METHODS: dict[str, dict[str, Any]] = {
+    "seal": {"name": "seal", "ascent_rate": 0.1, "ascent_share": 0.5},
+    "llf": {"name": "llf"},
+}
 every_network = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -121,35 +125,50 @@ def network_of(kind: str, seed: int = 0) -> nn.Module:
     return recipe_of(kind).model.build(3, stream(seed, "init"))
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Store]:
+    """The run of a network with a method, trained when it is first asked for; tests must not change it."""
+
+    @functools.cache
+    def trained(kind: str, method: str) -> Store:
+        recipe, images = recipe_of(kind, METHODS[method]), images_of()
+        folder = tmp_path_factory.mktemp(kind) / run_id(recipe, images.identity)
+        train_run(recipe, folder, images=images)
+        return open_store(recipe, folder, images=images)
+
+    return trained
+
+
+@pytest.mark.parametrize("method", METHODS)
 @every_network
 def test_a_run_resumed_at_every_epoch_boundary_is_bit_identical(
-    kind: str, method: dict[str, Any], tmp_path: Path
+    kind: str, method: str, undisturbed: Callable[[str, str], Store], tmp_path: Path
 ) -> None:
-    recipe, images = recipe_of(kind, method), images_of()
-    train_run(recipe, tmp_path / "undisturbed", images=images)
+    recipe, images = recipe_of(kind, METHODS[method]), images_of()
     for _ in range(4):
-        train_run(recipe, tmp_path / "interrupted", epochs=1, images=images)
-    identity = open_store(recipe, tmp_path, images=images).run_id
-    for generation in range(2):
-        for epoch in range(2):
-            same_state(
-                checkpoint(tmp_path / "undisturbed", identity, generation, epoch),
-                checkpoint(tmp_path / "interrupted", identity, generation, epoch),
-            )
+        train_run(recipe, tmp_path, epochs=1, images=images)
+    interrupted = open_store(recipe, tmp_path, images=images)
+    for at in (Position(generation, epoch) for generation in range(2) for epoch in range(2)):
+        same_state(undisturbed(kind, method).at(at), interrupted.at(at))
+
+
+def digest(row: Row) -> tuple[str, str]:
+    return row["weights_sha256"], repr(row["train_loss"])
 
 
 def digests() -> list[tuple[str, str]]:
     return [
-        (result.row["weights_sha256"], repr(result.row["train_loss"]))
+        digest(result.row)
         for kind in MODELS
-        for method in METHODS
+        for method in METHODS.values()
         for result in train_run(recipe_of(kind, method), None, images=images_of())
     ]
 
 
-def test_two_shards_in_one_process_give_the_bits_of_two_ranks() -> None:
-    [one] = on_ranks(1, digests)
+def test_two_shards_in_one_process_give_the_bits_of_two_ranks(
+    undisturbed: Callable[[str, str], Store],
+) -> None:
+    one = [digest(r) for kind in MODELS for method in METHODS for r in undisturbed(kind, method).rows()]
     assert len(set(one)) == len(one) - 2 * len(MODELS)  # both methods begin with the same generation of two
     for rank in on_ranks(2, digests):
         assert rank == one
@@ -277,11 +296,12 @@ def test_what_a_network_draws_depends_on_seed_and_position_alone() -> None:
 
 
 @every_network
-def test_an_export_gives_the_logits_of_the_run(kind: str, tmp_path: Path) -> None:
-    recipe, images = recipe_of(kind), images_of()
-    folder = tmp_path / run_id(recipe, images.identity)
-    train_run(recipe, folder, images=images)
-    store = open_store(recipe, folder, images=images)
+def test_an_export_gives_the_logits_of_the_run(
+    kind: str, undisturbed: Callable[[str, str], Store], tmp_path: Path
+) -> None:
+    recipe, store = recipe_of(kind, METHODS["llf"]), undisturbed(kind, "llf")
+    folder = tmp_path / store.run_id
+    shutil.copytree(store.folder, folder)
     job = Job(name="trial", recipe=recipe, plugins={"mine.py": CODE})
     (folder / "plugins").mkdir()
     (folder / "plugins" / "mine.py").write_text(CODE)
