@@ -23,6 +23,7 @@ from tests.contract.test_branching import same_run, train_in
 from tests.runs import checkpoint, open_store, same_state, same_tensors, tiny_images, tiny_recipe, train_run
 
 SEAL = {"name": "seal", "ascent_rate": 0.3, "forget": "llf"}
+BUDGET = {"epochs": 6, "generation_length": 3}
 
 
 def weights(classes: int = 3, seed: int = 7, width: int = 4) -> dict[str, Tensor]:
@@ -35,7 +36,7 @@ def weights(classes: int = 3, seed: int = 7, width: int = 4) -> dict[str, Tensor
 
 def begun(file: Path | str, method: Any = "normal", **changes: Any) -> Recipe:
     model = {"arch": "resnet18", "width": 4, "init_from": str(file), **changes.pop("model", {})}
-    return tiny_recipe(method, model=model, **changes)
+    return tiny_recipe(method, model=model, budget=BUDGET, **changes)
 
 
 @pytest.fixture
@@ -55,9 +56,10 @@ def test_a_run_begins_with_a_state_dict_or_the_moment_of_another_run(file: Path,
     torch.save({"state_dict": {f"module.{n}": t for n, t in weights().items()}}, tmp_path / "theirs.pth")
     same_tensors(initial(begun(tmp_path / "theirs.pth"), tmp_path / "of pth"), weights(), "weights")
 
-    train_run(tiny_recipe(), tmp_path / "source")
-    moment = tmp_path / "source/moments/g002-relearned"
-    learned = open_store(tiny_recipe(), tmp_path / "source").moment("relearned", 2).weights
+    source = tiny_recipe(budget=BUDGET)
+    train_run(source, tmp_path / "source")
+    moment = tmp_path / "source/moments/g001-relearned"
+    learned = open_store(source, tmp_path / "source").moment("relearned", 1).weights
     same_tensors(initial(begun(moment), tmp_path / "of moment"), learned, "weights")
     assert pinned(begun(moment)).model.init_sha256 == weights_sha256(learned)
 
@@ -98,9 +100,9 @@ def undisturbed_and_interrupted(file: str, folder: str) -> None:
 def test_such_a_run_resumed_at_every_epoch_boundary_is_bit_identical(file: Path, tmp_path: Path) -> None:
     on_ranks(2, undisturbed_and_interrupted, str(file), str(tmp_path))
     identity = open_store(begun(file, SEAL), tmp_path).run_id
-    assert identity != open_store(tiny_recipe(SEAL), tmp_path).run_id
-    for generation in range(3):
-        for epoch in range(4):
+    assert identity != open_store(tiny_recipe(SEAL, budget=BUDGET), tmp_path).run_id
+    for generation in range(2):
+        for epoch in range(3):
             same_state(
                 checkpoint(tmp_path / "undisturbed", identity, generation, epoch),
                 checkpoint(tmp_path / "interrupted", identity, generation, epoch),
@@ -111,7 +113,7 @@ def test_workers_share_the_beginning_too(file: Path, tmp_path: Path) -> None:
     recipe = begun(file, SEAL)
     for workers in (1, 2):
         on_ranks(workers, train_run, recipe, str(tmp_path / str(workers)))
-    found = [open_store(pinned(recipe), tmp_path / name).moment("relearned", 2).weights for name in "12"]
+    found = [open_store(pinned(recipe), tmp_path / name).moment("relearned", 1).weights for name in "12"]
     same_tensors(*found, "weights")
 
 
@@ -123,7 +125,7 @@ def test_runs_that_begin_alike_share_a_generation_and_others_do_not(file: Path, 
     assert taken.generation == 0
     train_in(tmp_path / "alone", follower, share=False)
     same_run(follower, tmp_path / "shared", tmp_path / "alone")
-    assert train_in(tmp_path / "shared", tiny_recipe(SEAL), epochs=1) is None
+    assert train_in(tmp_path / "shared", tiny_recipe(SEAL, budget=BUDGET), epochs=1) is None
 
 
 def test_what_is_forgotten_is_drawn_from_the_seed_and_not_from_the_weights(
@@ -131,8 +133,8 @@ def test_what_is_forgotten_is_drawn_from_the_seed_and_not_from_the_weights(
 ) -> None:
     llf = {"name": "llf", "init": "model"}
     found = []
-    for name, recipe in (("begun", begun(file, llf)), ("drawn", tiny_recipe(llf))):
-        train_run(recipe, tmp_path / name, epochs=5)
+    for name, recipe in (("begun", begun(file, llf)), ("drawn", tiny_recipe(llf, budget=BUDGET))):
+        train_run(recipe, tmp_path / name, epochs=4)
         found.append(open_store(recipe, tmp_path / name).moment("forgotten", 1).weights)
     ours, theirs = found
     assert torch.equal(ours["layer4.0.conv1.weight"], theirs["layer4.0.conv1.weight"])
@@ -141,9 +143,9 @@ def test_what_is_forgotten_is_drawn_from_the_seed_and_not_from_the_weights(
 
 def test_a_run_that_has_begun_needs_the_weights_no_longer(file: Path, tmp_path: Path) -> None:
     recipe = pinned(begun(file))
-    train_run(recipe, tmp_path / "run", epochs=3)
+    train_run(recipe, tmp_path / "run", epochs=2)
     file.unlink()
-    assert [result.position.epoch for result in train_run(recipe, tmp_path / "run", epochs=1)] == [3]
+    assert [result.position.epoch for result in train_run(recipe, tmp_path / "run", epochs=1)] == [2]
 
 
 def test_weights_that_do_not_fit_or_are_others_are_refused(file: Path, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_weights_that_do_not_fit_or_are_others_are_refused(file: Path, tmp_path:
     known = pinned(begun(file))
     save_file(weights(seed=8), file)
     refused(known, CheckpointError, "theirs.safetensors: holds the weights .* but model.init_sha256 is")
-    train_run(tiny_recipe(), tmp_path / "source", epochs=4)
+    train_run(tiny_recipe(budget=BUDGET), tmp_path / "source", epochs=3)
     moment = tmp_path / "source/moments/g000-relearned"
     data = (moment / "weights.safetensors").read_bytes()
     (moment / "weights.safetensors").write_bytes(data[:-1] + b"\x7f")

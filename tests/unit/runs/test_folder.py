@@ -20,8 +20,8 @@ from seal_ray.phases.schedule import Position
 from seal_ray.runs.checkpoint import Snapshot, read_snapshot, to_line, weights_sha256
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.storage.files import write_durably
-from tests.runs import EVERYTHING, keeping, same_state, tiny_images, tiny_recipe, train_run, without_speeds
 from tests.runs import open_store as tiny_store
+from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
 RUN = "normal-s0-0123456789"
 EPOCHS = 4
@@ -447,22 +447,31 @@ def test_a_crash_at_any_write_loses_no_committed_epoch(tmp_path: Path, torn: boo
     assert call > 50
 
 
+RECIPE = tiny_recipe(
+    {"name": "seal", "forget": "llf", "ascent_share": 0.5}, budget={"epochs": 4, "generation_length": 2}
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run that nothing happened to, with all its moments."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_run(RECIPE, folder)
+    return tiny_store(RECIPE, folder)
+
+
 @pytest.mark.parametrize("call", range(3, 150, 21))
-def test_training_that_crashed_at_a_write_ends_with_the_same_bits(tmp_path: Path, call: int) -> None:
-    recipe = tiny_recipe(
-        {"name": "seal", "forget": "llf", "ascent_share": 0.5}, budget={"epochs": 4, "generation_length": 2}
-    )
-    placement = keeping(EVERYTHING)
-    whole = train_run(recipe, tmp_path / "whole", placement=placement)
+def test_training_that_crashed_at_a_write_ends_with_the_same_bits(
+    whole: Store, tmp_path: Path, call: int
+) -> None:
     with pytest.raises(CrashError), crash_at(call):
-        train_run(recipe, tmp_path / "crashed", checkpoints=2, placement=placement)
-    train_run(recipe, tmp_path / "crashed", checkpoints=2, placement=placement)
-    store = tiny_store(recipe, tmp_path / "crashed")
-    assert without_speeds(store.rows()) == without_speeds([result.row for result in whole])
-    for moment in sorted((tmp_path / "whole" / "moments").iterdir()):
+        train_run(RECIPE, tmp_path, checkpoints=2)
+    train_run(RECIPE, tmp_path, checkpoints=2)
+    store = tiny_store(RECIPE, tmp_path)
+    assert without_speeds(store.rows()) == without_speeds(whole.rows())
+    for moment in sorted((whole.folder / "moments").iterdir()):
         one, other = (
-            read_snapshot(tmp_path / name / "moments" / moment.name, store.run_id)
-            for name in ("whole", "crashed")
+            read_snapshot(run.folder / "moments" / moment.name, run.run_id) for run in (whole, store)
         )
         assert weights_sha256(one.weights) == weights_sha256(other.weights)
 
