@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from typing import Any
 
+from seal_ray import testing
 from seal_ray.data.images import Images
 from seal_ray.methods import METHODS
 from seal_ray.phases.schedule import Row
@@ -95,6 +97,16 @@ def train_run(
         if len(results) == epochs:
             break
     return results
+
+
+def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """`seal_ray.testing.on_ranks`, whose processes do not wait for the disk either: see tests/conftest.py."""
+    return testing.on_ranks(workers, _on_a_rank, function, args)
+
+
+def _on_a_rank(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    os.fsync = lambda descriptor: None
+    return function(*args)
 
 
 def open_store(

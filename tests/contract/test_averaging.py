@@ -17,11 +17,11 @@ from seal_ray.recipe import Recipe
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import run_id
 from seal_ray.streams import stream
-from seal_ray.testing import on_ranks
 from tests.runs import (
     EVERYTHING,
     checkpoint,
     keeping,
+    on_ranks,
     open_store,
     same_state,
     same_tensors,

@@ -17,11 +17,19 @@ from seal_ray.networks.resnet_module import ResNet
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Placement, Recipe
 from seal_ray.streams import stream
-from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
-from tests.runs import case_id, checkpoint, open_store, same_state, tiny_images, tiny_recipe, train_run
+from tests.runs import (
+    case_id,
+    checkpoint,
+    on_ranks,
+    open_store,
+    same_state,
+    tiny_images,
+    tiny_recipe,
+    train_run,
+)
 
 METHODS: list[dict[str, Any]] = [
     {"name": "seal", "ascent_rate": 0.3},

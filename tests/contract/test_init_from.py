@@ -17,10 +17,18 @@ from seal_ray.runs.checkpoint import weights_sha256
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import beginning, pinned
 from seal_ray.streams import stream
-from seal_ray.testing import on_ranks
 from seal_ray.training.loop import fit
 from tests.contract.test_branching import same_run, train_in
-from tests.runs import checkpoint, open_store, same_state, same_tensors, tiny_images, tiny_recipe, train_run
+from tests.runs import (
+    checkpoint,
+    on_ranks,
+    open_store,
+    same_state,
+    same_tensors,
+    tiny_images,
+    tiny_recipe,
+    train_run,
+)
 
 SEAL = {"name": "seal", "ascent_rate": 0.3, "forget": "llf"}
 BUDGET = {"epochs": 6, "generation_length": 3}

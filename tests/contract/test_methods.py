@@ -26,12 +26,12 @@ from seal_ray.runs.checkpoint import Snapshot, read_snapshot, write_snapshot
 from seal_ray.runs.folder import Store
 from seal_ray.runs.lineage import generation_keys
 from seal_ray.streams import stream
-from seal_ray.testing import on_ranks
 from tests.runs import (
     AS_LLF,
     CASES,
     VARIANTS,
     case_id,
+    on_ranks,
     open_store,
     same_state,
     same_tensors,

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from seal_ray.recipe import Recipe
-from seal_ray.testing import on_ranks
 from seal_ray.training.world import World
 from tests.runs import (
     MAIN_CASES,
     case_id,
     checkpoint,
+    on_ranks,
     open_store,
     same_state,
     tiny_recipe,

@@ -11,11 +11,11 @@ import torch
 from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
 from seal_ray.recipe import Placement, Recipe
 from seal_ray.runs.checkpoint import weights_sha256
-from seal_ray.testing import on_ranks
 from seal_ray.training.loop import evaluate, fit
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import (
+    on_ranks,
     open_store,
     tiny_images,
     tiny_recipe,
