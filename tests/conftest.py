@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +33,28 @@ def _no_waiting_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+TOGETHER = ("tests/ray/", "tests/unit/reports/")
+"""Folders whose tests share what takes long to make: a Ray, a sweep with all its analyses."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but for folders that stay together, in the order in which tests are collected.
+
+    That begins with what takes longest, tests/contract and tests/ray: no process is left with it alone.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((one for one in TOGETHER if nodeid.startswith(one)), super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # by the number of tests, which says nothing of how long they take
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")
