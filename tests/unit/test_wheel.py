@@ -22,6 +22,7 @@ SWEEP = {
     },
     "placement": {"storage": "runs", "tracking": {"wandb": "off"}, "threads": 1},
     "axes": {"method": ["normal", "seal"]},
+    "analyses": ["calibration"],
 }
 
 
@@ -73,8 +74,9 @@ def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_pa
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert all(str(bin_.parent) in word for word in found.stdout.split())
     assert "forget-and-relearn" in run("--help").lower()
-    run("data", "prepare", "digits", "--to", "digits")
+    run("data", "prepare", "digits", "--to", "digits", "--classes", "4", "--per-class", "24")
     assert "normal" in run("sweep", "sweep.yaml", "--in-process")
-    run("analyze", "sweep.yaml", "--what", "calibration", "--in-process")
+    analysed = tmp_path.glob("runs/*/analysis/calibration-g001-relearned.json")
+    assert sorted(path.parts[-3].split("-")[0] for path in analysed) == ["normal", "seal"]
     run("report", "sweep.yaml", "-o", "report.html")
     assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -254,7 +254,7 @@ def test_check_finds_what_an_analysis_keeps_and_what_it_breaks(rank: Path) -> No
     assert whole.exit_code == 0, whole.output
     assert [line.split(":")[0] for line in whole.stdout.splitlines()] == ["ok      effective_rank"] * 6
     again = "computed twice, the results differ"
-    for body, said in [*WRONG.values(), ("return Result({'x': torch.rand(()).item()})", again)]:
+    for body, said in (WRONG["no JSON"], ("return Result({'x': torch.rand(()).item()})", again)):
         code = of_docs("analysis")
         rank.write_text(f"{code[: code.index('        classifier')]}        {body}\n")
         broken = CliRunner().invoke(app, ["check", str(rank)])
