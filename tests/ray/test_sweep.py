@@ -37,18 +37,25 @@ def train(
 def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     digits: Path, tmp_path: Path
 ) -> None:
-    runs = small_sweep(digits, tmp_path / "ray", seeds=2)
+    """One of which diverges: it is a row with its reason, and the others go on."""
+    axes = {"method": {**METHODS, "broken": {"name": "seal", "ascent_rate": 1e30}}}
+    runs = small_sweep(digits, tmp_path / "ray", seeds=2, axes=axes)
     printed = train(runs, concurrent=2)
-    made = {run.run_id: run for run in results(runs)}
-    assert {run.status for run in made.values()} == {"finished"}
-    assert sum(run.epochs for run in made.values()) == 36
-    assert sum(run.epochs_trained for run in made.values()) == 36 - 2 * 2 * 2
-    assert printed.count("generation 0 taken over from") == 4
-    for run, makers in trained_where(runs).items():
-        assert len(makers) == 6
-        assert run in makers[2:]
+    found = results(runs)
+    good = [run for run in found if run.setting["method"] != "broken"]
+    broken = [run for run in found if run not in good]
+    assert [(run.status, run.epochs) for run in good] == [("finished", 6)] * 6
+    assert sum(run.epochs_trained for run in found) == 36 - 2 * 2 * 2
+    assert printed.count("generation 0 taken over from") == 6
+    assert [(run.status, run.epochs_shared) for run in broken] == [("diverged", 2)] * 2
+    assert all("in generation 1, epoch 0, phase ascend" in run.reason for run in broken)
+    assert printed.count("diverged: ") >= 2
+    made = trained_where(runs)
+    for run in good:
+        assert len(made[run.run_id]) == 6
+        assert run.run_id in made[run.run_id][2:]
 
-    alone = small_sweep(digits, tmp_path / "alone", seeds=2)
+    alone = small_sweep(digits, tmp_path / "alone", seeds=2, axes=axes)
     train(alone, share=False, in_process=True)
     assert metrics_of(runs) == metrics_of(alone)
     assert all(set(makers) == {run} for run, makers in trained_where(alone).items())
@@ -172,18 +179,6 @@ def test_a_search_gives_up_on_bad_runs_which_can_go_on(digits: Path, tmp_path: P
     for _ in seal_ray.fit(pruned.job.recipe, storage=tmp_path / "runs"):
         pass
     assert pruned.store.status()["status"] == "finished"
-
-
-def test_a_diverging_run_is_a_row_with_its_reason_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
-    methods = {**METHODS, "broken": {"name": "seal", "ascent_rate": 1e30}}
-    runs = small_sweep(digits, tmp_path / "runs", axes={"method": methods})
-    printed = train(runs, concurrent=1)
-    found = {run.setting["method"]: run for run in results(runs)}
-    assert [found[name].status for name in METHODS] == ["finished"] * 3
-    assert found["broken"].status == "diverged"
-    assert "in generation 1, epoch 0, phase ascend" in found["broken"].reason
-    assert found["broken"].epochs_shared == 2
-    assert "diverged: " in printed
 
 
 @pytest.mark.ray
