@@ -39,7 +39,7 @@ class FittedTable:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it for the width of the console."""
-        shown = range(len(self.columns))
+        shown: Sequence[int] = range(len(self.columns))
         for index in sorted((i for i in shown if self.columns[i].leaves), key=self._leaves):
             if self._least(shown) <= options.max_width:
                 break
