@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,6 +77,26 @@ class Source:
 
         names = tuple(ClassName(name, name) for name in classes)
         return cls(names, samples("train", *train), samples("val", *val), np.shape(train[0])[1])
+
+
+NAMED = 20
+"""Broken images that one error names at most."""
+
+
+def unreadable(samples: Iterable[Sample]) -> Iterator[DataError]:
+    """Read images, and say what is wrong with those that cannot be."""
+    for sample in samples:
+        try:
+            sample.read()
+        except DataError as error:
+            yield error
+
+
+def together(errors: Iterable[DataError]) -> DataError:
+    """One error that says what several do, a line each, none twice."""
+    said = list(dict.fromkeys(map(str, errors)))
+    more = [f"and {len(said) - NAMED:,} more"] * (len(said) > NAMED)
+    return DataError("\n  ".join([*said[:NAMED], *more]))
 
 
 def check_words(words: Iterable[str], whose: str) -> None:

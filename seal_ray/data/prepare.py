@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from seal_ray.data import beton
 from seal_ray.data.beton import Dataset, SplitFile, Subset
-from seal_ray.data.dataset import SPLITS, Channels, Pixels, Sample, Source, check_words
+from seal_ray.data.dataset import SPLITS, Channels, Pixels, Sample, Source, check_words, together, unreadable
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from seal_ray.storage.files import sync_folder, write_durably
 
@@ -58,10 +58,10 @@ def prepare(
     any resizing, N x height x width x 3 uint8, row by row, red, green, blue.
 
     Raises ConfigError for a selection that the source cannot give and for a name that is no label; DataError
-    for an image that cannot be read, a split without images, val images of which all are in train, a folder
-    `to` that holds something else, and a disk that cannot be written. Warns of val images that are in train,
-    equal in all pixels, of classes of which one is 10 times as large as another, of those with one training
-    image, and of those with none in val.
+    for images that cannot be read, all of which it names, a split without images, val images of which all are
+    in train, a folder `to` that holds something else, and a disk that cannot be written. Warns of val images
+    that are in train, equal in all pixels, of classes of which one is 10 times as large as another, of those
+    with one training image, and of those with none in val.
     """
     to = to.resolve()
     called = name or (to.name if source.name == "folder" else source.name)
@@ -217,7 +217,11 @@ def _read(
     tally.digest.update(f"{split} {len(samples)} {source.size} {source.size} 3\n".encode())
     tally.digest.update(labels.tobytes())
     for done, sample in enumerate(samples, start=1):
-        pixels = np.asarray(sample.read())
+        try:
+            pixels = np.asarray(sample.read())
+        except DataError as error:
+            rest = (*samples[done:], *(source.val if split == "train" else ()))
+            raise together([error, *unreadable(rest)]) from error
         if pixels.shape != shape or pixels.dtype != np.uint8:
             found = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{sample.origin} of {source.name} is {found}, not uint8 {shape}; replace it")

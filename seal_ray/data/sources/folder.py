@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median_low
 
-from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, check_words
+from seal_ray.data.dataset import ClassName, Pixels, Sample, Source, check_words, together, unreadable
 from seal_ray.data.image_files import (
     LARGEST,
     Decoder,
@@ -34,12 +34,16 @@ ImagesByClass = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a folder of classes holds. sides: the shorter one of each image. note: what was left out."""
+    """What a folder of classes holds. sides: the shorter one of each image. note: what was left out.
+
+    broken: what is wrong with images whose headers cannot be read.
+    """
 
     root: Path
     images: ImagesByClass
     sides: list[int]
     note: str
+    broken: list[DataError]
 
 
 @source(
@@ -68,7 +72,8 @@ def folder(
     decides, whatever they are called. What is left out is counted in the notes. The shorter side of each
     image is resized to `size` pixels, by default the median of all (bilinear, antialiased), and the centre is
     cut out, both as torchvision does. Raises ConfigError for options that make no sense together, DataError
-    for folders that are missing, empty or differ, and for images that cannot be read.
+    for folders that are missing, empty or differ, and for images whose header cannot be read: then every
+    image is read, and all that cannot be are named.
     """
     if path is not None and train is not None:
         raise ConfigError("--source and --train both name the folder to train on; give one of them")
@@ -89,6 +94,10 @@ def folder(
     else:
         scans = _alike(root, val)
         splits = [(scan.root, scan.images) for scan in scans]
+    if broken := [error for scan in scans for error in scan.broken]:
+        files = [scan.root / name for scan in scans for images in scan.images.values() for name in images]
+        every = (Sample(partial(_read, file, 1, decoder), 0, shown(file)) for file in files)
+        raise together([*broken, *unreadable(every)])
     names, sides = sorted(scans[0].images), [side for scan in scans for side in scan.sides]
     notes = [scan.note for scan in scans if scan.note]
     if size is None:
@@ -135,7 +144,7 @@ def _alike(train: Path, val: Path) -> list[_Scan]:
 
 def _scan(root: Path) -> _Scan:
     images: ImagesByClass = {name: [] for name in _class_names(root)}
-    sides, skipped = [], defaultdict(list)
+    sides, broken, skipped = [], list[DataError](), defaultdict(list)
     for name in sorted(_files(root), key=natural_key):
         if is_clutter(name):
             skipped["hidden, or left by other programs"].append(name)
@@ -143,11 +152,17 @@ def _scan(root: Path) -> _Scan:
             skipped["in no class's folder"].append(name)
         elif (root / name).is_dir():
             skipped["links to folders"].append(name)
-        elif (side := shorter_side(root / name)) is None:
-            skipped["no images"].append(name)
         else:
-            images[name.split("/")[0]].append(name)
-            sides.append(side)
+            try:
+                side = shorter_side(root / name)
+            except DataError as error:
+                broken.append(error)
+                side = 0
+            if side is None:
+                skipped["no images"].append(name)
+            else:
+                images[name.split("/")[0]].append(name)
+                sides.append(side)
     reasons = [f"{len(names)} {why} ({shown(Path(names[0]))})" for why, names in skipped.items()]
     count = sum(map(len, skipped.values()))
     note = (
@@ -155,7 +170,7 @@ def _scan(root: Path) -> _Scan:
     )
     if empty := [name for name, found in images.items() if not found]:
         raise DataError(f"{root / empty[0]} holds no images" + (f"; {note}" if note else ""))
-    return _Scan(root, images, sides, note)
+    return _Scan(root, images, sides, note, broken)
 
 
 def _class_names(root: Path) -> list[str]:

@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional
 
 from seal_ray.data.dataset import Source
+from seal_ray.data.prepare import prepare
 from seal_ray.data.sources import builtin, open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images, zip_folder
@@ -270,6 +271,32 @@ def test_a_file_that_is_no_image_though_it_is_called_one_is_named(image_folders:
     broken = open_source("folder", train=train, val=val, size=8).train[10]
     with pytest.raises(DataError, match=r"train/bee/7.jpg is not a readable image"):
         broken.read()
+
+
+@pytest.mark.parametrize("in_header", [True, False])
+def test_all_images_that_cannot_be_read_are_named_at_once(
+    image_folders: tuple[Path, Path], tmp_path: Path, in_header: bool
+):
+    train, val = image_folders
+    whole = jpeg(smooth_images(1, 64, 0)[0])
+    bees = [train / "bee" / f"{i}.jpg" for i in range(7, 28)]
+    files = [train / "ant" / "6.jpg", *bees, val / "cat" / "7.jpg"]
+    for file in files:
+        file.write_bytes(whole[:-200])  # whose header is whole
+    if in_header:
+        files[5].write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        prepare(open_source("folder", train=train, val=val, size=8), tmp_path / "to")
+    first, *lines, more = str(caught.value).splitlines()
+    named = {line.strip().partition(" is not a readable image")[0] for line in (first, *lines)}
+    assert (len(named), more.strip()) == (20, "and 3 more")
+    assert named < set(map(str, files))
+    assert not (tmp_path / "to").exists()
+
+    for file in files[2:]:
+        file.unlink()
+    with pytest.raises(DataError, match=r"ant/6.jpg is not [^\n]*\n  .*bee/7.jpg is not [^\n]*$"):
+        prepare(open_source("folder", train=train, val=val, size=8), tmp_path / "to")
 
 
 CIFAR = {"cifar10": ([f"data_batch_{i}.bin" for i in range(1, 6)], 1), "cifar100": (["train.bin"], 2)}
