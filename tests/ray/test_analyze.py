@@ -139,6 +139,7 @@ def test_slots_are_those_of_the_cluster() -> None:
         pool_size(cpus + 1, 100)
 
 
+@pytest.mark.ray
 def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
     working = compute_on_ray(planned(run, "calibration"), 2)
     first = next(news for news in working if isinstance(news, Done))

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +16,21 @@ from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import read_result
 from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store
 from seal_ray.sweeps.tune import train_sweep
 from seal_ray.training.loop import fit
 from tests.plugins import method_of_docs, of_docs
+from tests.ray.conftest import Screen
 from tests.runs import without_speeds
-from tests.sweeps import metrics_of, screen, small_sweep
+from tests.sweeps import metrics_of, small_sweep
+from tests.sweeps import screen as shown
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: Path, screen: Screen) -> None:
     (tmp_path / "weight_noise.py").write_text(method_of_docs())
     recipe = {
         "data": {"path": str(digits)},
@@ -42,21 +41,14 @@ def test_a_run_of_ones_own_method_is_trained_by_workers(digits: Path, tmp_path: 
         "batch_size": 32,
         "shards": 2,
     }
-    placement = {"workers": 2, "threads": 1, "storage": "runs", "tracking": {"wandb": "off"}}
+    storage = str(tmp_path / "runs")
+    placement = {"workers": 2, "threads": 1, "storage": storage, "tracking": {"wandb": "off"}}
     job = {"plugins": ["./weight_noise.py"], "recipe": recipe, "placement": placement}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(job))
-    done = subprocess.run(
-        [sys.executable, "-m", "seal_ray", "train", "run.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.match(r"code: weight_noise\.py sha256 [0-9a-f]{12}\n", done.stderr)
-    [folder] = (tmp_path / "runs").glob("weight_noise-s0-*")
-    assert f"{folder.name}: finished" in done.stdout
+    planned = prepare_job(load_job(tmp_path / "run.yaml"))
+    assert launch(planned, screen[0])["status"] == "finished"
+    folder = tmp_path / "runs" / planned.run_id
+    assert folder.name.startswith("weight_noise-s0-")
     assert (folder / "plugins" / "weight_noise.py").read_text() == method_of_docs()
 
     (tmp_path / "weight_noise.py").unlink()
@@ -84,7 +76,7 @@ def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
             axes={"method": ["normal", "weight_noise"]},
             recipe={"budget": {"epochs": 4, "generation_length": 2}},
         )
-        console, printed = screen()
+        console, printed = shown()
         train_sweep(runs, console, share=True, concurrent=None, in_process=place == "here")
         assert printed.getvalue().count("generation 0 taken over from") == 1
         assert {one.store.status()["status"] for one in runs.planned} == {"finished"}
@@ -93,17 +85,18 @@ def test_a_sweep_with_ones_own_method_shares_what_it_has_in_common_with_others(
     assert sorted(run.split("-")[0] for run in found[0]) == ["normal", "weight_noise"]
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_ones_own_analysis_is_computed_by_actors(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seal_ray.analysis.run, "ray_session", lambda *_: contextlib.nullcontext())
     runs = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal"}})
-    train_sweep(runs, screen()[0], share=True, concurrent=None, in_process=True)
+    train_sweep(runs, shown()[0], share=True, concurrent=None, in_process=True)
     (tmp_path / "rank.py").write_text(of_docs("analysis"))
     folder = runs.planned[0].store.folder
     outcomes = analyze_moments(
-        folder, screen()[0], what=["effective_rank"], plugins=[tmp_path / "rank.py"], workers=2
+        folder, shown()[0], what=["effective_rank"], plugins=[tmp_path / "rank.py"], workers=2
     )
     assert [one.status for one in outcomes] == ["computed"] * 3
     for moment in find_runs(folder).runs[0].moments():
