@@ -137,10 +137,10 @@ def called(method: str) -> str:
     return f"{words}, rate {rate}" if words else METHODS[method]
 
 
-def mean(scores: Scores) -> str:
+def mean(scores: Scores, form: str = ".1f") -> str:
     """A mean with its interval."""
     of = estimate(list(scores.values()))
-    return f"{of.mean:.1f}" if of.low is None else f"{of.mean:.1f} ({of.low:.1f} … {of.high:.1f})"
+    return f"{of.mean:{form}}" if of.low is None else f"{of.mean:{form}} ({of.low:{form}} … {of.high:{form}})"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -188,12 +188,19 @@ def in_short(*names: str) -> str:
     lines = []
     for study in map(Study.read, names):
         found = compare_noise(study)
+        if smallest_p(study.seeds) * len(found) >= LEVEL:
+            lines.append(
+                f"- {study.data}: {study.seeds} seeds are too few for a verdict on {len(found)} comparisons.\n"
+            )
+            continue
         for noise in study.labels("data.label_noise"):
             said = []
             for control, words in {**CONTROLS, AVERAGE: "its best average, by their own"}.items():
                 ways = {m: one.way for (n, m, c), one in found.items() if (n, c) == (noise, control)}
                 up = [called(method) for method, way in ways.items() if way > 0]
-                said.append(f"{len(up) or 'none'} above {words}" + f" ({listed(up)})" * (0 < len(up) < 4))
+                which = f" ({listed(up)})" if 0 < len(up) < 4 else ""
+                down = sum(way < 0 for way in ways.values())
+                said.append(f"{len(up) or 'none'} above{which} and {down or 'none'} below {words}")
             where = f"{study.data}, {percent(noise)} wrong labels"
             lines.append(f"- {where}: of {len(ways)} methods {listed(said)}.\n")
             lines += [
@@ -334,11 +341,13 @@ def why(name: str) -> str:
     )
     rows = []
     for method in methods:
-        cells = [mean(scores) if (scores := held(method, "ascended", column)) else "" for column in WHY]
+        cells = [
+            mean(scores, ".3g") if (scores := held(method, "ascended", column)) else "" for column in WHY
+        ]
         if any(cells):
             rows.append([f"{called(method)}, after its last ascent", *cells])
         p = [f", p {found[method, column].p:.2g}" if (method, column) in found else "" for column in WHY]
-        ends = [mean(held(method, "relearned", column)) for column in WHY]
+        ends = [mean(held(method, "relearned", column), ".3g") for column in WHY]
         rows.append([f"{called(method)}, at the end", *map(str.__add__, ends, p)])
     return f"{study.seeds} seeds.\n\n{table(['', *WHY.values()], rows)}"
 
@@ -369,17 +378,19 @@ def _plain_mean(scores: Scores) -> float:
 
 
 def made_with(*names: str) -> str:
-    """Runs, epochs, time and hardware of each study."""
-    lines = []
+    """Runs, epochs, time and hardware of each study; what an earlier one has trained is not counted again."""
+    lines, known = [], set[str]()
     for study in map(Study.read, names):
-        epochs = [int(row["epochs"]) for row in study.rows]
-        own = [int(row["epochs_trained"]) for row in study.rows]
-        spent = sum(float(r["seconds"]) * n / m for r, n, m in zip(study.rows, own, epochs, strict=True))
+        epochs = sum(int(row["epochs"]) for row in study.rows)
+        new = [row for row in study.rows if row["run"] not in known]
+        own = sum(int(row["epochs_trained"]) for row in new)
+        spent = sum(float(r["seconds"]) * int(r["epochs_trained"]) / int(r["epochs"]) for r in new)
         devices = sorted({f"{row['device']}, torch {row['torch']}" for row in study.rows if row["device"]})
         lines.append(
-            f"- {study.name}: {len(study.rows)} runs, {sum(own):,} epochs trained for {sum(epochs):,}, "
+            f"- {study.name}: {len(study.rows)} runs of {epochs:,} epochs, {own:,} trained for it, "
             f"{spent / 60:,.0f} minutes of one process; {listed(devices)}\n"
         )
+        known |= {row["run"] for row in new}
     return "".join(lines)
 
 

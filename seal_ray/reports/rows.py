@@ -35,7 +35,7 @@ def to_csv(study: Study) -> str:
     generations; what it cost, as the leaderboard has it; metrics of the last epoch, those of
     `placement.metrics` among them; `<moment>:<scalar>` of depth, curvature, calibration and plugins'
     analyses at the last moment of that name, the scalar as W&B has it; weights_sha256: digest of the last
-    weights; data: identity of the data set; device, torch.
+    weights; data_identity: of the data set; device, torch.
     """
     rows = [_row(run) for run in study.runs]
     ends = max((len(run.result.generation_top1) for run in study.runs), default=0)
@@ -52,7 +52,7 @@ def to_csv(study: Study) -> str:
             "best_averaged_top1",
             *(f"after_{g + 1}" for g in range(ends)),
         ),
-        *(*COUNTS, *metrics, *found, "weights_sha256", "data", *MADE_WITH),
+        *(*COUNTS, *metrics, *found, "weights_sha256", "data_identity", *MADE_WITH),
     )
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -78,6 +78,6 @@ def _row(run: RunFacts) -> Mapping[str, object]:
         **{f"after_{g}": top1 for g, top1 in enumerate(result.generation_top1, start=1)},
         **{name: value for name, value in last.items() if name.startswith((*METRICS, "weights_sha256"))},
         **found,
-        "data": run.data,
+        "data_identity": run.data,
         **({name: run.moments[-1].fingerprint[name] for name in MADE_WITH} if run.moments else {}),
     }

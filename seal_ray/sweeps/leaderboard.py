@@ -119,8 +119,6 @@ def leaderboard(
             averaged=_mean([run.averaged_top1 for run in runs if run.averaged_top1 is not None]),
         )
         lines.append(line)
-    if len(lines) > 1 and all(line.is_baseline for line in lines):  # there is none to compare with
-        lines = [replace(line, is_baseline=False) for line in lines]
     return tuple(lines)
 
 
@@ -266,7 +264,7 @@ def to_markdown(
     """
     axes = _shown_axes(lines)
     heads = [*headings(axes), *(heading.replace("\n", " ") for heading in _NUMBERS)]
-    table = [_cells(line, axes) for line in lines]
+    table = _all_cells(lines, axes)
     for heading, others in (further or {}).items():
         heads += [f"{heading} %", "difference"]
         table = [[*row, *_short(line)] for row, line in zip(table, others, strict=True)]
@@ -304,7 +302,7 @@ def _aligned(table: Sequence[Sequence[str]], words: int) -> str:
 def to_table(lines: Sequence[Line], title: str) -> FittedTable:
     """The same table for the terminal; long labels are folded, numbers never."""
     axes = _shown_axes(lines)
-    return _table(title, axes, _NUMBERS, [_cells(line, axes) for line in lines])
+    return _table(title, axes, _NUMBERS, _all_cells(lines, axes))
 
 
 def to_other_table(lines: Sequence[Line]) -> FittedTable | None:
@@ -447,6 +445,13 @@ _NUMBERS = (
 )
 _LEAVE = {"epochs\nshared": 1, "epochs\ntrained": 2}
 """Which columns a terminal that is too narrow is not shown, in which order."""
+
+
+def _all_cells(lines: Sequence[Line], axes: Sequence[str]) -> list[list[str]]:
+    """The rows; where each of several settings is its own baseline, none is called one."""
+    if len(lines) > 1 and all(line.is_baseline for line in lines):
+        lines = [replace(line, is_baseline=False) for line in lines]
+    return [_cells(line, axes) for line in lines]
 
 
 def _cells(line: Line, axes: Sequence[str]) -> list[str]:

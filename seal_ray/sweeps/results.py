@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -18,7 +19,7 @@ from seal_ray.data.beton import BetonFile, Dataset
 from seal_ray.data.staging import open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.distributed.launch import Planned, prepare_job
-from seal_ray.errors import ConfigError
+from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Recipe
 from seal_ray.runs.folder import SWEEPS, Store
@@ -178,7 +179,10 @@ def run_result(member: Member, job: Job | None, images: int) -> tuple[RunResult,
     run_id, begun = member.folder.name, (member.folder / "job.yaml").exists()
     found: dict[str, Any] = summarise(member.folder, job) if begun else {"status": "new"}
     whole = begun and job is not None and found["status"] != "damaged"
-    rows = tuple(Store(member.folder, run_id).rows()) if whole else ()
+    rows: tuple[Row, ...] = ()
+    if whole:
+        with contextlib.suppress(CheckpointError):  # damaged since
+            rows = tuple(Store(member.folder, run_id).rows())
     own = sum(row["trained_by"] == run_id for row in rows)
     finished = found["status"] == "finished"
     result = RunResult(

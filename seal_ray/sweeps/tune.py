@@ -174,8 +174,8 @@ class Tasks:
         if claim is None and not self.queue.left and self.left:
             if time.monotonic() - self._looked < pause(self._runs.folder):
                 return None
-            self._looked = time.monotonic()
             self.go_on()
+            self._looked = time.monotonic()  # after it, or a slow storage would be read without end
             return self.claim()
         return claim
 

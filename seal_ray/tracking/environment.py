@@ -28,7 +28,7 @@ MISSING = "`seal-ray sync` brings W&B what it lacks"
 SERVER_TIMEOUT = 5.0
 """Seconds that W&B's server gets to answer before anything is trained."""
 SILENT = threading.Event()
-"""Set once this process has waited for W&B's server in vain, until a later launch asks it anew."""
+"""Set once this process has waited for W&B's server in vain, until training is launched anew."""
 WANDB_MODES = {
     **{"online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "off"},
@@ -61,7 +61,10 @@ def mode_now(tracking: Tracking) -> str:
     mode = wandb_mode(tracking.wandb)
     if mode != "online" or not SILENT.is_set():
         return mode
-    text = f"W&B is not waited for again, since it did not answer; metrics are logged offline, and {MISSING}"
+    text = (
+        f"W&B is not waited for again, since it did not finish in time: what follows is kept offline. {MISSING} "
+        "of runs; of analyses and sweeps `wandb sync` with their folders does"
+    )
     warnings.warn(text, SealRayWarning, stacklevel=3)
     return "offline"
 

@@ -50,7 +50,7 @@ def test_the_page_and_the_readme_are_what_the_rows_give(script: ModuleType, tmp_
 def test_every_run_of_a_study_has_finished_and_names_its_data(study: str) -> None:
     found = rows(study)
     assert {row["status"] for row in found} == {"finished"}
-    assert len({row["data"] for row in found}) == 1
+    assert len({row["data_identity"] for row in found}) == 1
     assert len({row["run"] for row in found}) == len(found)
 
 

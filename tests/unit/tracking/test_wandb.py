@@ -232,8 +232,9 @@ def test_a_server_that_never_answers_costs_one_wait_for_all_runs_of_a_process(
         until(lambda: len(history(path)) == 3)
         assert list(tmp_path.glob("wandb/offline-run-*/run-sweep-x.wandb"))
         assert {str(w.message) for w in caught[1:]} == {
-            "W&B is not waited for again, since it did not answer; metrics are logged offline, and "
-            "`seal-ray sync` brings W&B what it lacks"
+            "W&B is not waited for again, since it did not finish in time: what follows is kept offline. "
+            "`seal-ray sync` brings W&B what it lacks of runs; of analyses and sweeps `wandb sync` with "
+            "their folders does"
         }
         tracking.end_service()
     assert "wandb-core" not in [child.name() for child in psutil.Process().children()]
