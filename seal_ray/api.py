@@ -174,10 +174,11 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train in this process, without Ray, and yield each epoch; see `training.loop.fit`.
 
-    placement: by default `Placement(loader="torch")`, which needs no FFCV, as `Placement()` does; what it says
-    of processes, storage and tracking is for `train`. storage: a folder or s3://bucket/path; without it (and
-    store) nothing is saved. There the run gets the folder that `seal-ray train` would give it, begins after generations that others have trained,
-    and goes on where it stands. Raises as loop.fit, and ClusterError where the run is being trained already.
+    placement: by default `Placement(loader="torch")`, which needs no FFCV, as `Placement()` does; what it
+    says of processes, storage and tracking is for `train`. storage: a folder or s3://bucket/path; without
+    it (and store) nothing is saved. There the run gets the folder that `seal-ray train` would give it,
+    begins after generations that others have trained, and goes on where it stands. Raises as loop.fit,
+    and ClusterError where the run is being trained already.
     """
     from seal_ray.training import loop
 

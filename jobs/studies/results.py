@@ -189,9 +189,8 @@ def in_short(*names: str) -> str:
     for study in map(Study.read, names):
         found = compare_noise(study)
         if smallest_p(study.seeds) * len(found) >= LEVEL:
-            lines.append(
-                f"- {study.data}: {study.seeds} seeds are too few for a verdict on {len(found)} comparisons.\n"
-            )
+            few = f"{study.seeds} seeds are too few for a verdict on {len(found)} comparisons"
+            lines.append(f"- {study.data}: {few}.\n")
             continue
         for noise in study.labels("data.label_noise"):
             said = []

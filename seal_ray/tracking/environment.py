@@ -62,8 +62,8 @@ def mode_now(tracking: Tracking) -> str:
     if mode != "online" or not SILENT.is_set():
         return mode
     text = (
-        f"W&B is not waited for again, since it did not finish in time: what follows is kept offline. {MISSING} "
-        "of runs; of analyses and sweeps `wandb sync` with their folders does"
+        "W&B is not waited for again, since it did not finish in time: what follows is kept offline. "
+        f"{MISSING} of runs; of analyses and sweeps `wandb sync` with their folders does"
     )
     warnings.warn(text, SealRayWarning, stacklevel=3)
     return "offline"
