@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -56,7 +58,7 @@ def open_loader(dataset: Dataset, split: str, *, kind: Literal["ffcv", "torch"],
         raise DataError(f"{file.path} is not what dataset.json describes; prepare the data set again")
     if kind == "torch":
         return BetonLoader(file, batch_size)
-    return _ffcv_loader(file, batch_size)
+    return FfcvLoader(_ffcv_loader(file.path, facts.sha256, batch_size), file.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +196,16 @@ def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
             yield item  # type: ignore[misc]
 
 
-def _ffcv_loader(file: BetonFile, batch_size: int) -> FfcvLoader:
+@functools.lru_cache(maxsize=8)
+def _ffcv_loader(path: Path, sha256: str, batch_size: int) -> Any:
+    """FFCV's loader of a file. It is used again, since each compiles code for it, and its memory never ends.
+
+    sha256: which file lies at the path.
+    """
     ffcv = import_ffcv()
     decoder = ffcv.fields.rgb_image.SimpleRGBImageDecoder()
-    loader = ffcv.Loader(
-        str(file.path),
+    return ffcv.Loader(
+        str(path),
         batch_size=batch_size,
         num_workers=1,  # one does 300,000 raw or 24,000 JPEG images of 64 px a second
         os_cache=True,
@@ -208,7 +215,6 @@ def _ffcv_loader(file: BetonFile, batch_size: int) -> FfcvLoader:
         drop_last=False,
         batches_ahead=BATCHES_AHEAD,
     )
-    return FfcvLoader(loader, file.labels)
 
 
 def _next(epoch: Any) -> torch.Tensor | None:

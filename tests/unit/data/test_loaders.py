@@ -162,14 +162,32 @@ def test_a_file_other_than_described_is_refused(prepared: Callable[[str], Datase
         open_loader(replace(dataset, size=8), "train", kind="ffcv", batch_size=BATCH)
 
 
+def test_ffcv_compiles_its_code_once_for_a_file_which_two_may_read_at_once(
+    prepared: Callable[[str], Dataset], pixels: dict[str, np.ndarray]
+):
+    one, other = (open_loader(prepared("raw"), "train", kind="ffcv", batch_size=BATCH) for _ in range(2))
+    assert isinstance(one, FfcvLoader)
+    assert isinstance(other, FfcvLoader)
+    assert one.ffcv is other.ffcv
+    up, down = np.arange(23), np.arange(23)[::-1]
+    read = list(zip(one.batches(up), other.batches(down), strict=True))
+    assert (torch.cat([first for first, _ in read]).numpy() == pixels["train"][up]).all()
+    assert (torch.cat([second for _, second in read]).numpy() == pixels["train"][down]).all()
+    val = open_loader(prepared("raw"), "val", kind="ffcv", batch_size=BATCH)
+    assert isinstance(val, FfcvLoader)
+    assert val.ffcv is not one.ffcv
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_in_ffcvs_thread_does_not_hang(prepared: Callable[[str], Dataset]):
+def test_an_error_in_ffcvs_thread_does_not_hang(
+    prepared: Callable[[str], Dataset], monkeypatch: pytest.MonkeyPatch
+):
     loader = open_loader(prepared("raw"), "train", kind="ffcv", batch_size=BATCH)
     assert isinstance(loader, FfcvLoader)
 
     def fail(**_: object) -> None:
         raise MemoryError("out of memory")
 
-    loader.ffcv.code = ([(fail, [])], [])
+    monkeypatch.setattr(loader.ffcv, "code", ([(fail, [])], []))
     with pytest.raises(RuntimeError, match="FFCV's reading thread died"):
         next(loader.batches(np.arange(23)))
