@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -227,6 +227,38 @@ def group_rate(group: Group, rows: Sequence[Row], phase_epoch: int) -> float:
     before = len(losses) - phase_epoch
     assert before > 0, "an ascent follows at least one epoch of descent"
     return group.lr.rate(losses[before - 1], losses[before:])
+
+
+@dataclass(frozen=True)
+class MissedRise:
+    """An ascent in which the loss rose by `reached` nats at most, less than half of its target.
+
+    epochs: trained by its end.
+    """
+
+    generation: int
+    epochs: int
+    target: float
+    reached: float
+
+
+def first_missed_rise(generations: Iterable[Sequence[Phase]], rows: Sequence[Row]) -> MissedRise | None:
+    """The first ascent of a run's `generations` that has ended and missed its Rise by more than half.
+
+    Of its highest training loss over that of the last epoch before it. rows: of every epoch so far.
+    """
+    end = 0
+    for generation, phases in enumerate(generations):
+        for phase in phases:
+            start, end = end, end + phase.epochs
+            if end > len(rows):
+                return None
+            if phase.rise is None:
+                continue
+            reached = max(row["train_loss"] for row in rows[start:end]) - rows[start - 1]["train_loss"]
+            if reached < phase.rise.rise / 2:
+                return MissedRise(generation, end, phase.rise.rise, reached)
+    return None
 
 
 def owner(groups: Sequence[Group], parts: Parts, stage: str) -> int | None:

@@ -37,7 +37,7 @@ from seal_ray.phases.averaging import Averaging
 from seal_ray.phases.edits import EditContext
 from seal_ray.phases.losses import takes_partners
 from seal_ray.phases.optimizers import Sgd
-from seal_ray.phases.schedule import Phase, Position, Row, first_epochs
+from seal_ray.phases.schedule import Phase, Position, Row, first_epochs, first_missed_rise
 from seal_ray.runs.checkpoint import Snapshot
 from seal_ray.runs.lineage import run_id
 from seal_ray.runs.weights import begin_with
@@ -315,6 +315,8 @@ class Run:
         if self.placement.track_examples and self.right is not None:
             self._examples.append((self._position(), self.right.cpu().numpy()))
         self.right = None
+        if "ascended" in moments:
+            self._warn_of_missed_rise(self.store)
         self.writer.wait()
         stop = self.store.stop_requested()
         if stop or moments or self._is_due():
@@ -323,6 +325,18 @@ class Run:
             if stop or moments or not isinstance(self.placement.workers, int):
                 self.writer.wait()
         return stop
+
+    def _warn_of_missed_rise(self, store: Store) -> None:
+        """Once a run: at the end of the first ascent that was to raise the loss and did not."""
+        budget = self.recipe.budget
+        phases = (self.recipe.method.phases(generation, budget) for generation in range(budget.generations))
+        missed = first_missed_rise(phases, self.rows)
+        if missed is not None and missed.epochs == len(self.rows):
+            store.warn(
+                f"the ascent of generation {missed.generation} was to raise the training loss by "
+                f"{missed.target:g} nats; at most it was {missed.reached:+.2f}: raise start or cap of its "
+                "rate, or let it have more epochs"
+            )
 
     def _is_due(self) -> bool:
         """Whether the last epoch is to be committed, wherever it is."""

@@ -44,6 +44,16 @@ def undisturbed_and_interrupted(folder: str) -> None:
             train_run(recipe, f"{folder}/interrupted/{case_id(method)}", epochs=1)
 
 
+def test_a_run_that_goes_on_says_once_that_its_ascents_miss_their_target(tmp_path: Path) -> None:
+    recipe = tiny_recipe({"name": "seal", "ascent_rate": {"rise": 50.0}})  # twice, in three generations
+    train_run(recipe, tmp_path, epochs=6)
+    train_run(recipe, tmp_path)
+    rows, (said,) = open_store(recipe, tmp_path).rows(), open_store(recipe, tmp_path).warnings()
+    (climbed,) = [row for row in rows if (row["generation"], row["phase"]) == (1, "ascend")]
+    rise = climbed["train_loss"] - rows[3]["train_loss"]
+    assert f"generation 1 was to raise the training loss by 50 nats; at most it was {rise:+.2f}: " in said
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Where the runs of so many workers lie; they are trained when first asked for."""

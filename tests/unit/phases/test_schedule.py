@@ -13,12 +13,14 @@ from seal_ray.methods.seal import Seal
 from seal_ray.phases.schedule import (
     Budget,
     Group,
+    MissedRise,
     Phase,
     Position,
     Rise,
     Schedule,
     epochs_of,
     first_epochs,
+    first_missed_rise,
     group_rate,
     learning_rate,
 )
@@ -126,6 +128,26 @@ def test_rise_measures_from_the_last_epoch_before_the_ascent() -> None:
     assert group_rate(group, rows[:2], 0) == 0.1
     assert group_rate(group, rows, 1) == 0.2
     assert group_rate(group, [*rows, {"train_loss": 1.6}], 2) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("losses", "missed"),
+    [
+        # An epoch of learning, then generations of two epochs of ascent and one of relearning.
+        ((2.0, 1.5, 1.0, 0.5), MissedRise(1, 3, 1.0, -0.5)),
+        ((2.0, 1.5), None),  # it has not ended
+        ((2.0, 2.25, 2.375, 1.0, 0.5, 0.5, 0.5), MissedRise(1, 3, 1.0, 0.375)),  # and so does the next
+        ((2.0, 2.5, 1.0, 1.0, 1.25, 1.0, 0.5), MissedRise(2, 6, 1.0, 0.25)),  # half was reached in the first
+        ((2.0, 1.0, 2.5, 1.0, 2.25, 1.0, 0.5), None),
+    ],
+)
+def test_the_first_ascent_that_misses_its_target_by_hand(
+    losses: tuple[float, ...], missed: MissedRise | None
+) -> None:
+    climb = Phase("ascend", 2, (Group("early", lr=Rise(1.0), ascend=True),))
+    learn = Phase("relearn", 1, (Group("all"),))
+    rows = [{"train_loss": loss} for loss in losses]
+    assert first_missed_rise([(learn,), (climb, learn), (climb, learn)], rows) == missed
 
 
 def test_an_ascent_cools_over_generations_by_hand() -> None:
