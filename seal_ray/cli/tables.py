@@ -64,6 +64,7 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
     title = f"{planned.job.name} (assumed data)" if assumed else plan.run_id
     placement = planned.job.placement
     state = f"{plan.status}, {plan.done} of {plan.epochs} epochs done"
+    left_out = plan.used - plan.images // plan.epochs
     totals = [
         f"total     {plan.epochs:,} epochs, {plan.steps:,} steps, {plan.images:,} images",
         f"network   {plan.parameters:,} parameters",
@@ -76,6 +77,9 @@ def plan_table(plan: RunPlan, planned: Planned) -> list[RenderableType]:
         f"in {storage.parent if assumed else storage}",
         f"workers   {placement.workers} for {planned.job.recipe.shards} shards; {cores_for(planned)}",
     ]
+    if left_out:
+        whole = f"{left_out:,} of {plan.used:,} images in each epoch, others each time: batches are whole"
+        totals.insert(1, f"left out  {whole}")
     if placement.gpus_per_worker < 1:
         pixels, classes = planned.dataset.size, len(planned.dataset.classes)
         needed = size(bytes_needed(planned.job.recipe, classes, (pixels, pixels)))

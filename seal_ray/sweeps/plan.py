@@ -78,7 +78,8 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A job's work and footprint. Sizes in bytes; images counts training images over the whole run.
+    """A job's work and footprint. Sizes in bytes; images counts training images over the whole run, used
+    those that there are.
 
     begins_with: initial weights that are not drawn, in words; empty once the run has begun. caution: what
     to say where next to nothing is forgotten; empty where something is.
@@ -90,6 +91,7 @@ class RunPlan:
     done: int
     steps: int
     images: int
+    used: int
     parameters: int
     early: PlannedPart
     late: PlannedPart
@@ -143,6 +145,7 @@ def _from_start(planned: Planned) -> RunPlan:
         done=0,
         steps=per_epoch * recipe.budget.epochs,
         images=per_epoch * recipe.batch_size * recipe.budget.epochs,
+        used=len(used),
         parameters=network.parameters,
         early=network.early,
         late=network.late,
@@ -271,10 +274,10 @@ def _stronger(method: Method, budget: Budget, climb: PlannedPhase) -> str:
     if rise is None:
         return "raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
     capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap / rise.start)
-    binding = [f"start, {rise.start:g}"] * (rise.start < rise.cap) + [f"cap, {rise.cap:g}"] * capped
+    binding = [f"start ({rise.start:g})"] * (rise.start < rise.cap) + [f"cap ({rise.cap:g})"] * capped
     return (
-        f"raise {' and '.join(binding)}, of method.ascent_rate, or method.ascent_share, for more than "
-        f"{climb.epochs} epoch{'s' * (climb.epochs > 1)}"
+        f"raise {' and '.join(binding)} of method.ascent_rate, or method.ascent_share, for more than "
+        f"{climb.epochs} epoch{'s' * (climb.epochs > 1)} of ascent"
     )
 
 

@@ -209,6 +209,7 @@ def test_a_plan_of_prepared_digits(run: Any, digits: Path, tmp_path: Path) -> No
     images = json.loads((digits / "dataset.json").read_text())["splits"]["train"]["count"]
     steps = images // 64 * 24
     assert f"{steps:,} steps, {64 * steps:,} images" in ended.out
+    assert f"left out  {images % 64} of {images:,} images in each epoch, others each time" in ended.out
     assert str(tmp_path / "my runs" / "seal-s0-") in ended.out
     assert list(tmp_path.iterdir()) == []  # planning writes nothing
 

@@ -178,11 +178,15 @@ def test_the_sum_of_a_measured_ascent_is_a_range(prepared: Callable[[str], Datas
         (
             {},
             8,
-            "add up to 0.006, .*; raise start, 0.01, of method.ascent_rate, or .*, for more than 2 epochs",
+            r"add up to 0.006, .*; raise start \(0.01\) of method.ascent_rate, or .* 2 epochs of",
         ),
-        ({"cap": 0.01}, 8, "add up to 0.004, .*; raise cap, 0.01, of method"),  # no room to begin higher
-        ({"cap": 0.012}, 8, "add up to 0.004, .*; raise start, 0.01 and cap, 0.012, of method"),
-        ({"cap": 0.0001, "factor": 1e30}, 400, "; raise cap, 0.0001, of method.*, for more than 100 epochs"),
+        ({"cap": 0.01}, 8, r"add up to 0.004, .*; raise cap \(0.01\) of method"),  # no room to begin higher
+        ({"cap": 0.012}, 8, r"add up to 0.004, .*; raise start \(0.01\) and cap \(0.012\) of method"),
+        (
+            {"cap": 0.0001, "factor": 1e30},
+            400,
+            r"; raise cap \(0.0001\) of method.*, for more than 100 epochs",
+        ),
     ],
 )
 def test_a_measured_ascent_that_is_too_weak_says_what_binds_it(
