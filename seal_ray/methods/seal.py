@@ -32,6 +32,10 @@ class Seal(Method):
     `random` moves the ascending part by Gaussian noise as large as its gradient; {noise: 0.5} lets it
     *descend*, at the rate of the ascent, with Gaussian noise half as large as its gradient.
 
+    ascent_rate {rise: 0.5}: adjusted once an epoch until the training loss has risen by `rise` nats. The
+    first epoch of ascent uses `start`; after each the rate is multiplied by `factor`, up to `cap`, while the
+    loss has risen less, and divided by `factor` otherwise.
+
     rate_cooling, share_cooling: the ascent of generation g >= 1 has ascent_rate x rate_cooling^(g - 1), of
     {rise: 0.5} a target of that much less, and ascent_share x share_cooling^(g - 1), at least an epoch: the
     geometric cooling of simulated annealing (Kirkpatrick et al., Science 220, 1983). 1: never cooler, as
