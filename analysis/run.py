@@ -435,6 +435,14 @@ def analysing_sweep(
         yield
 
 
+def analyse_ended(runs: SweepRuns, rich: Console, *, address: str | None, in_process: bool) -> None:
+    """The analyses that a sweep asks for whose runs have all ended; Ray is started where some are missing."""
+    asked = runs.planned[0].job.analyses
+    if asked.what:
+        session = None if in_process else ray_session(address, _printer(rich))
+        analyse_after(lambda: sweep_runs(runs.anew()), asked, rich, in_process=in_process, session=session)
+
+
 def measure(planned: Planned, name: str) -> None:
     """Make the analysis of this name of a run's last moment in this process, as its job asks for it."""
     asked = planned.job.analyses
@@ -469,16 +477,17 @@ def _analysing(find: Callable[[], RunSet], job: Job, rich: Console, *, runs: int
     analyse_after(find, asked, rich)
 
 
-def analyse_after(
-    find: Callable[[], RunSet], asked: Analyses, rich: Console, *, in_process: bool = False
-) -> None:
-    """What is left to analyse once training has ended; nothing, where it was only stopped."""
+def analyse_after(find: Callable[[], RunSet], asked: Analyses, rich: Console, **options: Any) -> None:
+    """What is left to analyse once training has ended; nothing, where it was only stopped.
+
+    options: those of `analyze_runs`.
+    """
     try:
         run_set = find()
         if any(_status(one) == "stopped" for one in run_set.runs):
             rich.print("analyses: the rest is made when training goes on", markup=False)
             return
-        outcomes = _analyze(run_set, rich, asked, in_process=in_process)
+        outcomes = _analyze(run_set, rich, asked, **options)
     except SealRayError as error:
         rich.print(f"analyses: none: {error}", markup=False)
         return

@@ -286,7 +286,7 @@ def sweep(
     if falls_back(asked.runs[0].job.placement.tracking, note):
         asked = load_sweep(file, [*overrides, "tracking.wandb=offline"], plugins)
     runs = prepare_sweep(asked)
-    from seal_ray.analysis.run import analysing_sweep, measure
+    from seal_ray.analysis.run import analyse_ended, analysing_sweep, measure
     from seal_ray.analysis.scores import widen_results
     from seal_ray.sweeps.plan import cautions
     from seal_ray.sweeps.tune import run_sweep
@@ -295,7 +295,7 @@ def sweep(
         runs.search.measure = measure
     for text in cautions(runs.planned, runs.corners):
         note(f"warning: {text}")
-    run_sweep(
+    trained = run_sweep(
         runs,
         console,
         share=share,
@@ -304,6 +304,8 @@ def sweep(
         in_process=in_process,
         while_training=analysing_sweep(runs, console, concurrent=concurrent, in_process=in_process),
     )
+    if not trained:
+        analyse_ended(runs, console, address=address, in_process=in_process)
     runs = runs.anew()
     lines, found = write_results(runs)
     widen_results(runs, lines, found)

@@ -84,8 +84,8 @@ def run_sweep(
     concurrent: int | None,
     in_process: bool,
     while_training: AbstractContextManager[None] | None = None,
-) -> None:
-    """Train what is left of a sweep, on Ray or, `in_process`, without it.
+) -> bool:
+    """Train what is left of a sweep, on Ray or, `in_process`, without it; returns whether anything was.
 
     share: train what runs have in common once. while_training: entered once Ray is ready, left when runs have
     ended. ConfigError and ClusterError before anything starts, DataError when the images are damaged. SIGTERM
@@ -102,7 +102,7 @@ def run_sweep(
         one.store.status().get("status") in _ended(runs) for one in left
     ):
         rich.print(f"{runs.sweep.name}: every run has ended already, nothing to train", markup=False)
-        return
+        return False
     note = functools.partial(rich.print, markup=False)
     if not in_process:
         check_this_machine(runs.planned[0].job, address)
@@ -113,6 +113,7 @@ def run_sweep(
         while_training or contextlib.nullcontext(),
     ):
         train_sweep(runs, rich, share=share, concurrent=concurrent, in_process=in_process)
+    return True
 
 
 def train_sweep(

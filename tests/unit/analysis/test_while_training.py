@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from seal_ray import api
 from seal_ray.analysis.moments import sweep_runs
 from seal_ray.analysis.run import analyse_after, analysing_sweep
 from seal_ray.recipe import Job
@@ -46,6 +47,17 @@ def test_which_moments_and_how_is_said_beside_what(digits: Path, tmp_path: Path)
     made = sorted((tmp_path / "runs").glob("*/analysis/*.json"))
     assert [path.name for path in made] == ["depth-g002-relearned.json"] * 2
     assert [json.loads(path.read_text())["settings"]["k"] for path in made] == [7, 7]
+
+
+def test_what_is_asked_for_later_is_made_without_training(digits: Path, tmp_path: Path) -> None:
+    train(sweep(digits, tmp_path, ()), screen()[0])
+    assert not list((tmp_path / "runs").glob("*/analysis/*.json"))
+    sweep(digits, tmp_path)
+    console, printed = screen()
+    for done in ("5 computed, 1 copied", "6 known"):
+        api.sweep(tmp_path / "small.yaml", in_process=True, console=console)
+        assert "nothing to train" in printed.getvalue()
+        assert f"analyses: {done}" in printed.getvalue()
 
 
 def test_a_moment_that_no_run_has_is_said_and_the_sweep_ends_well(digits: Path, tmp_path: Path) -> None:
