@@ -50,6 +50,11 @@ def leaderboard_section(study: Study, target: Calls) -> Section:
         "the baseline, paired by seed; p is of a two-sided sign-flip test. Epochs are of each run; trained "
         "and shared are summed over seeds."
     )
+    counts = {run.val_images for run in study.runs if run.val_images}
+    if len(counts) == 1:
+        (count,) = counts
+        noun = "val" if any(line.held for line in lines) else "validation"
+        caption += f" {count:,} {noun} images: one is {100 / count:.2g} points."
     words = len(study.axes) or 1
     tables = [Table(caption, headings, tuple(rows), text=words)]
     if others := other_top1(lines):

@@ -203,6 +203,7 @@ class RunFacts:
     warnings: tuple[str, ...]
     starts: tuple[int, ...]
     data: str  # identity of the data set that lies at its path; empty where there is none
+    val_images: int = 0  # of that data set
 
     @property
     def id(self) -> str:
@@ -327,11 +328,11 @@ def read_study(source: StudySource) -> Study:
 def read_run(member: Member) -> RunFacts:
     """What the folder of a run says, if it is there."""
     store = Store(member.folder, member.folder.name)
-    job, data, images = None, "", 0
+    job, data, images, val_images = None, "", 0, 0
     with suppress(SealRayError):  # what is wrong with a job.yaml is said by its status
         job = load_job(member.folder / "job.yaml")
         dataset = describe_dataset(job.recipe.data.path)
-        data = dataset.identity
+        data, val_images = dataset.identity, dataset.splits["val"].count
         images = images_per_epoch(dataset, job.recipe)
     result, rows = run_result(member, job, images)
     job = None if result.status == "damaged" else job
@@ -344,6 +345,7 @@ def read_run(member: Member) -> RunFacts:
         warnings=tuple(store.warnings()),
         starts=tuple(store.starts()),
         data=data,
+        val_images=val_images,
     )
 
 

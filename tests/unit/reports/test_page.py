@@ -75,6 +75,9 @@ def results(sweep: Path) -> dict[str, list[dict[str, object]]]:
 def test_the_leaderboard_says_what_results_json_says(small: Path, tmp_path: Path) -> None:
     reader = Reader(page_of(small, tmp_path))
     rows, others = reader.tables["leaderboard"]
+    recipe = read_study(find_source(small)).runs[0].job.recipe
+    count = json.loads((Path(recipe.data.path) / "dataset.json").read_text())["splits"]["val"]["count"]
+    assert f" {count:,} validation images: one is {100 / count:.2g} points." in reader.text["leaderboard"]
     lines = json.loads((small / "results.json").read_text())["lines"]
     assert [row[0] for row in rows] == ["method", *(line["setting"]["method"] for line in lines)]
     for row, line in zip(rows[1:], lines, strict=True):
