@@ -184,7 +184,7 @@ def compare_noise(study: Study) -> Found:
 
 
 def in_short(*names: str) -> str:
-    """How many methods beat which control, and SEAL its random direction, at each noise."""
+    """What can be told at each noise: against plain training's end, its best epoch, and of SEAL's ascent."""
     lines = []
     for study in map(Study.read, names):
         found = compare_noise(study)
@@ -192,22 +192,25 @@ def in_short(*names: str) -> str:
             few = f"{study.seeds} seeds are too few for a verdict on {len(found)} comparisons"
             lines.append(f"- {study.data}: {few}.\n")
             continue
-        for noise in study.labels("data.label_noise"):
-            said = []
-            for control, words in {**CONTROLS, AVERAGE: "its best average, by their own"}.items():
-                ways = {m: one.way for (n, m, c), one in found.items() if (n, c) == (noise, control)}
-                up = [called(method) for method, way in ways.items() if way > 0]
-                which = f" ({listed(up)})" if 0 < len(up) < 4 else ""
-                down = sum(way < 0 for way in ways.values())
-                said.append(f"{len(up) or 'none'} above{which} and {down or 'none'} below {words}")
-            where = f"{study.data}, {percent(noise)} wrong labels"
-            lines.append(f"- {where}: of {len(ways)} methods {listed(said)}.\n")
-            lines += [
-                f"- {where}: {called(method)} against {called(other)}: {one}: {ASCENT[one.way]}.\n"
+        for share in study.labels("data.label_noise"):
+            said = [_told(found, share, control, CONTROLS[control]) for control in ("last", "best")]
+            said += [
+                f"{called(method)} against {called(other)}: {one}, {ASCENT[one.way]}"
                 for (n, method, other), one in found.items()
-                if n == noise and other not in (*CONTROLS, AVERAGE)
+                if n == share and other not in (*CONTROLS, AVERAGE)
             ]
+            lines.append(f"- **{study.data}, {percent(share)} wrong labels.** {'. '.join(said)}.\n")
     return "".join(lines)
+
+
+def _told(found: Found, share: str, control: str, words: str) -> str:
+    """Which methods end above a control and which below it, as far as that can be told."""
+    against = {method: one for (n, method, c), one in found.items() if (n, c) == (share, control)}
+    said = []
+    for way, verb in ((1, "above"), (-1, "below")):
+        some = [f"{called(m)} ({one.difference.mean:+.1f})" for m, one in against.items() if one.way == way]
+        said.append(f"{verb} {words if way > 0 else 'it'}: {listed(some) if some else 'none'}")
+    return f"{said[0][0].upper()}{said[0][1:]}; {said[1]}"
 
 
 def noise(name: str, root: Path) -> str:
@@ -220,25 +223,10 @@ def noise(name: str, root: Path) -> str:
         f"{study.seeds} seeds, {len(found)} comparisons. The smallest p of this test is {least:.2g}, and "
         f"{min(1, least * len(found)):.2g} when it is corrected for all of them.\n",
         f"![Differences to plain training]({file})\n",
-        noise_verdicts(study, found),
     ]
     for share in study.labels("data.label_noise"):
         parts.append(f"### {study.data}, {percent(share)} wrong labels\n\n{noise_table(study, found, share)}")
     return "\n".join(parts)
-
-
-def noise_verdicts(study: Study, found: Found) -> str:
-    """What can be told, a line for each noise and control."""
-    lines = []
-    for share in study.labels("data.label_noise"):
-        for control, words in {**CONTROLS, AVERAGE: "its best average (averages at the end)"}.items():
-            against = {method: one for (n, method, c), one in found.items() if (n, c) == (share, control)}
-            said = []
-            for way, verb in ((1, "above"), (-1, "below"), (0, "not told apart")):
-                some = [called(method) for method, one in against.items() if one.way == way]
-                said += [f"{verb}: {listed(some)}"] if some else []
-            lines.append(f"- {percent(share)} wrong labels, against {words}: {'; '.join(said)}.\n")
-    return "".join(lines)
 
 
 def noise_table(study: Study, found: Found, share: str) -> str:
@@ -351,31 +339,6 @@ def why(name: str) -> str:
     return f"{study.seeds} seeds.\n\n{table(['', *WHY.values()], rows)}"
 
 
-def looks(name: str, axes: Mapping[str, str]) -> str:
-    """What each cell of a look showed: means only."""
-    study = Study.read(name)
-    methods = [method for method in study.labels("method") if method != "normal"]
-    rows = []
-    for cell in dict.fromkeys(tuple(row[axis] for axis in axes) for row in study.rows):
-        where = dict(zip(axes, cell, strict=True))
-        controls = {control: _plain_mean(scores) for control, scores in study.controls(where).items()}
-        ends = [_plain_mean(study.scores("top1", {**where, "method": method})) for method in methods]
-        shown = [f"{controls[control]:.1f}" for control in ("last", "best")]
-        rows.append([*cell, *shown, *(f"{end - controls['best']:+.1f}" for end in ends)])
-    heads = [
-        *axes.values(),
-        "plain: end",
-        "best epoch",
-        *(f"{called(method)}: to that" for method in methods),
-    ]
-    seeds = f"{study.data}, {study.seeds} seed{'s' * (study.seeds > 1)} a cell:"
-    return f"{seeds}\n\n{table(heads, rows)}"
-
-
-def _plain_mean(scores: Scores) -> float:
-    return sum(scores.values()) / len(scores)
-
-
 def made_with(*names: str) -> str:
     """Runs, epochs, time and hardware of each study; what an earlier one has trained is not counted again."""
     lines, known = [], set[str]()
@@ -394,18 +357,16 @@ def made_with(*names: str) -> str:
 
 
 def summary() -> str:
-    """The README's part: ends against plain training's best epoch, at each noise."""
+    """The README's part: ends against plain training's best epoch at each noise, and what can be told."""
     study = Study.read("digits-noise")
     found, noises = compare_noise(study), study.labels("data.label_noise")
     heads = [f"{study.seeds} seeds, digits", *(f"{percent(share)} wrong labels" for share in noises)]
-    return table(
-        heads,
-        [
-            [called(method), *(found[share, method, "best"].short for share in noises)]
-            for method in study.labels("method")
-            if method != "normal"
-        ],
-    )
+    rows = [
+        [called(method), *(found[share, method, "best"].short for share in noises)]
+        for method in study.labels("method")
+        if method != "normal"
+    ]
+    return f"{table(heads, rows)}\n{in_short(study.name)}"
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -422,7 +383,6 @@ def main(root: Path = ROOT) -> None:
         "noise": lambda name: noise(name, root),
         "frequency": lambda name: frequency(name, root),
         "why": why,
-        "looks": looks,
         "made_with": made_with,
     }
     with mpl.rc_context(STYLE):

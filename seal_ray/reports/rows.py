@@ -43,15 +43,8 @@ def to_csv(study: Study) -> str:
     metrics = dict.fromkeys(name for row in rows for name in row if name.startswith(METRICS))
     found = dict.fromkeys(name for row in rows for name in row if ":" in name)
     columns = (
-        *(
-            "run",
-            *axes,
-            "seed",
-            "status",
-            *SINGLE,
-            "best_averaged_top1",
-            *(f"after_{g + 1}" for g in range(ends)),
-        ),
+        *("run", *axes, "seed", "status", *SINGLE, "best_averaged_top1"),
+        *(f"after_{g + 1}" for g in range(ends)),
         *(*COUNTS, *metrics, *found, "weights_sha256", "data_identity", *MADE_WITH),
     )
     text = io.StringIO()
@@ -63,6 +56,7 @@ def to_csv(study: Study) -> str:
 
 def _row(run: RunFacts) -> Mapping[str, object]:
     result, last = run.result, run.rows[-1] if run.rows else {}
+    averages = [row["val_averaged_top1"] for row in run.rows if row.get("val_averaged_top1") is not None]
     found = {
         f"{moment.moment.name}:{name}": value
         for moment in run.moments
@@ -73,8 +67,7 @@ def _row(run: RunFacts) -> Mapping[str, object]:
         "run": run.id,
         **result.setting,
         **{name: getattr(result, name) for name in ("seed", "status", *SINGLE, *COUNTS)},
-        "best_averaged_top1": max((row.get("val_averaged_top1") or 0.0 for row in run.rows), default=0.0)
-        or None,
+        "best_averaged_top1": max(averages, default=None),
         **{f"after_{g}": top1 for g, top1 in enumerate(result.generation_top1, start=1)},
         **{name: value for name, value in last.items() if name.startswith((*METRICS, "weights_sha256"))},
         **found,
