@@ -99,6 +99,7 @@ def test_a_pipe_gets_all_of_a_table(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "seal_ray", "jobs"]
         address = f"http://127.0.0.1:{server.server_port}"
         here = {**os.environ, "COLUMNS": "40", "HOME": str(tmp_path), "RAY_API_SERVER_ADDRESS": address}
+        here["RAY_AUTH_TOKEN"] = "a" * 32
         done = subprocess.run(words, cwd=ROOT, env=here, capture_output=True, text=True)
         server.shutdown()
     assert done.returncode == 0, done.stderr
