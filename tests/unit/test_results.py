@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from jobs.studies import results
+
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "jobs" / "studies"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", STUDIES / "results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -37,9 +27,9 @@ def top1(noise: str, method: str, column: str = "top1") -> list[float]:
     return [float(row[column]) for row in sorted(found, key=lambda row: int(row["seed"]))]
 
 
-def test_the_page_and_the_readme_are_what_the_rows_give(script: ModuleType, tmp_path: Path) -> None:
+def test_the_page_and_the_readme_are_what_the_rows_give(tmp_path: Path) -> None:
     shutil.copy(ROOT / "README.md", tmp_path)
-    script.main(tmp_path)
+    results.main(tmp_path)
     for name in ("RESULTS.md", "README.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name}: run results.py"
     drawn = sorted(path.name for path in (tmp_path / "docs" / "studies").iterdir())
@@ -56,9 +46,9 @@ def test_every_run_of_a_study_has_finished_and_names_its_data(study: str) -> Non
 
 @pytest.mark.parametrize("noise", ["0", "0.2", "0.4"])
 @pytest.mark.parametrize("method", ["llf", "seal 2", "ban"])
-def test_a_difference_is_scipys(script: ModuleType, method: str, noise: str) -> None:
+def test_a_difference_is_scipys(method: str, noise: str) -> None:
     ours, theirs = np.array(top1(noise, method)), np.array(top1(noise, "normal", "best_top1"))
-    of = script.compare_noise(script.Study.read("digits-noise"))[noise, method, "best"].difference
+    of = results.compare_noise(results.Study.read("digits-noise"))[noise, method, "best"].difference
     assert of.n == len(ours) == 12
     assert of.mean == pytest.approx((ours - theirs).mean())
     interval = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
@@ -69,9 +59,9 @@ def test_a_difference_is_scipys(script: ModuleType, method: str, noise: str) -> 
     assert of.p == pytest.approx(flips.pvalue, abs=1e-9)
 
 
-def test_a_verdict_is_of_the_p_that_is_corrected_for_all_comparisons(script: ModuleType) -> None:
+def test_a_verdict_is_of_the_p_that_is_corrected_for_all_comparisons() -> None:
     """7 methods with 4 controls, and SEAL with its random direction, at 3 noises: the smallest p times 87."""
-    found = script.compare_noise(script.Study.read("digits-noise"))
+    found = results.compare_noise(results.Study.read("digits-noise"))
     assert len(found) == 3 * (7 * 4 + 1)
     least = min(found.values(), key=lambda one: one.difference.p)
     assert least.p == pytest.approx(min(1, len(found) * least.difference.p))
