@@ -357,7 +357,7 @@ def made_with(*names: str) -> str:
 
 
 def summary() -> str:
-    """The README's part: ends against plain training's best epoch at each noise, and what can be told."""
+    """The README's part: ends against plain training's best epoch, at each noise."""
     study = Study.read("digits-noise")
     found, noises = compare_noise(study), study.labels("data.label_noise")
     heads = [f"{study.seeds} seeds, digits", *(f"{percent(share)} wrong labels" for share in noises)]
@@ -366,7 +366,7 @@ def summary() -> str:
         for method in study.labels("method")
         if method != "normal"
     ]
-    return f"{table(heads, rows)}\n{in_short(study.name)}"
+    return table(heads, rows)
 
 
 def save(figure: Figure, file: Path) -> None:
