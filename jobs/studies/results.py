@@ -300,7 +300,7 @@ def frequency(name: str, root: Path) -> str:
     panel.set_xticks([int(length) for length in lengths])
     panel.set_xlabel("epochs of a generation, of 36")
     panel.set_ylabel("last top-1 %")
-    panel.legend()
+    figure.legend(loc="outside right upper")
     save(figure, root / file)
     rows = []
     for length, method in top1:
