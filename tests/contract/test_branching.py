@@ -249,3 +249,26 @@ def test_sharing_what_was_computed_with_other_threads_is_warned_of(alone: Storag
     copied(alone(tiny_recipe(), epochs=6), tmp_path)
     with pytest.warns(SealRayWarning, match=r"another fingerprint \(threads 1 -> 2\)"):
         train_in(tmp_path, tiny_recipe(SEAL), epochs=1, threads=2)
+
+
+def test_a_run_killed_while_it_took_over_takes_over_again(
+    alone: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the moment by then, so that who looks finds it as one that has the generation."""
+    plain, recipe = tiny_recipe(budget=SHORT), tiny_recipe(SEAL, budget=SHORT)
+    copied(alone(plain), tmp_path)
+    store = store_of(recipe, tmp_path)
+    keys = generation_keys(recipe, IMAGES.identity)
+    store.record_generations(keys, EVERYTHING)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "adopt", killed)
+        with pytest.raises(KeyboardInterrupt):
+            branch(store, recipe, IMAGES.identity, EVERYTHING)
+    assert not store.rows()
+    taken = branch(store, recipe, IMAGES.identity, EVERYTHING, {keys[0]: [store]})
+    assert taken == Branch(store_of(plain, tmp_path).run_id, 0)
+    assert len(store.rows()) == 4
