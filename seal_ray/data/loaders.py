@@ -198,7 +198,7 @@ def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
 
 @functools.lru_cache(maxsize=8)
 def _ffcv_loader(path: Path, sha256: str, batch_size: int) -> Any:
-    """FFCV's loader of a file. It is used again, since each compiles code for it, and its memory never ends.
+    """FFCV's loader of a file, used again: each new one compiles code, whose memory is never given back.
 
     sha256: which file lies at the path.
     """

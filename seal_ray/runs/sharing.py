@@ -163,10 +163,10 @@ def branch(
     """
     keys = generation_keys(recipe, identity)
     done = len(store.rows()) // recipe.budget.length
-    found = sources or {}
     # Killed while it took over, it holds moments that it has not adopted, and is named as who has them.
-    own = any(one.run_id == store.run_id for key in keys[done:] for one in found.get(key, ()))
-    if sources is None or own:
+    if sources is None or any(
+        store.run_id == one.run_id for key in keys[done:] for one in sources.get(key, ())
+    ):
         sources = finished_generations(store.folder.parent, moments_needed(recipe, keys, moments))
     for generation in reversed(range(done, recipe.budget.generations)):
         if not can_start_after(recipe, generation):
