@@ -38,12 +38,17 @@ class Watched:
             self.status = planned.store.status().get("status", "new")
             self.look()
         self.told = len(self.rows)
-        self.first = self.told
+        self._first = self.told
 
     @property
     def left(self) -> int:
         """Epochs to go, of a run that may go on."""
         return 0 if self.ended else self.planned.job.recipe.budget.epochs - len(self.rows)
+
+    @property
+    def trained(self) -> int:
+        """Epochs that it has trained itself since it was first seen."""
+        return sum(row["trained_by"] == self.planned.run_id for row in self.rows[self._first :])
 
     @property
     def ended(self) -> bool:
@@ -66,10 +71,22 @@ class Watched:
 
 
 class SweepProgress:
-    """Shows what the run folders say."""
+    """Shows what the run folders say.
 
-    def __init__(self, planned: Sequence[Planned], names: dict[str, tuple[str, int]], rich: Console) -> None:
-        self._rich = rich
+    share: what runs have in common is trained once. searching: more runs are suggested as results come.
+    """
+
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        names: dict[str, tuple[str, int]],
+        rich: Console,
+        *,
+        share: bool,
+        searching: bool,
+    ) -> None:
+        self._rich, self._share = rich, share
+        self._what = "epochs of suggested runs left" if searching else "epochs left"
         self._runs: list[Watched] = []
         self.add(planned, names)
         self._started = time.monotonic()
@@ -124,10 +141,18 @@ class SweepProgress:
 
     def _left(self) -> str:
         """How much of the sweep is left, and how long that may take."""
-        left = sum(run.left for run in self._runs)
-        done = sum(len(run.rows) - run.first for run in self._runs)
-        eta = (time.monotonic() - self._started) / done * left if done else 0.0
-        return f"sweep: {left} epochs left" + (f", about {clock(eta)}" if left and done else "")
+        done, wanted = dict[tuple[str, str], int](), dict[tuple[str, str], int]()
+        for run in self._runs:
+            length, whose = run.planned.job.recipe.budget.length, "" if self._share else run.planned.run_id
+            for generation, key in enumerate(run.planned.keys):
+                here = min(length, max(0, len(run.rows) - generation * length))
+                done[whose, key] = max(here, done.get((whose, key), 0))
+                if not run.ended:
+                    wanted[whose, key] = length
+        left = sum(length - done[which] for which, length in wanted.items())
+        trained = sum(run.trained for run in self._runs)
+        eta = (time.monotonic() - self._started) / trained * left if trained else 0.0
+        return f"sweep: {left} {self._what}" + (f", about {clock(eta)}" if left and trained else "")
 
     def _table(self) -> Group:
         begun = [run for run in self._runs if run.rows or run.status != "new"]

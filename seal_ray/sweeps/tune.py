@@ -127,7 +127,8 @@ def train_sweep(
         check_hosts(runs.planned[0].job.placement.storage, [one.job.recipe.data.path for one in runs.planned])
     runs = runs.anew(tries=True)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(contextlib.closing(SweepProgress(runs.planned, runs.names, rich)))
+        shown = SweepProgress(runs.planned, runs.names, rich, share=share, searching=runs.search is not None)
+        progress = stack.enter_context(contextlib.closing(shown))
         queue = Queue(runs.planned, share=share, ended=_ended(runs), note=progress.note)
         stack.callback(queue.close)
         tasks = Tasks(queue, progress, runs)

@@ -98,6 +98,7 @@ def test_a_sweep_ends_with_its_leaderboard_and_again_trains_nothing(
     assert code == 0
     assert out.count("generation 3 of 3  top1") == 6
     assert out.count("generation 0 taken over from") == 4
+    assert re.findall(r"sweep: (\d+) epochs left", out) == [str(left) for left in range(26, -1, -2)]
     assert "36 epochs asked for, 28 trained, 8 shared; " in out
     assert "p cannot fall below 0.5 with 2 seeds" in out
 
@@ -132,15 +133,25 @@ def test_a_sweep_with_a_diverging_run_says_so_and_ends_with_1(
     assert re.search(r"seal-s0-\w+: diverged: .*is not finite in generation 1", out)
 
 
-def test_a_terminal_sees_a_live_table(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("share", "searching", "left"),
+    [  # the first generation of all three is one
+        (True, False, "14 epochs left"),
+        (False, False, "18 epochs left"),
+        (True, True, "14 epochs of suggested runs left"),
+    ],
+)
+def test_a_terminal_sees_a_live_table(
+    digits: Path, tmp_path: Path, share: bool, searching: bool, left: str
+) -> None:
     runs = small_sweep(digits, tmp_path / "runs")
     printed = io.StringIO()
     console = Console(file=printed, width=120, height=30, force_terminal=True, color_system=None)
-    screen = SweepProgress(runs.planned, runs.names, console)
+    screen = SweepProgress(runs.planned, runs.names, console, share=share, searching=searching)
     screen.refresh()
     screen.note("[bold] is printed as it is")
     screen.close()
-    assert "sweep: 18 epochs left; 0 runs ended, 3 not begun" in printed.getvalue()
+    assert f"sweep: {left}; 0 runs ended, 3 not begun" in printed.getvalue()
     assert "[bold] is printed as it is" in printed.getvalue()
 
 

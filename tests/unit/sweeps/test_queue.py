@@ -197,7 +197,10 @@ def test_the_screen_reads_only_the_runs_that_are_trained(
     queue, _ = queue_of(runs)
     claims = [queue.claim(), queue.claim()]
     ids = [claim.planned.run_id for claim in claims if claim]
-    progress, opened = SweepProgress(runs.planned, runs.names, screen()[0]), list[str]()
+    progress, opened = (
+        SweepProgress(runs.planned, runs.names, screen()[0], share=True, searching=False),
+        list[str](),
+    )
     monkeypatch.setattr(io, "open", counted(io.open, opened))
     progress.refresh(queue.changing())
     monkeypatch.undo()

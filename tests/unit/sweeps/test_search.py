@@ -331,7 +331,9 @@ def test_a_search_goes_on_when_another_driver_has_trained_what_it_waits_for(
     ours = short_search(digits, tmp_path / "runs", samples=2)
     ours = ours.anew(tries=True)
     queue = Queue(ours.planned, share=True, ended=ENDED, note=print)
-    tasks = Tasks(queue, SweepProgress(ours.planned, ours.names, screen()[0]), ours)
+    tasks = Tasks(
+        queue, SweepProgress(ours.planned, ours.names, screen()[0], share=True, searching=True), ours
+    )
     trained(short_search(digits, tmp_path / "runs", samples=1))
     claim = tasks.claim()
     assert claim is not None
