@@ -34,6 +34,7 @@ def train(
     return printed.getvalue()
 
 
+@pytest.mark.ray
 def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     digits: Path, tmp_path: Path
 ) -> None:
