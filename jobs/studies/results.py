@@ -13,6 +13,7 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import jinja2
@@ -134,7 +135,9 @@ def called(method: str) -> str:
     """A label of the axis `method` in words."""
     name, _, rate = method.partition(" ")
     words = {"seal": "SEAL", "random": "random direction"}.get(name)
-    return f"{words}, rate {rate}" if words else METHODS[method]
+    if not words:
+        return METHODS[method]
+    return f"{words}, {rate} nats" if rate.startswith("rise") else f"{words}, rate {rate}"
 
 
 def mean(scores: Scores, form: str = ".1f") -> str:
@@ -339,6 +342,24 @@ def why(name: str) -> str:
     return f"{study.seeds} seeds.\n\n{table(['', *WHY.values()], rows)}"
 
 
+def looks(name: str, axes: Mapping[str, str]) -> str:
+    """What each cell of a look showed, means alone; axes: those of its cells, and what to call them."""
+    study = Study.read(name)
+    methods = [method for method in study.labels("method") if method != "normal"]
+    rows = []
+    for cell in dict.fromkeys(tuple(row[axis] for axis in axes) for row in study.rows):
+        where = dict(zip(axes, cell, strict=True))
+        ends = {
+            method: fmean(study.scores("top1", {**where, "method": method}).values()) for method in methods
+        }
+        last, _, best = (fmean(scores.values()) for scores in study.controls(where).values())
+        rows.append(
+            [", ".join(cell), f"{last:.1f}", f"{best:.1f}", *(f"{ends[m] - best:+.1f}" for m in methods)]
+        )
+    heads = [", ".join(axes.values()), "plain training's end", "its best epoch", *map(called, methods)]
+    return f"{study.data}, {study.seeds} seed{'s' * (study.seeds > 1)} a cell:\n\n{table(heads, rows)}"
+
+
 def made_with(*names: str) -> str:
     """Runs, epochs, time and hardware of each study; what an earlier one has trained is not counted again."""
     lines, known = [], set[str]()
@@ -383,6 +404,7 @@ def main(root: Path = ROOT) -> None:
         "noise": lambda name: noise(name, root),
         "frequency": lambda name: frequency(name, root),
         "why": why,
+        "looks": looks,
         "made_with": made_with,
     }
     with mpl.rc_context(STYLE):
