@@ -27,7 +27,7 @@ from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import screen, small_sweep
 from tests.unit.analysis.test_shards import agree, measured
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 SETTINGS = load_settings("quick", ["depth.k=5", "curvature.images=8", "curvature.steps=4", "curvature.top=2"])
 TINY = {"axes": {"method": {"seal": {"name": "seal", "ascent_rate": 0.5}}}}
 
@@ -86,7 +86,6 @@ def actors() -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.ray
 def test_an_actor_that_dies_loses_its_task_which_another_finds(run: Path) -> None:
     tasks = planned(run, "depth")
     done: list[Done] = []
@@ -103,7 +102,6 @@ def test_an_actor_that_dies_loses_its_task_which_another_finds(run: Path) -> Non
     assert None not in numbers(tasks)
 
 
-@pytest.mark.ray
 def test_a_task_that_kills_its_process_fails_and_the_others_go_on(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +137,6 @@ def test_slots_are_those_of_the_cluster() -> None:
         pool_size(cpus + 1, 100)
 
 
-@pytest.mark.ray
 def test_left_over_actors_end_when_the_work_is_dropped(run: Path) -> None:
     working = compute_on_ray(planned(run, "calibration"), 2)
     first = next(news for news in working if isinstance(news, Done))

@@ -22,7 +22,7 @@ from seal_ray.sweeps.tune import run_sweep, train_sweep
 from seal_ray.training.loop import fit
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def train(
@@ -34,7 +34,6 @@ def train(
     return printed.getvalue()
 
 
-@pytest.mark.ray
 def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -70,7 +69,6 @@ def test_runs_side_by_side_share_generations_and_equal_those_trained_one_by_one(
     assert not list((tmp_path / "ray").glob("*/lease.json"))
 
 
-@pytest.mark.ray
 def test_a_run_of_all_cpus_does_not_wait_for_its_own_trial_and_computes_what_one_process_does(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -109,7 +107,6 @@ def test_more_runs_at_once_than_fit_are_an_error_before_anything_starts(digits: 
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.ray
 def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_them(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -135,7 +132,6 @@ def test_early_stopping_gives_up_on_bad_runs_and_a_sweep_without_it_finishes_the
     assert [run.status for run in results(patient)] == ["finished"] * 3
 
 
-@pytest.mark.ray
 def test_a_search_suggests_on_ray_what_it_suggests_in_one_process(digits: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "axes": {"method": ["normal", "llf"], "optimizer.weight_decay": {"uniform": [0.0, 0.01]}},
@@ -151,7 +147,6 @@ def test_a_search_suggests_on_ray_what_it_suggests_in_one_process(digits: Path, 
     assert len(found[0]) > 2  # more than were suggested without results
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("stop", ["asha", "median"])
 def test_a_search_gives_up_on_bad_runs_which_can_go_on(digits: Path, tmp_path: Path, stop: str) -> None:
     runs = small_sweep(
@@ -182,7 +177,6 @@ def test_a_search_gives_up_on_bad_runs_which_can_go_on(digits: Path, tmp_path: P
     assert pruned.store.status()["status"] == "finished"
 
 
-@pytest.mark.ray
 def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +196,6 @@ def test_a_run_whose_files_break_fails_and_one_that_waited_trains_the_generation
     assert Store(leader.folder, leader.run_id).rows()[0]["trained_by"] != leader.run_id
 
 
-@pytest.mark.ray
 def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +215,6 @@ def test_moments_are_analysed_beside_training_where_there_is_a_cpu_left(
     assert re.search(r"analyses: .*\d+ known", printed.getvalue())  # those that were made beside
 
 
-@pytest.mark.ray
 def test_a_run_that_has_no_workers_while_another_trains_is_queued(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,11 @@ from seal_ray.tracking.workspace import FURTHER, TRAINING, Panel, pattern
 from tests.sweeps import small_sweep
 from tests.unit.tracking.test_wandb import records
 
-# Features of networks trained for seconds are nearly collinear, and the smallest decays take long.
-pytestmark = pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge")
+pytestmark = [
+    pytest.mark.docs,
+    # Features of networks trained for seconds are nearly collinear, and the smallest decays take long.
+    pytest.mark.filterwarnings("ignore:.* logistic regressions did not converge"),
+]
 
 README = Path(seal_ray.tracking.__file__).with_name("README.md")
 SMALL = (
