@@ -44,6 +44,7 @@ def compute_task(task: Task, cache: InputCache, *, processes: int = 1) -> float:
         result = _evaluated(task, weights, cache)
     else:
         settings = task.analysis.Settings.model_validate_json(json.dumps(task.settings))
+        weights = cache.in_order(task.moment.run, weights)
         inputs = Inputs(task.moment, weights, task.epochs, task.others, cache, processes)
         if source_digest(task.analysis) is None:
             result = task.analysis().compute(inputs, settings)

@@ -128,6 +128,11 @@ class InputCache:
             self._data = {key: Data.open(dataset, job.recipe)}
         return self._data[key]
 
+    def in_order(self, run: AnyPath, weights: State) -> State:
+        """The weights in the order of the run's network; a file of tensors has none of its own."""
+        job, dataset = self._run(run)
+        return {name: weights[name] for name in job.recipe.model.outline(len(dataset.classes)).state_dict()}
+
     def network(self, run: AnyPath, weights: State) -> nn.Module:
         """The run's network with these weights, in eval mode."""
         network = self.recipe(run).model.build(self.data(run).images.classes, torch.Generator())
@@ -161,8 +166,8 @@ class InputCache:
 class Inputs:
     """What an analysis may read of a moment.
 
-    epochs: trained by then. others: the moments that it is compared with, by role. processes: how many share
-    this machine's memory.
+    weights: parameters and buffers, in the network's order. epochs: trained by then. others: the moments that
+    it is compared with, by role. processes: how many share this machine's memory.
     """
 
     moment: Moment

@@ -133,6 +133,10 @@ class Model(BaseModel):
         """The network's own fields."""
         return {name: getattr(self, name) for name in type(self).model_fields if name not in COMMON}
 
+    def __hash__(self) -> int:
+        """As text, since a network's own fields may be lists."""
+        return hash(self.model_dump_json())
+
     def __str__(self) -> str:
         """As in `resnet18 with stem imagenet, width 64`."""
         given = (f"{name} {value}" for name, value in self.arguments.items() if value is not None)

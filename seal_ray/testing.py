@@ -261,7 +261,9 @@ def _computed(kind: type[Analysis], moment: Moment, run: AnalysedRun) -> tuple[o
     """The key and all of the result of an analysis, with its default settings."""
     settings = kind.Settings()
     task = task_of(kind, moment, run, run.dataset(), settings)
-    inputs = Inputs(moment, moment.weights(), task.epochs, task.others, InputCache(torch.device("cpu")))
+    cache = InputCache(torch.device("cpu"))
+    weights = cache.in_order(moment.run, moment.weights())
+    inputs = Inputs(moment, weights, task.epochs, task.others, cache)
     result, scalars = computed_elsewhere(kind, inputs, settings)
     arrays = {name: array.tobytes() for name, array in result.arrays.items()}
     return task.key, plain(result.numbers), scalars, arrays

@@ -260,7 +260,7 @@ def draw_noise(study: Study, found: Found, file: Path) -> None:
     """Ends against plain training's end and its best epoch: a panel for each noise."""
     noises = study.labels("data.label_noise")
     methods = [method for method in reversed(study.labels("method")) if method != "normal"]
-    figure = Figure(figsize=(9, 1.1 + 0.36 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(3 + 2 * len(noises), 1.1 + 0.36 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(noises), sharey=True, squeeze=False)[0]
     looks = (("last", PALETTE[5], "s", 0.14), ("best", PALETTE[1], "o", -0.14))
     for panel, share in zip(panels, noises, strict=True):
@@ -377,17 +377,19 @@ def made_with(*names: str) -> str:
     return "".join(lines)
 
 
-def summary() -> str:
+def summary(*names: str) -> str:
     """The README's part: ends against plain training's best epoch, at each noise."""
-    study = Study.read("digits-noise")
-    found, noises = compare_noise(study), study.labels("data.label_noise")
-    heads = [f"{study.seeds} seeds, digits", *(f"{percent(share)} wrong labels" for share in noises)]
-    rows = [
-        [called(method), *(found[share, method, "best"].short for share in noises)]
-        for method in study.labels("method")
-        if method != "normal"
-    ]
-    return table(heads, rows)
+    tables = []
+    for study in map(Study.read, names):
+        found, noises = compare_noise(study), study.labels("data.label_noise")
+        labels = [f"{percent(share)} wrong labels" for share in noises]
+        rows = [
+            [called(method), *(found[share, method, "best"].short for share in noises)]
+            for method in study.labels("method")
+            if method != "normal"
+        ]
+        tables.append(table([f"{study.seeds} seeds, {study.data}", *labels], rows))
+    return "\n".join(tables)
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -410,8 +412,9 @@ def main(root: Path = ROOT) -> None:
     with mpl.rc_context(STYLE):
         text = prose.from_string((HERE / "results.md.j2").read_text()).render(functions)
     (root / "RESULTS.md").write_text(text)
+    part = summary("digits-noise", "tiny-imagenet-20")
     before, rest = (root / "README.md").read_text().split(BEGIN)
-    (root / "README.md").write_text(f"{before}{BEGIN}{summary()}{END}{rest.split(END)[1]}")
+    (root / "README.md").write_text(f"{before}{BEGIN}{part}{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

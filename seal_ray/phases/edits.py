@@ -40,11 +40,14 @@ class EditContext:
     fixed_rng: Callable[[str], torch.Generator]
     """A stream for this purpose, the same in every generation."""
     fresh: Callable[[torch.Generator], State]
-    """A new draw of the network's own initial parameters and buffers, on the CPU; a draw also in a run that
-    began with weights from elsewhere, so that forgetting takes those away too.
+    """A draw of the network's own initial parameters and buffers, on the CPU: of `rng("edit")` a new one, of
+    `fixed_rng("init")` the one that the run began with. A draw also in a run that began with weights from
+    elsewhere, so that forgetting takes those away too.
     """
     carried: dict[str, State]
-    """Named state beyond weights and optimizer; an edit may set entries its method lists in `carry`."""
+    """Named state beyond weights and optimizer, such as a teacher's weights, which is saved and resumed: an
+    edit may set the entries that its method names in `carry`.
+    """
     losses: Callable[[int], Iterator[Tensor]]
     """The recipe's loss (scalar) of each shard of so many batches, the first that the next epoch will see
     (fewer if it has fewer), in train mode, differentiable, at the weights as they are when it is computed.

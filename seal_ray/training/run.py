@@ -174,7 +174,13 @@ class Run:
             carried=self.carried,
             losses=lambda batches: batch_losses(self, batches),
         )
+        known = {*self.carried, *self.recipe.method.carry}
         phase.edit(self.network, context)
+        if unnamed := sorted(self.carried.keys() - known):
+            raise ConfigError(
+                f"method {self.recipe.method.name}: an edit sets carried[{unnamed[0]!r}]; name it in the "
+                f'class\'s own `carry: ClassVar[tuple[str, ...]] = ("{unnamed[0]}",)`'
+            )
         # What looks at data is not the same on every worker where a GPU's kernels may add in any order.
         self.world.from_leader(self.network.state_dict().values())
         if self.first == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ from seal_ray.errors import SealRayError
 from seal_ray.methods import METHODS
 from seal_ray.phases.schedule import Group
 from seal_ray.testing import check_augmentation, check_loss, check_method, method_checks
+from tests.runs import open_store, same_tensors, tiny_recipe, train_run
 
 CALLS = itertools.count()
 
@@ -91,6 +93,41 @@ class Draws(Plain):
 
 
 @dataclass(frozen=True)
+class Remembers:
+    """An edit that keeps weights."""
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        context.carried["before"] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Unnamed(Plain):
+    """Lists nothing in `carry`."""
+
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length, LEARN, edit=Remembers()),)
+
+
+@dataclass(frozen=True)
+class Named(Unnamed):
+    carry: ClassVar[tuple[str, ...]] = ("before",)
+
+
+@dataclass(frozen=True)
+class Returns:
+    """An edit that goes back to the weights that the run began with."""
+
+    def __call__(self, network: nn.Module, context: EditContext) -> None:
+        network.load_state_dict(context.fresh(context.fixed_rng("init")))
+
+
+@dataclass(frozen=True)
+class Rewinds(Plain):
+    def phases(self, generation: int, budget: Budget) -> tuple[Phase, ...]:
+        return (Phase("learn", budget.length, LEARN, edit=Returns() if generation else None),)
+
+
+@dataclass(frozen=True)
 class Tall(Plain):
     split_at: str = "layer9"
 
@@ -106,7 +143,23 @@ BROKEN: list[tuple[Method, str, str]] = [
     (Counts(), PURE, "generation 0 of 4 epochs: asked twice, the phases differ"),
     (Edits(), PURE, "generation 0 of 4 epochs: asked twice, the phases differ"),
     (Draws(), RESUMED, "generation 0, epoch 0 is "),
+    (Unnamed(), RESUMED, "an edit sets carried['before']; name it in the class's own `carry: "),
 ]
+
+
+def test_what_an_edit_keeps_is_carried_where_the_method_names_it() -> None:
+    check_method(Named(), ranks=False)
+
+
+def test_an_edit_finds_the_weights_that_the_run_began_with(tmp_path: Path) -> None:
+    recipe = tiny_recipe().model_copy(update={"method": Rewinds(split_at="layer3")})
+    train_run(recipe, tmp_path)
+    store = open_store(recipe, tmp_path)
+    for generation in (1, 2):
+        same_tensors(
+            store.moment("init", 0).weights, store.moment("forgotten", generation).weights, "weights"
+        )
+    assert len({row["weights_sha256"] for row in store.rows()}) > 1
 
 
 @dataclass(frozen=True)

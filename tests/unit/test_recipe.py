@@ -490,4 +490,5 @@ def test_recipes_whose_network_has_lists_are_told_apart(tmp_path):
     model = "  model: {{arch: timm/convnext_atto, depths: [1, 1, 1, {last}], dims: [8, 16, 32, 64]}}\n"
     one, other = (load_job(minimal(tmp_path, model.format(last=last))).recipe for last in (1, 2))
     assert {one: "one", other: "other"}[one.model_copy(update={"seed": 0})] == "one"
+    assert {one.model: "one", other.model: "other"}[one.model.model_copy()] == "one"
     assert one != other

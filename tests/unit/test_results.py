@@ -21,9 +21,9 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def top1(noise: str, method: str, column: str = "top1") -> list[float]:
-    """By seed, of the study of digits."""
-    found = [r for r in rows("digits-noise") if r["data.label_noise"] == noise and r["method"] == method]
+def top1(study: str, noise: str, method: str, column: str = "top1") -> list[float]:
+    """By seed."""
+    found = [r for r in rows(study) if r["data.label_noise"] == noise and r["method"] == method]
     return [float(row[column]) for row in sorted(found, key=lambda row: int(row["seed"]))]
 
 
@@ -44,12 +44,22 @@ def test_every_run_of_a_study_has_finished_and_names_its_data(study: str) -> Non
     assert len({row["run"] for row in found}) == len(found)
 
 
-@pytest.mark.parametrize("noise", ["0", "0.2", "0.4"])
-@pytest.mark.parametrize("method", ["llf", "seal 2", "ban"])
-def test_a_difference_is_scipys(method: str, noise: str) -> None:
-    ours, theirs = np.array(top1(noise, method)), np.array(top1(noise, "normal", "best_top1"))
-    of = results.compare_noise(results.Study.read("digits-noise"))[noise, method, "best"].difference
-    assert of.n == len(ours) == 12
+@pytest.mark.parametrize(
+    ("study", "noise", "method", "seeds"),
+    [
+        *(
+            ("digits-noise", noise, method, 12)
+            for noise in ("0", "0.4")
+            for method in ("llf", "seal 2", "ban")
+        ),
+        *(("tiny-imagenet-20", "0", method, 11) for method in ("long", "llf", "seal 0.1")),
+    ],
+)
+def test_a_difference_is_scipys(study: str, noise: str, method: str, seeds: int) -> None:
+    ours = np.array(top1(study, noise, method))
+    theirs = np.array(top1(study, noise, "normal", "best_top1"))
+    of = results.compare_noise(results.Study.read(study))[noise, method, "best"].difference
+    assert of.n == len(ours) == seeds
     assert of.mean == pytest.approx((ours - theirs).mean())
     interval = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     assert (of.low, of.high) == pytest.approx((interval.low, interval.high))
@@ -59,12 +69,31 @@ def test_a_difference_is_scipys(method: str, noise: str) -> None:
     assert of.p == pytest.approx(flips.pvalue, abs=1e-9)
 
 
-def test_a_verdict_is_of_the_p_that_is_corrected_for_all_comparisons() -> None:
-    """7 methods with 4 controls, and SEAL with its random direction, at 3 noises: the smallest p times 87."""
-    found = results.compare_noise(results.Study.read("digits-noise"))
-    assert len(found) == 3 * (7 * 4 + 1)
+@pytest.mark.parametrize(
+    ("study", "methods", "noises", "randoms"), [("digits-noise", 7, 3, 1), ("tiny-imagenet-20", 5, 1, 1)]
+)
+def test_a_verdict_is_of_the_p_that_is_corrected_for_all_comparisons(
+    study: str, methods: int, noises: int, randoms: int
+) -> None:
+    """Each method with 4 controls, and SEAL with its random direction, at each noise."""
+    found = results.compare_noise(results.Study.read(study))
+    assert len(found) == noises * (methods * 4 + randoms)
     least = min(found.values(), key=lambda one: one.difference.p)
     assert least.p == pytest.approx(min(1, len(found) * least.difference.p))
     for one in found.values():
         assert one.p >= one.difference.p
         assert (one.way == 0) == (one.p >= 0.05)
+
+
+def test_a_look_shows_how_far_ends_are_from_plain_trainings_best_epoch() -> None:
+    shown = results.looks("tiny-imagenet-20-looks", {"data.label_noise": "noise", "augment": "augmentation"})
+    found = {
+        row["method"]: row
+        for row in rows("tiny-imagenet-20-looks")
+        if (row["data.label_noise"], row["augment"]) == ("0.4", "crop and flip")
+    }
+    [line] = [line for line in shown.splitlines() if line.startswith("| 0.4, crop and flip |")]
+    last, best, llf, *_ = line.split(" | ")[1:]
+    plain = found["normal"]
+    assert [last, best] == [f"{float(plain[column]):.1f}" for column in ("top1", "best_top1")]
+    assert llf == f"{float(found['llf']['top1']) - float(plain['best_top1']):+.1f}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision
 import yaml
 from typer.testing import CliRunner
 
@@ -81,6 +82,37 @@ def test_the_readmes_analysis_is_computed_and_kept_with_its_scalars(
                 "effective_rank/largest": held["result"]["largest"],
             }
     assert "effective_rank" not in ANALYSES
+
+
+ORDER = """
+import seal_ray
+from seal_ray.analysis import Analysis, Result
+
+
+@seal_ray.analysis
+class Order(Analysis):
+    \"\"\"The names of the weights.\"\"\"
+
+    name = "order"
+    version = 1
+
+    def compute(self, inputs, settings):
+        return Result({"names": list(inputs.weights)})
+
+    @staticmethod
+    def scalars(result):
+        return {"order/count": len(result["names"])}
+"""
+
+
+def test_an_analysis_finds_weights_in_the_order_of_the_network(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "order.py").write_text(ORDER)
+    analyze(trained, "--what", "order", "--plugin", tmp_path / "order.py")
+    [run, *_] = find_runs(trained).runs
+    for moment in run.moments():
+        held = read_result(moment, "order")
+        assert held is not None
+        assert held["result"]["names"] == [*torchvision.models.resnet18().state_dict()]
 
 
 def test_a_runs_own_file_is_found_and_one_that_is_given_takes_its_place(storage: Path, rank: Path) -> None:
