@@ -35,15 +35,15 @@ def _no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
-TOGETHER = ("tests/ray/", "tests/unit/reports/")
-"""Folders whose tests share what takes long to make: a Ray, a sweep with all its analyses."""
+TOGETHER = "tests/unit/reports/"
+"""A folder whose tests share what takes long to make: a sweep with all its analyses."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """`--dist loadfile`, but for folders that stay together, in the order in which tests are collected.
+    """`--dist loadfile`, but for a folder that stays together, in the order in which tests are collected.
 
-    That begins with what takes longest, tests/contract and tests/ray: no process is left with it alone.
+    That begins with what takes longest, tests/contract: no process is left with it alone.
     """
     if config.getvalue("dist") != "loadfile":
         return None
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((one for one in TOGETHER if nodeid.startswith(one)), super()._split_scope(nodeid))
+            return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # by the number of tests, which says nothing of how long they take
     return Files(config, log)

@@ -27,7 +27,7 @@ from tests.ray.conftest import Screen, small_job
 from tests.runs import same_state, without_speeds
 from tests.sweeps import screen as shown
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.mark.parametrize("method", [{"name": "seal", "ascent_rate": 0.5}], ids=["seal"])
@@ -65,7 +65,6 @@ def test_two_ray_workers_compute_what_one_process_computes(
     assert "finished already, nothing to train" in printed.getvalue()
 
 
-@pytest.mark.ray
 def test_a_run_whose_workers_wait_for_room_is_queued(
     digits: Path, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +102,6 @@ class Busy:
         """Answers once it has it."""
 
 
-@pytest.mark.ray
 def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     digits: Path, tmp_path: Path, screen: Screen
 ) -> None:
@@ -132,7 +130,6 @@ def test_a_stopped_run_goes_on_at_the_next_epoch_with_another_number_of_workers(
     assert [row["workers"] for row in rows] == [2] * done + [1] * (6 - done)
 
 
-@pytest.mark.ray
 def test_an_exception_in_a_worker_is_how_the_run_ends(digits: Path, tmp_path: Path, screen: Screen) -> None:
     console, printed = screen
     changes = {"placement": {"storage": str(tmp_path / "runs"), "retries": 1, "tracking": {"wandb": "off"}}}
@@ -147,7 +144,6 @@ def test_an_exception_in_a_worker_is_how_the_run_ends(digits: Path, tmp_path: Pa
     assert run["epochs_done"] == 1
 
 
-@pytest.mark.ray
 def test_an_exception_in_a_sweeps_worker_is_how_that_run_ends(digits: Path, tmp_path: Path) -> None:
     placement = {"storage": str(tmp_path / "runs"), "retries": 1, "tracking": {"wandb": "off"}}
     write_broken(tmp_path, digits, placement=placement)
@@ -161,7 +157,6 @@ def test_an_exception_in_a_sweeps_worker_is_how_that_run_ends(digits: Path, tmp_
     assert found["normal"] == ("finished", "")
 
 
-@pytest.mark.ray
 def test_a_diverging_run_says_where_and_is_not_retried(digits: Path, tmp_path: Path, screen: Screen) -> None:
     console, printed = screen
     job = small_job(digits, tmp_path, "normal", {"optimizer": {"lr": 1e8, "warmup_share": 0.0}})

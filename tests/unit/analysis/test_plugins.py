@@ -105,10 +105,10 @@ class Order(Analysis):
 """
 
 
-def test_an_analysis_finds_weights_in_the_order_of_the_network(trained: Path, tmp_path: Path) -> None:
+def test_an_analysis_finds_weights_in_the_order_of_the_network(storage: Path, tmp_path: Path) -> None:
     (tmp_path / "order.py").write_text(ORDER)
-    analyze(trained, "--what", "order", "--plugin", tmp_path / "order.py")
-    [run, *_] = find_runs(trained).runs
+    analyze(storage, "--what", "order", "--plugin", tmp_path / "order.py")
+    [run, *_] = find_runs(storage).runs
     for moment in run.moments():
         held = read_result(moment, "order")
         assert held is not None

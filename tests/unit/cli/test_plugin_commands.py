@@ -30,6 +30,7 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
+@pytest.mark.docs
 def test_the_method_of_the_readme_is_a_short_file_that_keeps_its_promises_and_trains(tmp_path: Path) -> None:
     file = tmp_path / "weight_noise.py"
     file.write_text(method_of_docs())
@@ -47,6 +48,7 @@ def test_the_method_of_the_readme_is_a_short_file_that_keeps_its_promises_and_tr
     assert rows[4]["weight_norm_late"] > 1.05 * rows[3]["weight_norm_late"]  # by sqrt(1.25) at first
 
 
+@pytest.mark.docs
 def test_the_augmentation_of_the_readme_and_a_loss_keep_their_promises(run: object, tmp_path: Path) -> None:
     for name, code in {"noise": of_docs("augmentation"), "focal": FOCAL}.items():
         (tmp_path / f"{name}.py").write_text(code)
