@@ -86,8 +86,8 @@ class Study:
         return list(dict.fromkeys(row[axis] for row in self.rows))
 
     def scores(self, column: str, labels: Mapping[str, str]) -> Scores:
-        """A column by seed, of the rows with these labels."""
-        rows = [row for row in self.rows if labels.items() <= row.items() and row[column]]
+        """A column by seed, of the rows with these labels; nothing where the study has no such column."""
+        rows = [row for row in self.rows if labels.items() <= row.items() and row.get(column)]
         found = {int(row["seed"]): float(row[column]) for row in rows}
         assert len(found) == len(rows), f"{self.name}: {labels} are several settings"
         return found
@@ -378,18 +378,24 @@ def made_with(*names: str) -> str:
 
 
 def summary(*names: str) -> str:
-    """The README's part: ends against plain training's best epoch, at each noise."""
-    tables = []
+    """The README's part: ends against plain training's best epoch, at each noise, and which are above it."""
+    tables, above = [], []
     for study in map(Study.read, names):
         found, noises = compare_noise(study), study.labels("data.label_noise")
-        labels = [f"{percent(share)} wrong labels" for share in noises]
-        rows = [
-            [called(method), *(found[share, method, "best"].short for share in noises)]
-            for method in study.labels("method")
-            if method != "normal"
-        ]
-        tables.append(table([f"{study.seeds} seeds, {study.data}", *labels], rows))
-    return "\n".join(tables)
+        heads = [f"{percent(share)} wrong labels" for share in noises]
+        rows = []
+        for method in study.labels("method"):
+            if method != "normal":
+                best = {share: found[share, method, "best"] for share in noises}
+                rows.append([called(method), *(one.short for one in best.values())])
+                above += [
+                    f"{called(method)} ({one.difference.mean:+.1f}; {study.data}, {head})"
+                    for one, head in zip(best.values(), heads, strict=True)
+                    if one.way == 1
+                ]
+        tables.append(table([f"{study.seeds} seeds, {study.data}", *heads], rows))
+    told = f"Above it, as far as can be told: {listed(above) if above else 'none'}.\n"
+    return "\n".join([*tables, told])
 
 
 def save(figure: Figure, file: Path) -> None:
