@@ -44,7 +44,7 @@ test-docs: setup ## Follow every page of the documentation that needs no cluster
 test-faults: setup ## Run the long tests: kills, full disks, W&B and S3 that hang, a compiled network
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m faults
 
-test-ray: setup ## Run the long tests of Ray on this machine: submitted jobs, sweeps, analyses, S3
+test-ray: setup ## Run the tests of Ray on this machine: submitted jobs, sweeps, analyses, S3
 	$(BIN)/python -m pytest -q -m ray
 
 test-hosts: setup ## Run the long tests of a Ray cluster of several hosts that fail and come

@@ -17,6 +17,7 @@ from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader, Selected
 from seal_ray.data.subset import noisy_labels, training_split
+from seal_ray.errors import CheckpointError
 from seal_ray.networks import stages
 from seal_ray.recipe import Job, Recipe, load_job
 from seal_ray.runs.checkpoint import State, weights_sha256
@@ -131,7 +132,10 @@ class InputCache:
     def in_order(self, run: AnyPath, weights: State) -> State:
         """The weights in the order of the run's network; a file of tensors has none of its own."""
         job, dataset = self._run(run)
-        return {name: weights[name] for name in job.recipe.model.outline(len(dataset.classes)).state_dict()}
+        names = [*job.recipe.model.outline(len(dataset.classes)).state_dict()]
+        if other := sorted(weights.keys() ^ {*names}):
+            raise CheckpointError(f"{run}: its weights are not of its network, see {', '.join(other[:3])}")
+        return {name: weights[name] for name in names}
 
     def network(self, run: AnyPath, weights: State) -> nn.Module:
         """The run's network with these weights, in eval mode."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import textwrap
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,12 @@ CONTROLS = {
 """What every method's end is compared with."""
 AVERAGE = "average"
 """The comparison of the average at the end with the best that plain training's was after any epoch."""
+SCHEDULE = {
+    "its end": ("top1", "top1"),
+    "its best epoch": ("top1", "best_top1"),
+    "its best average": ("averaged_top1", "best_averaged_top1"),
+}
+"""What of plain training in one schedule other methods are compared with: their column, and its."""
 WHY = {
     "depth/val_mean": "prediction depth",
     "curvature/top": "largest eigenvalue",
@@ -74,7 +81,7 @@ class Study:
     @property
     def data(self) -> str:
         """What it trains on, in a word."""
-        return "digits" if self.name.startswith("digits") else "photographs"
+        return "digits" if self.name.startswith("digits") else "Tiny-ImageNet-20"
 
     @property
     def seeds(self) -> int:
@@ -186,17 +193,49 @@ def compare_noise(study: Study) -> Found:
     return compare(asked)
 
 
+def compare_schedule(study: Study) -> Found:
+    """Every other method with plain training in one schedule, at each noise."""
+    asked = {}
+    for share in study.labels("data.label_noise"):
+        where = {"data.label_noise": share}
+        for method in study.labels("method"):
+            for control, (ours, its) in SCHEDULE.items():
+                if method != "long":
+                    there = study.scores(its, {**where, "method": "long"})
+                    asked[share, method, control] = (study.scores(ours, {**where, "method": method}), there)
+    return compare(asked)
+
+
+def schedule(name: str) -> str:
+    """Table of a study's methods against plain training in one schedule."""
+    study = Study.read(name)
+    found = compare_schedule(study)
+    rows = [
+        [
+            f"{percent(share)} wrong labels, {called(method)}",
+            *(str(found[share, method, c]) for c in SCHEDULE),
+        ]
+        for share, method in dict.fromkeys((share, method) for share, method, _ in found)
+    ]
+    heads = ["against plain training, one schedule", *SCHEDULE]
+    return f"{study.seeds} seeds, {len(found)} comparisons.\n\n{table(heads, rows)}"
+
+
 def in_short(*names: str) -> str:
-    """What can be told at each noise: against plain training's end, its best epoch, and of SEAL's ascent."""
+    """What can be told at each noise: against plain training's end, its best epoch, the best average of one
+    schedule, and of SEAL's ascent.
+    """
     lines = []
     for study in map(Study.read, names):
-        found = compare_noise(study)
+        found, of_schedule = compare_noise(study), compare_schedule(study)
         if smallest_p(study.seeds) * len(found) >= LEVEL:
             few = f"{study.seeds} seeds are too few for a verdict on {len(found)} comparisons"
             lines.append(f"- {study.data}: {few}.\n")
             continue
         for share in study.labels("data.label_noise"):
             said = [_told(found, share, control, CONTROLS[control]) for control in ("last", "best")]
+            averages = _told(of_schedule, share, "its best average", "one schedule's best average")
+            said.append(f"Averages {averages[0].lower()}{averages[1:]}")
             said += [
                 f"{called(method)} against {called(other)}: {one}, {ASCENT[one.way]}"
                 for (n, method, other), one in found.items()
@@ -310,7 +349,8 @@ def frequency(name: str, root: Path) -> str:
         against = [str(found.get((length, method, control), "")) for control in ("last", "best")]
         rows.append([f"{length} epochs, {called(method)}", mean(top1[length, method]), *against])
     heads = ("generations of", "last top-1 %", "to plain training's end", "to its best epoch")
-    return f"{study.seeds} seeds.\n\n![Last top-1 by generation length]({file})\n\n{table(heads, rows)}"
+    count = f"{study.seeds} seeds, {len(found)} comparisons."
+    return f"{count}\n\n![Last top-1 by generation length]({file})\n\n{table(heads, rows)}"
 
 
 def why(name: str) -> str:
@@ -339,7 +379,7 @@ def why(name: str) -> str:
         p = [f", p {found[method, column].p:.2g}" if (method, column) in found else "" for column in WHY]
         ends = [mean(held(method, "relearned", column), ".3g") for column in WHY]
         rows.append([f"{called(method)}, at the end", *map(str.__add__, ends, p)])
-    return f"{study.seeds} seeds.\n\n{table(['', *WHY.values()], rows)}"
+    return f"{study.seeds} seeds, {len(found)} comparisons.\n\n{table(['', *WHY.values()], rows)}"
 
 
 def looks(name: str, axes: Mapping[str, str]) -> str:
@@ -378,8 +418,10 @@ def made_with(*names: str) -> str:
 
 
 def summary(*names: str) -> str:
-    """The README's part: ends against plain training's best epoch, at each noise, and which are above it."""
-    tables, above = [], []
+    """The README's part: ends against plain training's best epoch, at each noise, which are above it, and
+    where their averages are to the best of one schedule.
+    """
+    tables, above, averages = [], [], []
     for study in map(Study.read, names):
         found, noises = compare_noise(study), study.labels("data.label_noise")
         heads = [f"{percent(share)} wrong labels" for share in noises]
@@ -388,14 +430,18 @@ def summary(*names: str) -> str:
             if method != "normal":
                 best = {share: found[share, method, "best"] for share in noises}
                 rows.append([called(method), *(one.short for one in best.values())])
-                above += [
-                    f"{called(method)} ({one.difference.mean:+.1f}; {study.data}, {head})"
-                    for one, head in zip(best.values(), heads, strict=True)
-                    if one.way == 1
-                ]
+                for share, one in best.items():
+                    if one.way == 1:
+                        where = f"{study.data}, {percent(share)} wrong labels"
+                        above.append(f"{called(method)} ({one.difference.mean:+.1f}; {where})")
+                        to_schedule = compare_schedule(study)[share, method, "its best average"]
+                        averages.append(f"{called(method)} {to_schedule.short}")
         tables.append(table([f"{study.seeds} seeds, {study.data}", *heads], rows))
-    told = f"Above it, as far as can be told: {listed(above) if above else 'none'}.\n"
-    return "\n".join([*tables, told])
+    told = (
+        f"Above it, as far as can be told: {listed(above)}. An average of their weights, minus the best that "
+        f"one of plain training in *one schedule* was after any epoch: {listed(averages)}."
+    )
+    return "\n".join([*tables, f"{textwrap.fill(told, 119, break_on_hyphens=False)}\n"])
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -410,6 +456,7 @@ def main(root: Path = ROOT) -> None:
     functions = {
         "in_short": in_short,
         "noise": lambda name: noise(name, root),
+        "schedule": schedule,
         "frequency": lambda name: frequency(name, root),
         "why": why,
         "looks": looks,

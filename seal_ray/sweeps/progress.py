@@ -146,9 +146,11 @@ class SweepProgress:
             length, whose = run.planned.job.recipe.budget.length, "" if self._share else run.planned.run_id
             for generation, key in enumerate(run.planned.keys):
                 here = min(length, max(0, len(run.rows) - generation * length))
-                done[whose, key] = max(here, done.get((whose, key), 0))
                 if not run.ended:
                     wanted[whose, key] = length
+                elif here < length:
+                    here = 0  # nobody takes over a part of a generation
+                done[whose, key] = max(here, done.get((whose, key), 0))
         left = sum(length - done[which] for which, length in wanted.items())
         trained = sum(run.trained for run in self._runs)
         eta = (time.monotonic() - self._started) / trained * left if trained else 0.0

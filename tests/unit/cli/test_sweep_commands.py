@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from seal_ray.data.images import Images
 from seal_ray.sweeps.progress import SweepProgress, clock
+from seal_ray.sweeps.tune import train_sweep
+from seal_ray.training.loop import fit
 from tests.sweeps import METHODS, leaderboard_of, small_sweep
 from tests.unit.conftest import Command
 
@@ -153,6 +157,35 @@ def test_a_terminal_sees_a_live_table(
     screen.close()
     assert f"sweep: {left}; 0 runs ended, 3 not begun" in printed.getvalue()
     assert "[bold] is printed as it is" in printed.getvalue()
+
+
+def shown_by(screen: SweepProgress, printed: io.StringIO) -> str:
+    """The last line that it shows."""
+    screen.refresh()
+    return re.findall(r"sweep: .* not begun", printed.getvalue())[-1]
+
+
+def test_what_is_left_and_how_long_it_may_take_is_counted_of_epochs_that_are_trained(
+    digits: Path, tmp_path: Path
+) -> None:
+    runs = small_sweep(digits, tmp_path / "runs")
+    printed = io.StringIO()
+    console = Console(file=printed, width=120, height=30, force_terminal=True, color_system=None)
+    screen = SweepProgress(runs.planned, runs.names, console, share=True, searching=False)
+    normal = runs.planned[0]
+    images = Images.from_dataset(normal.dataset, loader="torch")
+    for _ in fit(normal.job.recipe, images, store=normal.store):
+        break
+    assert shown_by(screen, printed).startswith("sweep: 13 epochs left, about ")
+    normal.store.set_status("failed", reason="for this test")
+    left = shown_by(screen, printed)  # by the others, whole: nobody goes on with half a generation
+    assert left.startswith("sweep: 10 epochs left, about ")
+
+    some = small_sweep(digits, tmp_path / "runs", axes={"method": {"normal": "normal", "llf": "llf"}})
+    train_sweep(some, Console(file=io.StringIO()), share=True, concurrent=None, in_process=True)
+    screen._started = time.monotonic() - 100  # 10 epochs were trained, 2 taken over, 4 are left
+    assert shown_by(screen, printed) == "sweep: 4 epochs left, about 0:40; 2 runs ended, 1 not begun"
+    screen.close()
 
 
 def test_seconds_are_told_as_on_a_clock() -> None:
