@@ -67,6 +67,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return trained
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("workers", "method"),
     TRAINED,

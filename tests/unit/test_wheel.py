@@ -58,9 +58,9 @@ def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_pa
     # As a path alone it brings no .pth files, and so not the checkout that is installed there.
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
 
-    def run(*words: str) -> str:
+    def run(program: str, *words: str) -> str:
         done = subprocess.run(
-            [bin_ / "seal-ray", *words],
+            [bin_ / program, *words],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -71,13 +71,11 @@ def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_pa
         return done.stdout
 
     code = "import seal_ray.analysis; print(seal_ray.__file__, seal_ray.analysis.__file__)"
-    where = [bin_ / "python", "-c", code]
-    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert all(str(bin_.parent) in word for word in found.stdout.split())
-    assert "forget-and-relearn" in run("--help").lower()
-    run("data", "prepare", "digits", "--to", "digits", "--classes", "4", "--per-class", "24")
-    assert "normal" in run("sweep", "sweep.yaml", "--in-process")
+    assert all(str(bin_.parent) in word for word in run("python", "-c", code).split())
+    assert "forget-and-relearn" in run("seal-ray", "--help").lower()
+    run("seal-ray", "data", "prepare", "digits", "--to", "digits", "--classes", "4", "--per-class", "24")
+    assert "normal" in run("seal-ray", "sweep", "sweep.yaml", "--in-process")
     analysed = tmp_path.glob("runs/*/analysis/calibration-g001-relearned.json")
     assert sorted(path.parts[-3].split("-")[0] for path in analysed) == ["normal", "seal"]
-    run("report", "sweep.yaml", "-o", "report.html")
+    run("seal-ray", "report", "sweep.yaml", "-o", "report.html")
     assert (tmp_path / "report.html").stat().st_size > 10_000
