@@ -38,7 +38,7 @@ test-data: setup ## Run the tests on real images: make test-data TINY_IMAGENET=z
 	@test -e "$(TINY_IMAGENET)" || { echo "error: give the official archive: make test-data TINY_IMAGENET=PATH"; exit 2; }
 	TINY_IMAGENET="$(abspath $(TINY_IMAGENET))" $(BIN)/python -m pytest -q -m data
 
-test-docs: setup ## Follow every page of the documentation that needs no cluster, and try the wheel
+test-docs: setup ## Follow every page of the documentation: each command that needs no cluster is run
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m docs tests/unit
 
 test-faults: setup ## Run the long tests: kills, full disks, W&B and S3 that hang, a compiled network

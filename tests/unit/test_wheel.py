@@ -51,7 +51,6 @@ def bin_(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin"
 
 
-@pytest.mark.docs
 def test_a_sweep_is_trained_and_analysed_with_the_wheel_alone(bin_: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
     (tmp_path / "analysis.py").write_text("raise RuntimeError('an analysis of the user')\n")

@@ -98,6 +98,7 @@ def kill_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         monkeypatch.setattr(ObjectPath, name, dying(getattr(ObjectPath, name)))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", range(3, 45, 8))
 def test_a_run_that_is_killed_between_two_writes_goes_on(
     number: int, whole: Path, bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +146,8 @@ def test_a_process_that_is_killed_before_a_manifest_costs_one_epoch(whole: Path,
     same_run(whole, storage)
 
 
-@pytest.mark.parametrize("fault", ["drop", pytest.param("stall", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["drop", "stall"])
 @pytest.mark.parametrize(
     "needle", ["g001-e000/weights", "g001-e000/manifest", "metrics.jsonl", "g001-ascended/man"]
 )

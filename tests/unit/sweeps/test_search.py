@@ -222,6 +222,7 @@ def trained(runs: SweepRuns) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.faults
 def test_a_search_on_digits_goes_on_to_the_same_settings_after_being_cut_off(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

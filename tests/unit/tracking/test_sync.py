@@ -23,6 +23,8 @@ from seal_ray.tracking.wandb import open_tracker
 from tests.runs import keeping, open_store, tiny_recipe, train_run
 from tests.wandb_server import Server
 
+pytestmark = pytest.mark.faults
+
 RECIPE = tiny_recipe({"name": "seal", "ascent_rate": 0.3}, budget={"epochs": 4, "generation_length": 2})
 RUN = open_store(RECIPE, "unused").run_id
 
