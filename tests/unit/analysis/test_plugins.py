@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 import yaml
 from typer.testing import CliRunner
 
+from seal_ray.analysis.inputs import InputCache
 from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.run import analyse_after
 from seal_ray.analysis.tasks import AnalysisSettings, analyses_of, plan_analyses, read_result
 from seal_ray.analysis.track import track
 from seal_ray.cli import app
 from seal_ray.config.plugin_files import given_files
-from seal_ray.errors import ConfigError, SealRayWarning
+from seal_ray.errors import CheckpointError, ConfigError, SealRayWarning
 from seal_ray.plugins import using
 from seal_ray.recipe import ANALYSES, load_job
 from seal_ray.runs.folder import Store
@@ -113,6 +115,14 @@ def test_an_analysis_finds_weights_in_the_order_of_the_network(storage: Path, tm
         held = read_result(moment, "order")
         assert held is not None
         assert held["result"]["names"] == [*torchvision.models.resnet18().state_dict()]
+
+
+def test_weights_of_another_network_are_refused(trained: Path) -> None:
+    [run, *_] = find_runs(trained).runs
+    weights = run.moments()[0].weights()
+    del weights["fc.bias"]
+    with pytest.raises(CheckpointError, match=r"its weights are not of its network, see fc\.bias"):
+        InputCache(torch.device("cpu")).in_order(run.folder, weights)
 
 
 def test_a_runs_own_file_is_found_and_one_that_is_given_takes_its_place(storage: Path, rank: Path) -> None:
