@@ -424,6 +424,7 @@ def summary(*names: str) -> str:
     tables, above, averages = [], [], []
     for study in map(Study.read, names):
         found, noises = compare_noise(study), study.labels("data.label_noise")
+        of_schedule = compare_schedule(study)
         heads = [f"{percent(share)} wrong labels" for share in noises]
         rows = []
         for method in study.labels("method"):
@@ -434,8 +435,9 @@ def summary(*names: str) -> str:
                     if one.way == 1:
                         where = f"{study.data}, {percent(share)} wrong labels"
                         above.append(f"{called(method)} ({one.difference.mean:+.1f}; {where})")
-                        to_schedule = compare_schedule(study)[share, method, "its best average"]
-                        averages.append(f"{called(method)} {to_schedule.short}")
+                        averages.append(
+                            f"{called(method)} {of_schedule[share, method, 'its best average'].short}"
+                        )
         tables.append(table([f"{study.seeds} seeds, {study.data}", *heads], rows))
     told = (
         f"Above it, as far as can be told: {listed(above)}. An average of their weights, minus the best that "
