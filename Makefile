@@ -6,6 +6,8 @@ STAMP := $(VENV)/.set-up
 RUN := runs/quickstart
 # One intra-op thread a process: the tests start several, and two of two threads collapse on two cores.
 export OMP_NUM_THREADS ?= 1
+# What is compiled is kept, whatever the shell says: hundreds of processes would compile it again.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-data test-docs test-faults test-ray test-hosts test-browser test-manifests bench bench-gpu lint format clean

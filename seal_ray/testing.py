@@ -59,6 +59,8 @@ TINY: dict[str, Any] = {
     "shards": 2,
 }
 """Fields of a recipe: a ResNet-18 of width 4 on 3 generations of 4 epochs."""
+IMPORTED_ONCE = [__name__, "torch._dynamo", "torchvision.models.resnet"]
+"""By the process that ranks are forked from: each would take seconds for it."""
 RANK_TIMEOUT = 240.0
 """Seconds that ranks get for a tiny run."""
 
@@ -516,15 +518,16 @@ def _difference(one: Snapshot, other: Snapshot) -> str:
 def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` on each of `workers` gloo ranks, processes of one thread; the results in rank order.
 
+    They have oneDNN where the caller has it (`torch.backends.mkldnn`): without it last bits are others.
+
     What is given and returned is pickled. CheckFailed, tracebacks in its note, where one fails.
     """
     context = multiprocessing.get_context("forkserver")
-    # Imported once for all: each rank would take seconds for it.
-    context.set_forkserver_preload([__name__, "torch._dynamo", "torchvision.models.resnet"])
-    pipes = [context.Pipe(duplex=False) for _ in range(workers)]
+    context.set_forkserver_preload(IMPORTED_ONCE)
+    pipes, onednn = [context.Pipe(duplex=False) for _ in range(workers)], torch.backends.mkldnn.enabled
     with tempfile.TemporaryDirectory() as meeting:
         ranks = [
-            context.Process(target=_rank, args=(rank, workers, meeting, writer, function, args))
+            context.Process(target=_rank, args=(rank, workers, meeting, writer, onednn, function, args))
             for rank, (_, writer) in enumerate(pipes)
         ]
         for process, (_, writer) in zip(ranks, pipes, strict=True):
@@ -550,9 +553,16 @@ def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any
 
 
 def _rank(
-    rank: int, workers: int, meeting: str, writer: Any, function: Callable[..., Any], args: Sequence[Any]
+    rank: int,
+    workers: int,
+    meeting: str,
+    writer: Any,
+    onednn: bool,
+    function: Callable[..., Any],
+    args: Sequence[Any],
 ) -> None:
     torch.set_num_threads(1)
+    torch.backends.mkldnn.enabled = onednn
     value, problem, trace = None, "", ""
     try:
         dist.init_process_group(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from seal_ray.data.prepare import prepare
@@ -32,6 +33,22 @@ def _no_waiting_for_disks() -> Iterator[None]:
     """To be safe from power cuts takes as long as to train. Tests that look for it watch `os.fsync`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_convolutions() -> Iterator[None]:
+    """With four channels oneDNN takes longer to look up a convolution than to compute it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def onednn() -> Iterator[None]:
+    """Convolutions as users have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", True)
         yield
 
 

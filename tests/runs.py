@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Collection
+from multiprocessing import forkserver
 from typing import Any
 
 from seal_ray import testing
@@ -101,6 +103,8 @@ def train_run(
 
 def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`seal_ray.testing.on_ranks`, whose processes do not wait for the disk either: see tests/conftest.py."""
+    multiprocessing.set_forkserver_preload([*testing.IMPORTED_ONCE, "pytest", "sklearn.metrics"])
+    forkserver.ensure_running()  # what tests import as well: later preloads are not looked at
     return testing.on_ranks(workers, _on_a_rank, function, args)
 
 

@@ -23,6 +23,7 @@ from seal_ray.training.run import Run
 from seal_ray.training.world import World
 from tests.runs import same_state, tiny_images, tiny_recipe, train_run, without_speeds
 
+pytestmark = pytest.mark.usefixtures("onednn")  # bf16 without it is coarser
 CPU = torch.device("cpu")
 ABLE = torch.cpu.get_capabilities()
 BF16 = bool(ABLE.get("avx512_bf16") or ABLE.get("amx_bf16"))

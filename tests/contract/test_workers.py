@@ -23,6 +23,7 @@ from tests.runs import (
     without_speeds,
 )
 
+pytestmark = pytest.mark.usefixtures("onednn")
 SHARDS = (1, 2, 3, 4, 6)
 KINDS = [
     {"name": "seal", "ascent_rate": 0.3, "ascent_share": 0.5},

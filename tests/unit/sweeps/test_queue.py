@@ -23,6 +23,9 @@ from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
 
+pytestmark = pytest.mark.usefixtures("onednn")  # as the processes have it that are started here
+
+
 def queue_of(runs: SweepRuns, *, share: bool = True) -> tuple[Queue, list[str]]:
     notes: list[str] = []
     return Queue(runs.planned, share=share, ended=ENDED, note=notes.append), notes
