@@ -7,6 +7,7 @@ initial weights grew to 3e-11 and 7e-6.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def test_every_case_was_recorded() -> None:
 def test_every_epoch_is_the_authors(name: str) -> None:
     recipe = recipe_of(name)
     tolerance = 1e-4 if recipe.model.arch == "resnet50" else 1e-8
-    epochs = fit(recipe, golden_images(), placement=PLACEMENT)
-    for epoch, theirs in zip(epochs, AUTHORS[name], strict=True):
+    recorded = AUTHORS[name]
+    if recipe.model.arch == "preact18":  # four times as slow: two generations, one that begins with an edit
+        recorded = recorded[: 2 * recipe.budget.length]
+    epochs = itertools.islice(fit(recipe, golden_images(), placement=PLACEMENT), len(recorded))
+    for epoch, theirs in zip(epochs, recorded, strict=True):
         ours = {metric: epoch.row[metric] for metric in theirs}
         assert ours == pytest.approx(theirs, rel=tolerance, abs=0), epoch.position

@@ -22,7 +22,6 @@ from seal_ray.sweeps.results import SweepRuns, results
 from seal_ray.sweeps.tune import train_sweep
 from tests.sweeps import METHODS, metrics_of, screen, small_sweep, trained_where
 
-
 pytestmark = pytest.mark.usefixtures("onednn")  # as the processes have it that are started here
 
 
