@@ -12,9 +12,8 @@ from pydantic import AfterValidator, BaseModel, Field, Strict
 
 from seal_ray.config.document import Document, check_kind, put, read
 from seal_ray.config.messages import PATH, STRICT, parse
-from seal_ray.data.beton import Dataset, find_prepared, load_dataset
+from seal_ray.data.prepared import Dataset, find_prepared, load_dataset, open_dataset
 from seal_ray.data.sources import OPTIONS, SOURCES, required
-from seal_ray.data.staging import open_dataset
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.recipe import Augment
 from seal_ray.storage.paths import storage_path

@@ -21,10 +21,10 @@ from seal_ray.analysis.base import Result
 from seal_ray.analysis.evaluations import Destination
 from seal_ray.analysis.probe import training_share
 from seal_ray.analysis.scoring import Normalisation
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader, Order
+from seal_ray.data.prepared import Dataset
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import RESNETS
 from seal_ray.phases.schedule import Row

@@ -12,10 +12,10 @@ from seal_ray.analysis.depth import Examples, balanced_subset
 from seal_ray.analysis.features import Features, extract
 from seal_ray.analysis.moments import Moment, trained_on
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Labels
 from seal_ray.data.images import Images, Split
 from seal_ray.data.loaders import Loader, Selected
+from seal_ray.data.prepared import Dataset
 from seal_ray.data.subset import noisy_labels, training_split
 from seal_ray.errors import CheckpointError
 from seal_ray.networks import stages

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from seal_ray.config.document import stored_in
-from seal_ray.data.beton import Dataset
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.prepared import Dataset, open_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, SealRayError
 from seal_ray.phases.schedule import Budget, Position, moments_of
 from seal_ray.recipe import Job, MomentName, load_job

@@ -48,8 +48,7 @@ from seal_ray.analysis.tasks import (
 )
 from seal_ray.analysis.track import track
 from seal_ray.config.plugin_files import given_files
-from seal_ray.data.beton import Dataset
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.prepared import Dataset, open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.distributed.launch import Planned, ray_session
 from seal_ray.distributed.workers import check_resources

@@ -17,10 +17,10 @@ from seal_ray.analysis.fewshot import episodes, score_episodes, unit_length
 from seal_ray.analysis.inputs import BATCH
 from seal_ray.analysis.probe import probe
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Channels
 from seal_ray.data.images import SPLITS, Split
 from seal_ray.data.loaders import open_loader
+from seal_ray.data.prepared import Dataset
 
 
 @dataclass(frozen=True)

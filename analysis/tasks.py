@@ -26,7 +26,7 @@ from seal_ray.analysis.moments import LAST, NAMES, AnalysedRun, Moment, RunSet
 from seal_ray.config.document import Document, override
 from seal_ray.config.messages import STRICT, parse
 from seal_ray.config.plugin_files import from_names
-from seal_ray.data.beton import Dataset
+from seal_ray.data.prepared import Dataset
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.plugins import PluginFile, source_digest, using
 from seal_ray.recipe import ANALYSES, Job

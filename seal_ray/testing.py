@@ -24,9 +24,9 @@ from seal_ray.analysis.inputs import InputCache, Inputs
 from seal_ray.analysis.moments import AnalysedRun, Moment, find_runs
 from seal_ray.analysis.tasks import plain, task_of
 from seal_ray.augmentations import Augmentation, Mixing
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import check_labels, prepare, source_identity
+from seal_ray.data.prepared import load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, SealRayError
 from seal_ray.methods import Method
@@ -562,7 +562,7 @@ def _rank(
     args: Sequence[Any],
 ) -> None:
     torch.set_num_threads(1)
-    torch.backends.mkldnn.enabled = onednn
+    torch.backends.mkldnn.enabled = onednn  # type: ignore[assignment]
     value, problem, trace = None, "", ""
     try:
         dist.init_process_group(

@@ -11,7 +11,7 @@ import typer
 from seal_ray.cli.options import Plugins, out, show
 
 if TYPE_CHECKING:
-    from seal_ray.data.beton import Dataset
+    from seal_ray.data.prepared import Dataset
 
 NAMED = 20
 """The most classes whose sizes are printed one by one."""
@@ -28,7 +28,7 @@ def list_sources(
     """List the data sets that can be prepared: what each needs, where it comes from, its terms."""
     from seal_ray.cli.tables import sources_table
     from seal_ray.config.plugin_files import given_files
-    from seal_ray.data.beton import find_prepared
+    from seal_ray.data.prepared import find_prepared
     from seal_ray.data.sources import SOURCES
     from seal_ray.plugins import source_digest, source_of, using
 

@@ -93,7 +93,7 @@ def _check_shards(recipes: Sequence[Recipe]) -> None:
     """ConfigError for shards of one image that cannot be trained on, where the data is there."""
     for recipe in recipes:
         if recipe.batch_size == recipe.shards:
-            from seal_ray.data.staging import describe_dataset
+            from seal_ray.data.prepared import describe_dataset
             from seal_ray.recipe import check_shards
 
             with contextlib.suppress(DataError, StorageError):

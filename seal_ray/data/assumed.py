@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from seal_ray.data.beton import Dataset, Subset
 from seal_ray.data.dataset import ClassName, Labels
+from seal_ray.data.prepared import Dataset, Subset, open_dataset
 from seal_ray.data.sources import SOURCES
-from seal_ray.data.staging import open_dataset
 from seal_ray.storage.paths import storage_path
 
 DIGITS = 1_438

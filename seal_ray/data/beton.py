@@ -1,28 +1,24 @@
-"""A prepared data set: its dataset.json, and its .beton files, written with FFCV and read with or without it.
+"""The .beton files of a data set, written with FFCV and read with or without it.
 
-A .beton file holds a field "image" (RGB, all of one size, raw pixels or JPEG) and a field "label" (int64).
+Such a file holds a field "image" (RGB, all of one size, raw pixels or JPEG) and a field "label" (int64).
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from seal_ray.data.dataset import Channels, ClassName, Labels, Pixels
+from seal_ray.data.dataset import Labels, Pixels
 from seal_ray.errors import ConfigError, DataError
-from seal_ray.storage.paths import AnyPath
 
 JPEG_QUALITY = 95
 SMALLEST_PAGE = 1 << 21  # bytes; FFCV's lower limit
@@ -39,167 +35,6 @@ ROW = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 FIELDS = [(2, b"image"), (1, b"label")]
 JPEG, RAW = 0, 1  # modes of an image
-
-
-FORMAT = 1  # of dataset.json
-REMEDY = "prepare it with `seal-ray data prepare`"
-
-
-@dataclass(frozen=True)
-class SplitFile:
-    """One .beton file of a data set: its name in the folder, images, sha256 (hex) and size in bytes."""
-
-    file: str
-    count: int
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Which part of its source a data set was prepared from; None means all."""
-
-    classes: int | None
-    per_class: int | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared data set as its dataset.json describes it.
-
-    identity: what the images and labels are, however they are stored (`prepare` gives the bytes it covers).
-    encoding: JPEG loses a little, so runs on "raw" and on "jpeg" are different runs. size: height and width
-    in pixels. mean, std: of RGB values in 0..1. splits: "train" and "val". source: what it was prepared from.
-    """
-
-    folder: Path
-    name: str
-    identity: str
-    encoding: Literal["raw", "jpeg"]
-    size: int
-    classes: tuple[ClassName, ...]
-    mean: Channels
-    std: Channels
-    splits: Mapping[str, SplitFile]
-    subset: Subset
-    licence_note: str
-    source: str = ""
-
-    @property
-    def training_identity(self) -> str:
-        """All of the data set that decides what training computes: also how it is stored and normalised."""
-        facts = json.dumps([self.identity, self.encoding, self.mean, self.std])
-        return hashlib.sha256(facts.encode()).hexdigest()
-
-
-def dataset_json(dataset: Dataset) -> bytes:
-    """Give the content of dataset.json: sorted keys, indented, the same bytes for equal data sets."""
-    facts = {
-        "format": FORMAT,
-        "name": dataset.name,
-        "identity": dataset.identity,
-        "encoding": dataset.encoding,
-        "size": dataset.size,
-        "channels": 3,
-        "classes": [vars(name) for name in dataset.classes],
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "splits": {split: vars(file) for split, file in dataset.splits.items()},
-        "subset": vars(dataset.subset),
-        "licence_note": dataset.licence_note,
-    }
-    if dataset.source != dataset.name:
-        facts["source"] = dataset.source
-    return (json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def load_dataset(folder: Path) -> Dataset:
-    """Load the description of the data set prepared in `folder`.
-
-    Raises DataError when dataset.json is missing or not what this version writes, or when a file it names is
-    absent.
-    """
-    path = folder.resolve() / "dataset.json"
-    try:
-        dataset = read_dataset(path.parent, path.read_bytes(), path)
-    except OSError as error:
-        raise DataError(f"{folder} holds no data set ({path.name}: {error.strerror}); {REMEDY}") from error
-    for split in dataset.splits.values():
-        if not (dataset.folder / split.file).is_file():
-            raise DataError(f"{dataset.folder / split.file} is missing; {REMEDY} again")
-    return dataset
-
-
-def find_prepared(folder: Path) -> Mapping[str, tuple[Path, ...]]:
-    """The data sets that lie in `folder`, one folder each, by the name of their source; damaged ones not."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*/dataset.json")):
-        with suppress(DataError):
-            found.setdefault(load_dataset(path.parent).source, []).append(path.parent)
-    return {name: tuple(paths) for name, paths in found.items()}
-
-
-def read_dataset(folder: Path, content: bytes, path: AnyPath) -> Dataset:
-    """The data set in `folder` as the content of the dataset.json at `path` describes it.
-
-    Raises DataError when that is not what this version writes.
-    """
-    try:
-        facts = json.loads(content)
-        if facts["format"] != FORMAT:
-            raise DataError(f"{path} has format {facts['format']}, not {FORMAT}; {REMEDY} again")
-        return _dataset(folder, facts)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY} again") from error
-
-
-def _dataset(folder: Path, facts: dict[str, Any]) -> Dataset:
-    encoding = facts["encoding"]
-    if encoding not in ("raw", "jpeg") or facts["channels"] != 3:
-        raise ValueError("encoding or channels")
-    (r, g, b), (std_r, std_g, std_b) = facts["mean"], facts["std"]
-    return Dataset(
-        folder=folder,
-        name=str(facts["name"]),
-        identity=str(facts["identity"]),
-        encoding=encoding,
-        size=int(facts["size"]),
-        classes=tuple(ClassName(**name) for name in facts["classes"]),
-        mean=(float(r), float(g), float(b)),
-        std=(float(std_r), float(std_g), float(std_b)),
-        splits={split: _split_file(facts["splits"][split]) for split in ("train", "val")},
-        subset=Subset(**facts["subset"]),
-        licence_note=str(facts["licence_note"]),
-        source=str(facts.get("source", facts["name"])),
-    )
-
-
-def _split_file(facts: dict[str, Any]) -> SplitFile:
-    name = str(facts["file"])
-    if Path(name).name != name or not name.endswith(".beton"):
-        raise ValueError(f"file {name}")  # which might lie anywhere
-    return SplitFile(name, int(facts["count"]), str(facts["sha256"]), int(facts["bytes"]))
-
-
-def verify(dataset: Dataset, *, checksums: bool = True) -> None:
-    """Raise DataError unless the .beton files have their recorded sizes and, with `checksums`, contents.
-
-    Checksums read every byte (about a second for each gigabyte); sizes take no time.
-    """
-    for split in dataset.splits.values():
-        path = dataset.folder / split.file
-        found = path.stat().st_size if path.is_file() else 0
-        if found != split.bytes:
-            raise DataError(f"{path} has {found} bytes instead of {split.bytes}; prepare the data set again")
-        if checksums and file_sha256(path) != split.sha256:
-            raise DataError(f"{path} was altered: its checksum differs; prepare the data set again")
-
-
-def file_sha256(path: Path) -> str:
-    """Compute the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def import_ffcv() -> ModuleType:

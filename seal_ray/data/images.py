@@ -20,7 +20,7 @@ from seal_ray.data.subset import Indices
 from seal_ray.streams import stream
 
 if TYPE_CHECKING:
-    from seal_ray.data.beton import Dataset
+    from seal_ray.data.prepared import Dataset
     from seal_ray.recipe import Augment
 
 Shard = tuple[Tensor, Tensor, Tensor | None]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from seal_ray.data.beton import BetonFile, Dataset, import_ffcv
+from seal_ray.data.beton import BetonFile, import_ffcv
 from seal_ray.data.dataset import Labels, Pixels
+from seal_ray.data.prepared import Dataset
 from seal_ray.errors import DataError
 
 BATCHES_AHEAD = 2

@@ -17,8 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from seal_ray.data import beton
-from seal_ray.data.beton import Dataset, SplitFile, Subset
 from seal_ray.data.dataset import SPLITS, Channels, Pixels, Sample, Source, check_words, together, unreadable
+from seal_ray.data.prepared import (
+    Dataset,
+    SplitFile,
+    Subset,
+    dataset_json,
+    file_sha256,
+    load_dataset,
+    verify,
+)
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from seal_ray.storage.files import sync_folder, write_durably
 
@@ -243,7 +251,7 @@ def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None)
         count = len(source.train if split == "train" else source.val)
         beton.write(path, _read(source, split, tally, progress), count=count, size=source.size, jpeg=jpeg)
         _sync(path)
-        splits[split] = SplitFile(path.name, count, beton.file_sha256(path), path.stat().st_size)
+        splits[split] = SplitFile(path.name, count, file_sha256(path), path.stat().st_size)
     _compare_splits(source, tally)
     mean, std = _normalisation(source, tally)
     dataset = Dataset(
@@ -260,7 +268,7 @@ def _write(chosen: _Chosen, folder: Path, jpeg: bool, progress: Progress | None)
         subset=chosen.subset,
         licence_note=source.licence_note,
     )
-    write_durably(folder / "dataset.json", beton.dataset_json(dataset))
+    write_durably(folder / "dataset.json", dataset_json(dataset))
     return dataset
 
 
@@ -303,7 +311,7 @@ def _existing(
     """Load the data set in `to` if it is what was asked for; DataError otherwise."""
     remedy = "choose another folder or remove it"
     try:
-        dataset = beton.load_dataset(to)
+        dataset = load_dataset(to)
     except DataError as error:
         raise DataError(f"{to} exists already and holds no usable data set ({error}); {remedy}") from error
     source, tally = chosen.source, _tallied(chosen.source, progress)
@@ -312,7 +320,7 @@ def _existing(
     facts = ("images or labels", "encoding", "classes", "mean and std", "name")
     if differing := [fact for fact, old, new in zip(facts, found, asked, strict=True) if old != new]:
         raise DataError(f"{to} holds another data set: its {', '.join(differing)} differ; {remedy}")
-    beton.verify(dataset)
+    verify(dataset)
     return dataset
 
 

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 
 from seal_ray.config.plugin_files import write_copies
-from seal_ray.data.beton import BetonFile, Dataset, verify
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.dataset import Labels
-from seal_ray.data.staging import absolute, open_dataset
+from seal_ray.data.prepared import Dataset, absolute, open_dataset, verify
 from seal_ray.data.subset import steps_per_epoch
 from seal_ray.device import usable_cores
 from seal_ray.distributed.obstacles import obstacles

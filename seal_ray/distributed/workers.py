@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seal_ray.data.images import Images
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.prepared import open_dataset
 from seal_ray.device import prepare_process
 from seal_ray.errors import ClusterError, Diverged, SealRayError, SealRayWarning, in_a_line
 from seal_ray.recipe import Job, received_job

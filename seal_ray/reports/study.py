@@ -16,7 +16,7 @@ from seal_ray.analysis.moments import AnalysedRun, Moment, RunSet, baseline_in, 
 from seal_ray.analysis.scores import Column, columns_of
 from seal_ray.analysis.tasks import RESULTS, read_result
 from seal_ray.config.document import stored_in
-from seal_ray.data.staging import describe_dataset
+from seal_ray.data.prepared import describe_dataset
 from seal_ray.errors import CheckpointError, ConfigError, SealRayError
 from seal_ray.phases.schedule import Row
 from seal_ray.recipe import Job, Recipe, load_job

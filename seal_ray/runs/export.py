@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from seal_ray.data.beton import Dataset
-from seal_ray.data.staging import describe_dataset
+from seal_ray.data.prepared import Dataset, describe_dataset
 from seal_ray.errors import CheckpointError, ConfigError, DataError, StorageError
 from seal_ray.networks import RESNETS, build, classifier, outline
 from seal_ray.networks.timm import PREFIX

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seal_ray.data.beton import BetonFile, Dataset
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.beton import BetonFile
+from seal_ray.data.prepared import Dataset, open_dataset
 from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError

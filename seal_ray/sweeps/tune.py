@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from seal_ray.data.beton import verify
+from seal_ray.data.prepared import verify
 from seal_ray.distributed.launch import (
     EXIT_TIMEOUT,
     NEWS_INTERVAL,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import seal_ray
-from seal_ray.data.staging import describe_dataset
+from seal_ray.data.prepared import describe_dataset
 from seal_ray.device import hardware
 from seal_ray.errors import CheckpointError, DataError, SealRayError, SealRayWarning, StorageError
 from seal_ray.phases.averaging import Averaging

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seal_ray.data.images import Images
 from seal_ray.data.loaders import on_device
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.prepared import open_dataset
 from seal_ray.data.subset import steps_per_epoch
 from seal_ray.device import intra_op_threads
 from seal_ray.errors import Diverged, SealRayWarning

@@ -23,8 +23,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepared import load_dataset
 from seal_ray.device import prepare_process, usable_cores
 from seal_ray.errors import SealRayError
 from seal_ray.phases.schedule import Position

@@ -21,9 +21,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import Dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset
 from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Placement, Recipe

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.phases.schedule import Position
 from seal_ray.recipe import Job, dump_job

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from seal_ray.data.beton import load_dataset
+from seal_ray.data.prepared import load_dataset
 from seal_ray.distributed.workers import train_job
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, load_job

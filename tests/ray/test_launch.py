@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepared import load_dataset
 from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.distributed.workers import lacking_room
 from seal_ray.errors import ClusterError, DataError

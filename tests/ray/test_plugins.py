@@ -14,8 +14,8 @@ import seal_ray.analysis.run
 from seal_ray.analysis.moments import find_runs
 from seal_ray.analysis.run import analyze_moments
 from seal_ray.analysis.tasks import read_result
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepared import load_dataset
 from seal_ray.distributed.launch import launch, prepare_job
 from seal_ray.recipe import load_job
 from seal_ray.runs.folder import Store, open_store

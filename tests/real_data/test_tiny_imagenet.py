@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ray.data.beton import BetonFile, Dataset
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.loaders import open_loader
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset
 from seal_ray.data.sources import open_source
 from seal_ray.runs.summary import list_runs
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from seal_ray import cli
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import ClassName, Sample, Source
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset
 from seal_ray.tracking import wandb as tracking
 from tests.wandb_server import KEY, Server, wandb_server
 

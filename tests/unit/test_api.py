@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import seal_ray as sr
-from seal_ray.data.beton import load_dataset
+from seal_ray.data.prepared import load_dataset
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.errors import CheckpointError, ClusterError, ConfigError
 from seal_ray.recipe import Placement

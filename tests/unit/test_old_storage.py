@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from seal_ray.data.images import Images
-from seal_ray.data.staging import open_dataset
+from seal_ray.data.prepared import open_dataset
 from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.recipe import Placement, load_job
 from seal_ray.storage.lease import hold_lease

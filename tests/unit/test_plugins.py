@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 import seal_ray
 from seal_ray.config.plugin_files import given_files, trust
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepared import load_dataset
 from seal_ray.distributed.launch import begin, prepare_job
 from seal_ray.errors import ConfigError, SealRayWarning
 from seal_ray.jobs import analysis_spec, sent_files, training_spec

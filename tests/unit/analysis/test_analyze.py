@@ -35,8 +35,8 @@ from seal_ray.analysis.tasks import (
     result_path,
 )
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
+from seal_ray.data.prepared import load_dataset
 from seal_ray.errors import ConfigError
 from seal_ray.networks import build
 from seal_ray.recipe import load_job

@@ -25,9 +25,9 @@ from seal_ray.analysis.probe import training_share
 from seal_ray.analysis.run import score_moments, score_weights
 from seal_ray.analysis.scoring import Normalisation
 from seal_ray.analysis.tasks import TaskOutcome, read_result
-from seal_ray.data.beton import Dataset, load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset, load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError
 from seal_ray.recipe import Recipe, load_job

@@ -28,9 +28,9 @@ from seal_ray.analysis.run import score_moments, score_weights
 from seal_ray.analysis.scores import transfer_columns, widen
 from seal_ray.analysis.tasks import TaskOutcome, read_arrays, read_result, result_path
 from seal_ray.data.augment import normalise
-from seal_ray.data.beton import load_dataset
 from seal_ray.data.images import Images
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.networks import build

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seal_ray.data.beton import BetonFile, Dataset, import_ffcv, load_dataset, verify, write
+from seal_ray.data.beton import BetonFile, import_ffcv, write
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import smooth_images
 
@@ -195,42 +193,3 @@ def test_a_damaged_jpeg_is_named(tmp_path: Path):
     assert damaged.pixels([0]).shape == (1, SIZE, SIZE, 3)
     with pytest.raises(DataError, match=r"j.beton is damaged: image 1"):
         damaged.pixels([0, 1])
-
-
-def test_verify_notices_what_sizes_and_checksums_can(prepared: Callable[[str], Dataset], tmp_path: Path):
-    original = prepared("raw")
-    verify(original)
-    for name in ("train.beton", "val.beton"):
-        (tmp_path / name).write_bytes((original.folder / name).read_bytes())
-    copy = replace(original, folder=tmp_path)
-    verify(copy)
-    content = bytearray((tmp_path / "val.beton").read_bytes())
-    content[3_000_000] ^= 1
-    (tmp_path / "val.beton").write_bytes(content)
-    verify(copy, checksums=False)
-    with pytest.raises(DataError, match=r"val.beton was altered.*prepare the data set again"):
-        verify(copy)
-    (tmp_path / "val.beton").write_bytes(content[:-1])
-    with pytest.raises(DataError, match=rf"val.beton has {len(content) - 1} bytes instead of {len(content)}"):
-        verify(copy, checksums=False)
-    (tmp_path / "train.beton").unlink()
-    with pytest.raises(DataError, match=r"train.beton has 0 bytes"):
-        verify(copy, checksums=False)
-
-
-def test_a_folder_that_is_not_a_data_set_is_refused_with_the_remedy(
-    prepared: Callable[[str], Dataset], tmp_path: Path
-):
-    with pytest.raises(DataError, match=r"holds no data set .*seal-ray data prepare"):
-        load_dataset(tmp_path)
-    good = json.loads((prepared("raw").folder / "dataset.json").read_text())
-    bad = ["", "[]", "null", "{}", json.dumps({**good, "format": 99}), json.dumps(good)[:-9]]
-    bad += [json.dumps({key: value for key, value in good.items() if key != absent}) for absent in good]
-    bad += [json.dumps({**good, "channels": 1}), json.dumps({**good, "mean": [0.5]})]
-    bad += [json.dumps({**good, "classes": [{"id": "a"}]}), json.dumps({**good, "encoding": "png"})]
-    bad += [json.dumps({**good, "splits": {"train": good["splits"]["train"], "val": {"file": 3}}})]
-    bad += [json.dumps(good)]  # whole, but without its .beton files
-    for text in bad:
-        (tmp_path / "dataset.json").write_text(text)
-        with pytest.raises(DataError, match=r"seal-ray data prepare` again"):
-            load_dataset(tmp_path)

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ray.data.beton import BetonFile, find_prepared, load_dataset
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.dataset import Source
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import find_prepared, load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, DataError, SealRayWarning
 from seal_ray.recipe import Job

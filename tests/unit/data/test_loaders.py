@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import Source
 from seal_ray.data.loaders import ArrayLoader, FfcvLoader, Loader, ResidentLoader, ahead, open_loader
+from seal_ray.data.prepared import Dataset
 from seal_ray.errors import DataError
 
 BATCH = 4

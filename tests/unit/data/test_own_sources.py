@@ -12,8 +12,9 @@ import pytest
 
 import seal_ray
 from seal_ray.config.plugin_files import given_files
-from seal_ray.data.beton import BetonFile, load_dataset
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import load_dataset
 from seal_ray.data.sources import SOURCES, open_source
 from seal_ray.errors import ConfigError, DataError
 from seal_ray.plugins import using

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seal_ray.data.beton import BetonFile, Dataset, Subset, load_dataset
+from seal_ray.data.beton import BetonFile
 from seal_ray.data.dataset import Sample, Source
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset, Subset, load_dataset
 from seal_ray.data.sources import open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import make_source, zip_folder

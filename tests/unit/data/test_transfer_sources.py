@@ -17,9 +17,9 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import functional
 
-from seal_ray.data.beton import find_prepared
 from seal_ray.data.dataset import Source
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import find_prepared
 from seal_ray.data.sources import SOURCES, open_source
 from seal_ray.errors import ConfigError, DataError
 from tests.unit.conftest import jpeg, smooth_images

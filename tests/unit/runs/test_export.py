@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import seal_ray.runs.export as export_module
-from seal_ray.data.beton import Dataset
 from seal_ray.data.prepare import prepare
+from seal_ray.data.prepared import Dataset
 from seal_ray.errors import CheckpointError, ConfigError
 from seal_ray.networks import build
 from seal_ray.phases.schedule import Position

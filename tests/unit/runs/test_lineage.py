@@ -20,7 +20,7 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from seal_ray.data.beton import Dataset
+from seal_ray.data.prepared import Dataset
 from seal_ray.distributed.launch import prepare_job
 from seal_ray.errors import ConfigError
 from seal_ray.methods import METHODS, Method

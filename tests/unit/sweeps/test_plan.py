@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from seal_ray.data.beton import Dataset
 from seal_ray.data.dataset import ClassName
+from seal_ray.data.prepared import Dataset
 from seal_ray.distributed.launch import Planned, prepare_job
 from seal_ray.errors import CheckpointError, ConfigError, DataError
 from seal_ray.methods import METHODS

@@ -15,7 +15,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from seal_ray.data.beton import file_sha256
+from seal_ray.data.prepared import file_sha256
 from seal_ray.errors import SealRayWarning
 from seal_ray.recipe import Job, Placement
 from seal_ray.runs.checkpoint import read_manifest
