@@ -518,9 +518,8 @@ def _difference(one: Snapshot, other: Snapshot) -> str:
 def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` on each of `workers` gloo ranks, processes of one thread; the results in rank order.
 
-    They have oneDNN where the caller has it (`torch.backends.mkldnn`): without it last bits are others.
-
-    What is given and returned is pickled. CheckFailed, tracebacks in its note, where one fails.
+    What is given and returned is pickled. They have oneDNN where the caller has it (torch.backends.mkldnn),
+    since it decides last bits. CheckFailed, tracebacks in its note, where one fails.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED_ONCE)

@@ -38,7 +38,7 @@ def _no_waiting_for_disks() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _plain_convolutions(pytestconfig: pytest.Config) -> Iterator[None]:
-    """No oneDNN in `make test`, which with four channels looks up a convolution for longer than it computes it.
+    """No oneDNN in `make test`: for four channels it looks up a convolution for longer than it computes it.
 
     What is chosen by its mark, as `-m ray`, computes as users do: it is compared with other processes.
     """
