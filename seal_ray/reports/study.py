@@ -25,6 +25,7 @@ from seal_ray.runs.checkpoint import read_manifest
 from seal_ray.runs.folder import Store
 from seal_ray.runs.sharing import RunKeys, run_keys
 from seal_ray.storage.paths import AnyPath, listed
+from seal_ray.sweeps.cautions import caution, said_once
 from seal_ray.sweeps.file import Setting, is_sweep, load_sweep
 from seal_ray.sweeps.leaderboard import Line, RunResult, compared, leaderboard, notes
 from seal_ray.sweeps.results import Member, images_per_epoch, prepare_sweep, run_result
@@ -204,6 +205,7 @@ class RunFacts:
     starts: tuple[int, ...]
     data: str  # identity of the data set that lies at its path; empty where there is none
     val_images: int = 0  # of that data set
+    caution: str = ""  # where next to nothing is forgotten by its recipe, as far as the data set is there
 
     @property
     def id(self) -> str:
@@ -320,20 +322,27 @@ def read_study(source: StudySource) -> Study:
         baseline=baseline,
         columns=columns_of(jobs, results, baseline),
         run_keys=tuple(_run_keys(runs)),
-        notes=(*notes(lines), *([source.search] if source.search else [])),
+        notes=(*notes(lines), *_cautions(settings), *([source.search] if source.search else [])),
         unreadable=source.unreadable,
     )
+
+
+def _cautions(settings: Iterable[SettingFacts]) -> Iterator[str]:
+    """Of the settings that forget next to nothing."""
+    first = ((one.name, next((run for run in one.runs if run.job), None)) for one in settings)
+    return said_once((name, run.job.recipe, run.caution) for name, run in first if run and run.job)
 
 
 def read_run(member: Member) -> RunFacts:
     """What the folder of a run says, if it is there."""
     store = Store(member.folder, member.folder.name)
-    job, data, images, val_images = None, "", 0, 0
+    job, data, images, val_images, warned = None, "", 0, 0, ""
     with suppress(SealRayError):  # what is wrong with a job.yaml is said by its status
         job = load_job(member.folder / "job.yaml")
         dataset = describe_dataset(job.recipe.data.path)
         data, val_images = dataset.identity, dataset.splits["val"].count
         images = images_per_epoch(dataset, job.recipe)
+        warned = caution(job.recipe, images // job.recipe.batch_size)
     result, rows = run_result(member, job, images)
     job = None if result.status == "damaged" else job
     return RunFacts(
@@ -346,6 +355,7 @@ def read_run(member: Member) -> RunFacts:
         starts=tuple(store.starts()),
         data=data,
         val_images=val_images,
+        caution=warned,
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +17,9 @@ from seal_ray.data.subset import steps_per_epoch, training_split
 from seal_ray.device import dtype_of, prepare_process, usable_cores
 from seal_ray.distributed.launch import Planned
 from seal_ray.errors import ConfigError
-from seal_ray.methods import Method
 from seal_ray.networks import Parts
 from seal_ray.phases.averaging import Averaging
-from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import (
-    Budget,
     Phase,
     Position,
     Rise,
@@ -37,15 +32,13 @@ from seal_ray.runs.folder import ENDED
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
 from seal_ray.storage.paths import folders_in
+from seal_ray.sweeps.cautions import ascent, caution, said_once
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import state_copies
 from seal_ray.training.run import Run
 from seal_ray.training.world import World
 
-FAINT_ASCENT = 1.0
-"""Sums of ascent rates below this have been seen to change nothing; SEAL's paper has PAPER_ASCENT."""
-PAPER_ASCENT = 94.0
 START_UP = 15.0
 """Seconds that a run takes before its first step, roughly; side by side they overlap with training."""
 
@@ -137,10 +130,9 @@ def _from_start(planned: Planned) -> RunPlan:
         for generation in range(recipe.budget.generations)
         for name in recipe.moments(generation)
     )
-    phases = tuple(_phases(recipe, network.parts, per_epoch))
     return RunPlan(
         run_id=planned.run_id,
-        phases=phases,
+        phases=tuple(_phases(recipe, network.parts, per_epoch)),
         epochs=recipe.budget.epochs,
         done=0,
         steps=per_epoch * recipe.budget.epochs,
@@ -153,7 +145,7 @@ def _from_start(planned: Planned) -> RunPlan:
         kept_bytes=keep.checkpoints * checkpoint + moments * (network.bytes + carried),
         status="new",
         begins_with="",
-        caution=_caution(recipe, phases),
+        caution=caution(recipe, per_epoch),
     )
 
 
@@ -208,7 +200,7 @@ def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
                     lr_early=_rate(phase, parts, parts.stages[0], rates),
                     lr_late=_rate(phase, parts, parts.split_at, rates),
                     steps=per_epoch * phase.epochs,
-                    ascent=_ascent(phase, [rate * per_epoch for rate in rates]),
+                    ascent=ascent(phase, [rate * per_epoch for rate in rates]),
                 )
             )
     return planned
@@ -225,65 +217,8 @@ def _rate(phase: Phase, parts: Parts, stage: str, rates: Sequence[float]) -> tup
     return sign * group.lr * rates[0], sign * group.lr * rates[-1]
 
 
-def _ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
-    """The least and most that the climbing part's rates can add up to over the phase's steps.
-
-    scheduled: for each epoch, the scheduled rate summed over its steps.
-    """
-    for group in phase.groups:
-        if not group.forgets:
-            continue
-        if isinstance(group.lr, float):
-            total = group.lr * sum(scheduled)
-            return total, total
-        weakest = strongest = min(group.lr.start, group.lr.cap)
-        low = high = 0.0
-        for rate in scheduled:
-            low, high = low + rate * weakest, high + rate * strongest
-            weakest, strongest = weakest / group.lr.factor, min(strongest * group.lr.factor, group.lr.cap)
-        return low, high
-    return None
-
-
-def _caution(recipe: Recipe, phases: Sequence[PlannedPhase]) -> str:
-    """What a recipe's author may not have meant: that next to nothing is forgotten."""
-    method, length = recipe.method, recipe.budget.length
-    if recipe.budget.generations == 1:
-        with contextlib.suppress(ConfigError):  # a generation too short to forget something and relearn
-            later = method.phases(1, Budget(2 * length, length))
-            if not any(phase.edit or phase.ascends for phase in later):
-                return ""
-        return (
-            f"{method.name} forgets at the start of each generation but the first, and there is one; lower "
-            "budget.generation_length"
-        )
-    climbs = [(phase.ascent[1], phase) for phase in phases if phase.ascent]
-    most, climb = max(climbs, key=lambda one: one[0], default=(FAINT_ASCENT, None))
-    if climb is None or most >= FAINT_ASCENT or not isinstance(recipe.optimizer, Sgd):  # others scale steps
-        return ""
-    return (
-        f"its ascent's rates add up to {most:.1g}, in the paper to {PAPER_ASCENT:.0f}: likely too little to "
-        f"forget anything; {_stronger(method, recipe.budget, climb)}"
-    )
-
-
-def _stronger(method: Method, budget: Budget, climb: PlannedPhase) -> str:
-    """What lets an ascent climb further, in words."""
-    phases = method.phases(climb.generation, budget)
-    rise = next(phase.rise for phase in phases if phase.name == climb.phase)
-    if rise is None:
-        return "raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
-    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap / rise.start)
-    binding = [f"start ({rise.start:g})"] * (rise.start < rise.cap) + [f"cap ({rise.cap:g})"] * capped
-    return (
-        f"raise {' and '.join(binding)} of method.ascent_rate, or method.ascent_share, for more than "
-        f"{climb.epochs} epoch{'s' * (climb.epochs > 1)} of ascent"
-    )
-
-
 def cautions(planned: Sequence[Planned], corners: Sequence[Planned] = ()) -> Iterator[str]:
-    """What to say of runs that are about to be trained: once of each method that forgets nothing, and once
-    of each that forgets next to nothing, with the numbers of the first run that does.
+    """What to say of runs that are about to be trained and forget next to nothing, see `said_once`.
 
     corners: of a search that has runs left, which are named by their settings.
     """
@@ -293,14 +228,7 @@ def cautions(planned: Sequence[Planned], corners: Sequence[Planned] = ()) -> Ite
     alike: dict[Recipe, tuple[str, Planned]] = {}
     for name, one in named:
         alike.setdefault(one.job.recipe.model_copy(update={"seed": 0}), (name, one))
-    found: dict[tuple[str, bool], list[tuple[str, str]]] = {}
-    for recipe, (name, one) in alike.items():
-        if caution := _from_start(one).caution:
-            kind = recipe.method.name, recipe.budget.generations == 1
-            found.setdefault(kind, []).append((name, caution))
-    for (name, caution), *others in found.values():
-        more = f" and {len(others)} more" if others else ""
-        yield f"{name}{more}: {caution}"
+    return said_once((name, recipe, _from_start(one).caution) for recipe, (name, one) in alike.items())
 
 
 @dataclass(frozen=True)
