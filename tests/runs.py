@@ -103,8 +103,9 @@ def train_run(
 
 def on_ranks(workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`seal_ray.testing.on_ranks`, whose processes do not wait for the disk either: see tests/conftest.py."""
+    # What tests import, too. Once it runs, what it is to import is not looked at any more.
     multiprocessing.set_forkserver_preload([*testing.IMPORTED_ONCE, "pytest", "sklearn.metrics"])
-    forkserver.ensure_running()  # what tests import as well: later preloads are not looked at
+    forkserver.ensure_running()
     return testing.on_ranks(workers, _on_a_rank, function, args)
 
 

@@ -6,9 +6,8 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator
 
-from seal_ray.errors import ConfigError
 from seal_ray.phases.optimizers import Sgd
-from seal_ray.phases.schedule import Budget, Phase, Position, first_epochs, learning_rates
+from seal_ray.phases.schedule import Budget, Phase, Position, Rise, first_epochs, learning_rates
 from seal_ray.recipe import Recipe
 
 FAINT_ASCENT = 1.0
@@ -24,7 +23,7 @@ def ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
     for group in phase.groups:
         if not group.forgets:
             continue
-        if isinstance(group.lr, float):
+        if not isinstance(group.lr, Rise):
             total = group.lr * sum(scheduled)
             return total, total
         weakest = strongest = min(group.lr.start, group.lr.cap)
@@ -40,7 +39,7 @@ def caution(recipe: Recipe, steps: int) -> str:
     """What to say of a recipe by which next to nothing is forgotten; empty of others. steps: in an epoch."""
     method, budget = recipe.method, recipe.budget
     if budget.generations == 1:
-        with contextlib.suppress(ConfigError):  # a generation too short to forget something and relearn
+        with contextlib.suppress(Exception):  # such as a generation too short to forget and relearn
             later = method.phases(1, Budget(2 * budget.length, budget.length))
             if not any(phase.edit or phase.ascends for phase in later):
                 return ""
@@ -69,7 +68,7 @@ def _stronger(climb: Phase) -> str:
     rise = climb.rise
     if rise is None:
         return "raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
-    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap / rise.start)
+    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap) - math.log(rise.start)
     binding = [f"start ({rise.start:g})"] * (rise.start < rise.cap) + [f"cap ({rise.cap:g})"] * capped
     return (
         f"raise {' and '.join(binding)} of method.ascent_rate, or method.ascent_share, for more than "

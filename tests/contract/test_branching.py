@@ -22,6 +22,7 @@ from seal_ray.runs.sharing import Branch, branch
 from seal_ray.training.loop import fit
 from tests.runs import EVERYTHING, case_id, keeping, same_state, tiny_images, tiny_recipe, without_speeds
 
+pytestmark = pytest.mark.usefixtures("onednn")
 SEAL = {"name": "seal", "ascent_rate": 0.3}
 RISING = {"name": "seal", "ascent_rate": {"rise": 0.5, "start": 0.1}}
 SHORT = {"epochs": 8, "generation_length": 4}

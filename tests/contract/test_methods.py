@@ -40,6 +40,7 @@ from tests.runs import (
     without_speeds,
 )
 
+pytestmark = pytest.mark.usefixtures("onednn")
 State = dict[str, Tensor]
 EPOCHS = 3  # in a generation
 BUDGET = {"epochs": 3 * EPOCHS, "generation_length": EPOCHS}
