@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 RUN := runs/quickstart
 # One intra-op thread a process: the tests start several, and two of two threads collapse on two cores.
 export OMP_NUM_THREADS ?= 1
-# What is compiled is kept, whatever the shell says: hundreds of processes would compile it again.
+# What is compiled is kept, whatever the shell says: each process would compile it again.
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help

@@ -329,8 +329,11 @@ def read_study(source: StudySource) -> Study:
 
 def _cautions(settings: Iterable[SettingFacts]) -> Iterator[str]:
     """Of the settings that forget next to nothing."""
-    first = ((one.name, next((run for run in one.runs if run.job), None)) for one in settings)
-    return said_once((name, run.job.recipe, run.caution) for name, run in first if run and run.job)
+    return said_once(
+        (one.name, one.job.recipe, next((run.caution for run in one.runs if run.caution), ""))
+        for one in settings
+        if one.job is not None
+    )
 
 
 def read_run(member: Member) -> RunFacts:

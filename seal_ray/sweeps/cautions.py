@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator
 
+from seal_ray.errors import ConfigError
 from seal_ray.phases.optimizers import Sgd
 from seal_ray.phases.schedule import Budget, Phase, Position, Rise, first_epochs, learning_rates
 from seal_ray.recipe import Recipe
@@ -13,6 +14,15 @@ from seal_ray.recipe import Recipe
 FAINT_ASCENT = 1.0
 """Sums of ascent rates below this have been seen to change nothing; SEAL's paper has PAPER_ASCENT."""
 PAPER_ASCENT = 94.0
+
+
+def scheduled_phases(recipe: Recipe) -> Iterator[tuple[Position, Phase, tuple[float, ...]]]:
+    """Each phase with the position that it begins at and the scheduled rate of each of its epochs."""
+    for generation in range(recipe.budget.generations):
+        phases = recipe.method.phases(generation, recipe.budget)
+        for phase, first in zip(phases, first_epochs(phases), strict=True):
+            at = Position(generation, first)
+            yield at, phase, learning_rates(recipe.optimizer.rates, phase, at, recipe.budget)
 
 
 def ascent(phase: Phase, scheduled: list[float]) -> tuple[float, float] | None:
@@ -39,7 +49,7 @@ def caution(recipe: Recipe, steps: int) -> str:
     """What to say of a recipe by which next to nothing is forgotten; empty of others. steps: in an epoch."""
     method, budget = recipe.method, recipe.budget
     if budget.generations == 1:
-        with contextlib.suppress(Exception):  # such as a generation too short to forget and relearn
+        with contextlib.suppress(ConfigError):  # a generation too short to forget something and relearn
             later = method.phases(1, Budget(2 * budget.length, budget.length))
             if not any(phase.edit or phase.ascends for phase in later):
                 return ""
@@ -47,13 +57,11 @@ def caution(recipe: Recipe, steps: int) -> str:
             f"{method.name} forgets at the start of each generation but the first, and there is one; lower "
             "budget.generation_length"
         )
-    climbs = []
-    for generation in range(budget.generations):
-        phases = method.phases(generation, budget)
-        for phase, first in zip(phases, first_epochs(phases), strict=True):
-            rates = learning_rates(recipe.optimizer.rates, phase, Position(generation, first), budget)
-            if reach := ascent(phase, [rate * steps for rate in rates]):
-                climbs.append((reach[1], phase))
+    climbs = [
+        (reach[1], phase)
+        for _, phase, rates in scheduled_phases(recipe)
+        if (reach := ascent(phase, [rate * steps for rate in rates]))
+    ]
     most, climb = max(climbs, key=lambda one: one[0], default=(FAINT_ASCENT, None))
     if climb is None or most >= FAINT_ASCENT or not isinstance(recipe.optimizer, Sgd):  # others scale steps
         return ""
@@ -68,7 +76,7 @@ def _stronger(climb: Phase) -> str:
     rise = climb.rise
     if rise is None:
         return "raise method.ascent_rate, or write {rise: 0.5}, the loss' rise in nats"
-    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap) - math.log(rise.start)
+    capped = (climb.epochs - 1) * math.log(rise.factor) >= math.log(rise.cap / rise.start)
     binding = [f"start ({rise.start:g})"] * (rise.start < rise.cap) + [f"cap ({rise.cap:g})"] * capped
     return (
         f"raise {' and '.join(binding)} of method.ascent_rate, or method.ascent_share, for more than "

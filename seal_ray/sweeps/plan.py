@@ -23,8 +23,6 @@ from seal_ray.phases.schedule import (
     Phase,
     Position,
     Rise,
-    first_epochs,
-    learning_rates,
     owner,
 )
 from seal_ray.recipe import Model, Placement, Recipe
@@ -32,7 +30,7 @@ from seal_ray.runs.folder import ENDED
 from seal_ray.runs.sharing import Branching, branchings, epochs_to_train, finished_generations, shapes
 from seal_ray.runs.weights import beginning
 from seal_ray.storage.paths import folders_in
-from seal_ray.sweeps.cautions import ascent, caution, said_once
+from seal_ray.sweeps.cautions import ascent, caution, said_once, scheduled_phases
 from seal_ray.sweeps.results import SweepRuns
 from seal_ray.training.gradients import gradient_passes
 from seal_ray.training.optimizer import state_copies
@@ -184,26 +182,19 @@ def _part(network: nn.Module, parts: Parts, part: str) -> PlannedPart:
     return PlannedPart(parts.stages_of(part), sum(p.numel() for p in parts.parameters(network, part)))
 
 
-def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> list[PlannedPhase]:
-    planned = []
-    for generation in range(recipe.budget.generations):
-        phases = recipe.method.phases(generation, recipe.budget)
-        for phase, first in zip(phases, first_epochs(phases), strict=True):
-            rates = learning_rates(recipe.optimizer.rates, phase, Position(generation, first), recipe.budget)
-            planned.append(
-                PlannedPhase(
-                    generation=generation,
-                    phase=phase.name,
-                    first_epoch=first,
-                    epochs=phase.epochs,
-                    edit=type(phase.edit).__name__ if phase.edit else "",
-                    lr_early=_rate(phase, parts, parts.stages[0], rates),
-                    lr_late=_rate(phase, parts, parts.split_at, rates),
-                    steps=per_epoch * phase.epochs,
-                    ascent=ascent(phase, [rate * per_epoch for rate in rates]),
-                )
-            )
-    return planned
+def _phases(recipe: Recipe, parts: Parts, per_epoch: int) -> Iterator[PlannedPhase]:
+    for at, phase, rates in scheduled_phases(recipe):
+        yield PlannedPhase(
+            generation=at.generation,
+            phase=phase.name,
+            first_epoch=at.epoch,
+            epochs=phase.epochs,
+            edit=type(phase.edit).__name__ if phase.edit else "",
+            lr_early=_rate(phase, parts, parts.stages[0], rates),
+            lr_late=_rate(phase, parts, parts.split_at, rates),
+            steps=per_epoch * phase.epochs,
+            ascent=ascent(phase, [rate * per_epoch for rate in rates]),
+        )
 
 
 def _rate(phase: Phase, parts: Parts, stage: str, rates: Sequence[float]) -> tuple[float, float] | str:
